@@ -1,0 +1,36 @@
+"""What becomes of an op: driver → agent. Shared by every driver, so that siblings look alike."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Family(StrEnum):
+    """An IP family. A parameter, never a copied function."""
+
+    V4 = "v4"
+    V6 = "v6"
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The kernel holds it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """It did not work now and may work later (a device is missing, the kernel was busy).
+
+    After a retry the driver's picture of actual is in doubt: the agent reads it again.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The kernel will not have it, however often it is tried; parked until the desired value changes."""
+
+    reason: str
+
+
+Outcome = Done | Retry | Refused

@@ -1,0 +1,79 @@
+"""dataplane → api and calc → api: how far each has come, and what it could not do.
+
+`revision` is always an intent revision (a sequence number of the events stream).
+"""
+
+from msgspec import Struct
+
+
+class Refusal(Struct, frozen=True, kw_only=True):
+    """One object that could not be enforced as wanted, and is closed instead."""
+
+    #: "endpoint default/vm1", "policy gnp/isolate", "set s:…", "route 10.65.0.21/32".
+    object: str
+    #: One sentence: what was refused, by whom, and what to do.
+    reason: str
+
+
+class Waiting(Struct, frozen=True, kw_only=True):
+    """An endpoint that is known and closed, but whose interface is not there yet."""
+
+    endpoint: str
+    reason: str
+
+
+class HostStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one host's kernel enforces. Published when it changes, and as a heartbeat.
+
+    `epoch` and `revision` name the last state applied whole: everything a batch asked for is in the
+    kernel, save what `refused` and `waiting` name. `received` may be ahead of `revision`.
+    """
+
+    host: str
+    epoch: str
+    revision: int
+    received: int
+    in_sync: bool
+    #: RFC 3339, the host's clock; for people, never for ordering.
+    at: str
+    refused: tuple[Refusal, ...] = ()
+    waiting: tuple[Waiting, ...] = ()
+    drift_repaired: int = 0
+    rejected_messages: int = 0
+    version: str = ""
+
+
+class CalcStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """calc has resolved every event from `first` to `revision`, and these hosts' state changed by it.
+
+    Published after the updates it speaks of. `first..revision` ranges of one epoch leave no gap; the
+    first of an epoch starts at 0 and names every host that has anything.
+    """
+
+    epoch: str
+    first: int
+    revision: int
+    at: str
+    hosts: tuple[str, ...] = ()
+    #: Bad events that were skipped since the epoch began.
+    rejected_messages: int = 0
+
+
+class Drift(Struct, frozen=True, kw_only=True):
+    """Something of ours was changed by others, and has been repaired."""
+
+    host: str
+    #: "route", "set", "chain", "jump", "sysctl".
+    object: str
+    name: str
+    detail: str
+    at: str
+
+
+class Rejected(Struct, frozen=True, kw_only=True):
+    """A message that could not be understood: counted, reported here, skipped."""
+
+    service: str
+    subject: str
+    reason: str
+    at: str

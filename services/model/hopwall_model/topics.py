@@ -1,0 +1,148 @@
+"""Every subject in one table: pattern, type, direction, retention.
+
+Publishing and subscribing take a `Topic[T]`, so a type checker knows what arrives. Header names are
+here too; the body of a message is only its value.
+
+Names become subject tokens by `token`: what NATS forbids or treats specially is `=XX` (hex of UTF-8).
+Source: NATS ADR-6 (naming), ADR-50 (atomic batch), CloudEvents NATS binding (binary mode).
+"""
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from msgspec import Struct
+
+from hopwall_model import codec
+from hopwall_model.events import Event
+from hopwall_model.resources import Key
+from hopwall_model.status import CalcStatus, Drift, HostStatus, Rejected
+from hopwall_model.updates import HostBatch, Scope, SharedUpdate, SnapshotRequest
+
+T = TypeVar("T")
+
+EVENTS_STREAM = "HOPWALL_EVENTS"
+STATUS_STREAM = "HOPWALL_STATUS"
+
+HDR_EXPECTED_LAST_SUBJECT_SEQ = "Nats-Expected-Last-Subject-Sequence"
+HDR_MSG_ID = "Nats-Msg-Id"
+HDR_BATCH_ID = "Nats-Batch-Id"
+HDR_BATCH_SEQ = "Nats-Batch-Sequence"
+HDR_BATCH_COMMIT = "Nats-Batch-Commit"
+
+
+class Topic(Struct, Generic[T], frozen=True, kw_only=True):
+    """One kind of message: where it travels, what it is, who sends it to whom, how it is kept."""
+
+    #: With `*` and `>` for the parts that vary, as a subscriber writes it.
+    pattern: str
+    type: type[T]
+    decode: Callable[[bytes], T]
+    direction: str
+    retention: str
+
+
+_SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
+
+
+def token(name: str) -> str:
+    """Return the name as one subject token. Injective; plain names stay as they are."""
+    return "".join(
+        c if c in _SAFE else "".join(f"={byte:02X}" for byte in c.encode()) for c in name
+    )
+
+
+EVENT: Topic[Event] = Topic(
+    pattern="hopwall.event.>",
+    type=Event,  # type: ignore[arg-type]
+    decode=codec.decode_event,
+    direction="api → calc, auditors",
+    retention=f"stream {EVENTS_STREAM}: file, last value per subject for ever, 64 older ones",
+)
+HOST_BATCH: Topic[HostBatch] = Topic(
+    pattern="hopwall.update.host.*",
+    type=HostBatch,
+    decode=codec.decoder(HostBatch),
+    direction="calc → one host",
+    retention="none: rebuilt on request",
+)
+SHARED: Topic[SharedUpdate] = Topic(
+    pattern="hopwall.update.shared.>",
+    type=SharedUpdate,
+    decode=codec.decoder(SharedUpdate),
+    direction="calc → the hosts that need the scope",
+    retention="none: rebuilt on request",
+)
+SNAPSHOT: Topic[SnapshotRequest] = Topic(
+    pattern="hopwall.snapshot.*",
+    type=SnapshotRequest,
+    decode=codec.decoder(SnapshotRequest),
+    direction="host → calc, answered in chunks",
+    retention="none",
+)
+HOST_STATUS: Topic[HostStatus] = Topic(
+    pattern="hopwall.status.host.*",
+    type=HostStatus,
+    decode=codec.decoder(HostStatus),
+    direction="host → api",
+    retention=f"stream {STATUS_STREAM}: memory, last value",
+)
+CALC_STATUS: Topic[CalcStatus] = Topic(
+    pattern="hopwall.status.calc",
+    type=CalcStatus,
+    decode=codec.decoder(CalcStatus),
+    direction="calc → api",
+    retention=f"stream {STATUS_STREAM}: memory, last value",
+)
+DRIFT: Topic[Drift] = Topic(
+    pattern="hopwall.drift.*",
+    type=Drift,
+    decode=codec.decoder(Drift),
+    direction="host → auditors",
+    retention="none",
+)
+REJECTED: Topic[Rejected] = Topic(
+    pattern="hopwall.rejected.*",
+    type=Rejected,
+    decode=codec.decoder(Rejected),
+    direction="any service → operators",
+    retention="none",
+)
+
+TOPICS = (EVENT, HOST_BATCH, SHARED, SNAPSHOT, HOST_STATUS, CALC_STATUS, DRIFT, REJECTED)
+
+
+def event_subject(key: Key) -> str:
+    """Return the one subject of a resource: `hopwall.event.<kind>.<namespace or _>.<name>`."""
+    namespace = token(key.namespace) if key.namespace else "_"
+    return f"hopwall.event.{key.kind.lower()}.{namespace}.{token(key.name)}"
+
+
+def host_batch_subject(host: str) -> str:
+    """Return the subject of a host's feed."""
+    return f"hopwall.update.host.{token(host)}"
+
+
+def shared_subject(scope: Scope) -> str:
+    """Return the subject of a shared scope: its parts become tokens."""
+    kind, _, name = scope.partition("/")
+    return f"hopwall.update.shared.{kind}.{token(name)}"
+
+
+def snapshot_subject(host: str) -> str:
+    """Return the subject on which a host asks for its snapshot."""
+    return f"hopwall.snapshot.{token(host)}"
+
+
+def host_status_subject(host: str) -> str:
+    """Return the subject of a host's status."""
+    return f"hopwall.status.host.{token(host)}"
+
+
+def drift_subject(host: str) -> str:
+    """Return the subject of a host's drift events."""
+    return f"hopwall.drift.{token(host)}"
+
+
+def rejected_subject(service: str) -> str:
+    """Return the subject on which a service reports messages it could not understand."""
+    return f"hopwall.rejected.{token(service)}"

@@ -1,0 +1,226 @@
+"""calc → dataplane: pieces of desired state, each a full value of a small thing.
+
+Two roads lead to a host, both over core NATS from calc's one connection:
+
+- the host's own **feed**: `HostBatch`, numbered without gaps per host and epoch. A gap, a new epoch or
+  a doubt makes the host ask for a snapshot, which is a `HostBatch` with `full=True`.
+- **shared scopes**: `SharedUpdate`, published once however many hosts use the scope. A host subscribes
+  to the scopes it needs; `NeedSet` in its feed names the version it must have reached, so a missed
+  shared message cannot go unseen.
+
+Every shared value is the *full* value of a small piece (a policy; one bucket of a set), so duplicates
+and coalescing are harmless. `previous` chains the pieces of one scope: a piece whose `previous` is not
+the version held means a piece was missed.
+
+Laws, tested: fold is associative; an empty delta changes nothing; full after anything is that full.
+"""
+
+from typing import Literal, NewType
+
+from msgspec import Struct
+
+EndpointId = NewType("EndpointId", str)  # "namespace/name" of the WorkloadEndpoint
+PolicyId = NewType("PolicyId", str)  # "gnp/name", "np/namespace/name", "profile/name"
+SetId = NewType("SetId", str)  # "s:…" a selector's members, "n:…" a list of nets: content hashes
+Scope = NewType("Scope", str)  # "policy/<PolicyId>", "set/<SetId>", "routes/<host>"
+
+Verdict = Literal["allow", "deny", "pass", "log"]
+
+
+class PortRange(Struct, frozen=True, array_like=True, gc=False):
+    """Ports from first to last, both included."""
+
+    first: int
+    last: int
+
+
+class Entity(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One side of a resolved rule's match; all given fields must hold.
+
+    Shape:  `net` is a single positive CIDR (more than one becomes a set in `sets`); each id in `sets`
+            must contain the address (they are ANDed), none in `not_sets` may; `ports` are ORed.
+    """
+
+    net: str | None = None
+    not_net: str | None = None
+    sets: tuple[SetId, ...] = ()
+    not_sets: tuple[SetId, ...] = ()
+    ports: tuple[PortRange, ...] = ()
+    not_ports: tuple[PortRange, ...] = ()
+
+
+class ResolvedRule(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A rule in renderable form: numbers, canonical CIDRs and set ids; no names, no selectors.
+
+    `id` is the rule's stable identity: `<policy id>/<i|e><index from 0>`.
+    """
+
+    id: str
+    action: Verdict
+    ip_version: Literal[4, 6] | None = None
+    protocol: int | None = None
+    not_protocol: int | None = None
+    icmp_type: int | None = None
+    icmp_code: int | None = None
+    not_icmp_type: int | None = None
+    not_icmp_code: int | None = None
+    source: Entity = Entity()
+    destination: Entity = Entity()
+
+
+class TierPolicies(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The policies of one tier that apply to an endpoint, in order, per direction.
+
+    A tier is present in an endpoint's list only if a policy of it selects the endpoint; its default
+    action ends a direction only if that direction's tuple is not empty.
+    """
+
+    name: str
+    default_action: Literal["deny", "pass"] = "deny"
+    ingress: tuple[PolicyId, ...] = ()
+    egress: tuple[PolicyId, ...] = ()
+
+
+# ---------------------------------------------------------------- the pieces
+
+
+class EndpointSet(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="endpoint.set"
+):
+    """A workload interface of this host, and what applies to it."""
+
+    id: EndpointId
+    interface: str
+    #: /32 and /128 only; the ones this endpoint owns (a lost address conflict is not in here).
+    addresses: tuple[str, ...] = ()
+    #: Further sources it may send from (allowSpoofedSourcePrefixes).
+    extra_sources: tuple[str, ...] = ()
+    mac: str = ""
+    tiers: tuple[TierPolicies, ...] = ()
+    #: In order; reached when no tier decides. An absent profile is present as one that denies all.
+    profiles: tuple[PolicyId, ...] = ()
+
+
+class EndpointRemoved(Struct, frozen=True, kw_only=True, tag_field="kind", tag="endpoint.removed"):
+    """The endpoint is no longer on this host."""
+
+    id: EndpointId
+
+
+class NeedSet(Struct, frozen=True, kw_only=True, tag_field="kind", tag="need.set"):
+    """This host needs the scope, at this version or later."""
+
+    scope: Scope
+    version: int
+
+
+class NeedRemoved(Struct, frozen=True, kw_only=True, tag_field="kind", tag="need.removed"):
+    """This host no longer needs the scope and drops what it holds of it."""
+
+    scope: Scope
+
+
+class PolicySet(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="policy.set"
+):
+    """A policy or profile with its rules resolved, in order."""
+
+    id: PolicyId
+    version: int
+    previous: int = 0
+    ingress: tuple[ResolvedRule, ...] = ()
+    egress: tuple[ResolvedRule, ...] = ()
+
+    @property
+    def scope(self) -> Scope:
+        """The scope this is the value of."""
+        return Scope(f"policy/{self.id}")
+
+
+class SetBucket(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="set.bucket"
+):
+    """The full content of one bucket of an address set.
+
+    Shape: a member is in bucket `crc32(member) % n_buckets` (`buckets.bucket_of`). A bucket with another
+           `n_buckets` than the one held replaces the whole set: all its buckets follow.
+    """
+
+    id: SetId
+    version: int
+    previous: int = 0
+    n_buckets: int = 1
+    bucket: int = 0
+    #: Canonical CIDRs of both families, sorted.
+    members: tuple[str, ...] = ()
+
+    @property
+    def scope(self) -> Scope:
+        """The scope this is a piece of."""
+        return Scope(f"set/{self.id}")
+
+
+class RoutesBucket(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="routes.bucket"
+):
+    """The full content of one bucket of the workload addresses that live on one host.
+
+    A host never applies the bucket that bears its own name. A gateway that is "" is unknown: no route
+    of that family is programmed.
+    """
+
+    host: str
+    version: int
+    previous: int = 0
+    n_buckets: int = 1
+    bucket: int = 0
+    gateway_v4: str = ""
+    gateway_v6: str = ""
+    cidrs: tuple[str, ...] = ()
+
+    @property
+    def scope(self) -> Scope:
+        """The scope this is a piece of."""
+        return Scope(f"routes/{self.host}")
+
+
+SharedPiece = PolicySet | SetBucket | RoutesBucket
+Update = (
+    EndpointSet | EndpointRemoved | NeedSet | NeedRemoved | PolicySet | SetBucket | RoutesBucket
+)
+
+
+# ---------------------------------------------------------------- the envelopes
+
+
+class HostBatch(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One step of a host's feed.
+
+    Shape:  `number` counts 1, 2, 3 … per host within an epoch; a heartbeat repeats the last number with
+            no updates. `full=True` is a snapshot: everything not in it is gone, and it carries the value
+            of every scope it names as needed. `revision` is the intent revision this state includes.
+            Inside `updates`, shared pieces come before the needs that name them, needs before endpoints.
+    """
+
+    host: str
+    epoch: str
+    number: int
+    revision: int
+    full: bool = False
+    updates: tuple[Update, ...] = ()
+
+
+class SharedUpdate(Struct, frozen=True, kw_only=True):
+    """A new value of one piece of a shared scope."""
+
+    epoch: str
+    revision: int
+    piece: SharedPiece
+
+
+class SnapshotRequest(Struct, frozen=True, kw_only=True):
+    """A host asks for everything it needs, from nothing."""
+
+    host: str
+    #: Why it asks, for the log: "start", "gap", "epoch", "missed <scope>".
+    reason: str = "start"
