@@ -1,0 +1,1 @@
+"""The calculation service: intent in, what each host needs out."""

@@ -1,0 +1,1 @@
+"""The dataplane service: one host's desired state made true in its kernel."""

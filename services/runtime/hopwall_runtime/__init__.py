@@ -1,0 +1,1 @@
+"""Runtime: what every process needs (config, logs, signals, the NATS link, health, metrics, clock)."""

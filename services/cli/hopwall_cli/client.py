@@ -1,0 +1,254 @@
+"""Talk to the REST API: one place that knows its paths, its problems and its streams."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+
+from hopwall_model.resources import ResourceBase
+from hopwall_runtime import clock
+
+DEFAULT_SERVER = "http://127.0.0.1:8080"
+_PAGE = 500
+
+Json = dict[str, Any]
+
+
+class ClientError(RuntimeError):
+    """The API could not be asked; the text is one sentence for the operator."""
+
+
+class Problem(ClientError):
+    """The API refused: an RFC 9457 problem."""
+
+    def __init__(self, status: int, body: Json) -> None:
+        self.status = status
+        self.body = body
+        title = str(body.get("title") or f"the API answered {status}")
+        detail = str(body.get("detail") or "")
+        super().__init__(f"{title}: {detail}" if detail and detail != title else title)
+
+    @property
+    def errors(self) -> list[Json]:
+        """The single faults: `pointer` and `reason` each."""
+        found = self.body.get("errors") or []
+        return [error for error in found if isinstance(error, dict)]
+
+
+def path_of(kind: type[ResourceBase], *, namespace: str = "", name: str = "") -> str:
+    """Return the URL path of a kind's collection or of one resource.
+
+    Shape:  no namespace for a namespaced kind names the collection over all namespaces.
+    """
+    place = f"/namespaces/{quote(namespace, safe='')}" if kind.NAMESPACED and namespace else ""
+    last = f"/{quote(name, safe='')}" if name else ""
+    return f"/v1{place}/{kind.PLURAL}{last}"
+
+
+class Client:
+    """One connection to the API; opened by the first request, closed by `close`."""
+
+    def __init__(self, server: str = DEFAULT_SERVER) -> None:
+        """Name the server: http://…, https://… or unix:///path/of/socket."""
+        self.server = server
+        self._unix = server.removeprefix("unix://") if server.startswith("unix:") else ""
+        self._base = "http://hopwall" if self._unix else server.rstrip("/")
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Close the connection."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector = aiohttp.UnixConnector(self._unix) if self._unix else None
+            self._session = aiohttp.ClientSession(
+                connector=connector, timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0)
+            )
+        return self._session
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: Any = None,
+        timeout_s: float = 60.0,
+    ) -> Json:
+        """Ask once and return the JSON answer.
+
+        Errors: Problem when the API refuses; ClientError when it is not there or not an API.
+        """
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                self._open().request(
+                    method, self._base + path, params=dict(params or {}), json=body
+                ) as answer,
+            ):
+                text = await answer.text()
+                status = answer.status
+        except TimeoutError as error:
+            raise ClientError(f"{self.server} did not answer within {timeout_s:.0f} s.") from error
+        except (aiohttp.ClientError, aiohttp.InvalidURL, OSError, ValueError) as error:
+            raise ClientError(
+                f"no API at {self.server} ({error}): is it running, and is --server right?"
+            ) from error
+        return _answer(self.server, status, text)
+
+    async def apply(
+        self,
+        items: Sequence[Json],
+        *,
+        wait: str = "",
+        timeout_s: float = 30.0,
+        dry_run: bool = False,
+        force: bool = False,
+    ) -> Json:
+        """Write all items or none, and wait as far as told."""
+        params = _write_params(wait=wait, timeout_s=timeout_s, dry_run=dry_run, force=force)
+        return await self.request(
+            "POST",
+            "/v1/apply",
+            params=params,
+            body={"items": list(items)},
+            timeout_s=timeout_s + 30.0,
+        )
+
+    async def put(
+        self, kind: type[ResourceBase], item: Json, *, wait: str = "", timeout_s: float = 30.0
+    ) -> Json:
+        """Create or replace one resource."""
+        metadata = item["metadata"]
+        path = path_of(kind, namespace=metadata.get("namespace", ""), name=metadata["name"])
+        params = _write_params(wait=wait, timeout_s=timeout_s)
+        return await self.request(
+            "PUT", path, params=params, body=item, timeout_s=timeout_s + 30.0
+        )
+
+    async def delete(
+        self,
+        kind: type[ResourceBase],
+        *,
+        namespace: str,
+        name: str,
+        wait: str = "",
+        timeout_s: float = 30.0,
+        dry_run: bool = False,
+    ) -> Json:
+        """Remove one resource."""
+        params = _write_params(wait=wait, timeout_s=timeout_s, dry_run=dry_run)
+        path = path_of(kind, namespace=namespace, name=name)
+        return await self.request("DELETE", path, params=params, timeout_s=timeout_s + 30.0)
+
+    async def list(
+        self, kind: type[ResourceBase], *, namespace: str = "", selector: str = ""
+    ) -> Json:
+        """Return all resources of a kind, page by page, as one list."""
+        params = {"limit": str(_PAGE)}
+        if selector:
+            params["labelSelector"] = selector
+        whole = await self.request("GET", path_of(kind, namespace=namespace), params=params)
+        items = list(whole.get("items", []))
+        page = whole
+        while token := _continue(page):
+            page = await self.request(
+                "GET", path_of(kind, namespace=namespace), params={**params, "continue": token}
+            )
+            items += page.get("items", [])
+        return {**whole, "items": items}
+
+    async def watch(
+        self, kind: type[ResourceBase], *, namespace: str = "", selector: str = ""
+    ) -> AsyncIterator[tuple[str, str, Json]]:
+        """Yield (event, id, data) as the API sends them.
+
+        Errors: ClientError when the stream breaks.
+        """
+        params = {"watch": "true"}
+        if selector:
+            params["labelSelector"] = selector
+        try:
+            async with self._open().get(
+                self._base + path_of(kind, namespace=namespace),
+                params=params,
+                headers={"Accept": "text/event-stream"},
+            ) as answer:
+                if answer.status >= 400:
+                    _answer(self.server, answer.status, await answer.text())
+                async for event in _events(answer.content):
+                    yield event
+        except (aiohttp.ClientError, OSError) as error:
+            raise ClientError(f"the watch at {self.server} broke: {error}") from error
+
+    async def ready(self, *, timeout_s: float) -> None:
+        """Wait until the API says it is ready.
+
+        Errors: ClientError with its last word.
+        """
+        end = clock.monotonic() + timeout_s
+        said = "it did not answer"
+        while clock.monotonic() < end:
+            try:
+                async with self._open().get(self._base + "/readyz") as answer:
+                    if answer.status == 200:
+                        return
+                    said = (await answer.text()).strip()
+            except (aiohttp.ClientError, OSError) as error:
+                said = str(error)
+            await asyncio.sleep(0.1)
+        raise ClientError(f"the API at {self.server} is not ready after {timeout_s:.0f} s: {said}.")
+
+
+def _write_params(
+    *, wait: str = "", timeout_s: float = 30.0, dry_run: bool = False, force: bool = False
+) -> dict[str, str]:
+    params = {}
+    if wait:
+        params |= {"wait": wait, "timeout": f"{timeout_s:g}s"}
+    if dry_run:
+        params["dryRun"] = "All"
+    if force:
+        params["force"] = "true"
+    return params
+
+
+def _continue(page: Json) -> str:
+    metadata = page.get("metadata") or {}
+    return str(page.get("continue") or metadata.get("continue") or "")
+
+
+def _answer(server: str, status: int, text: str) -> Json:
+    try:
+        body = json.loads(text) if text.strip() else {}
+    except json.JSONDecodeError as error:
+        raise ClientError(f"{server} answered {status} with something that is no JSON.") from error
+    if not isinstance(body, dict):
+        raise ClientError(f"{server} answered {status} with something that is no object.")
+    if status >= 400:
+        raise Problem(status, body)
+    return body
+
+
+async def _events(stream: aiohttp.StreamReader) -> AsyncIterator[tuple[str, str, Json]]:
+    """Yield server-sent events. Source: HTML standard, 9.2.6."""
+    fields: dict[str, str] = {}
+    async for raw in stream:
+        line = raw.decode().rstrip("\r\n")
+        if line and not line.startswith(":"):
+            name, _, value = line.partition(":")
+            value = value.removeprefix(" ")
+            fields[name] = f"{fields[name]}\n{value}" if name in fields else value
+        elif not line and fields:
+            yield (
+                fields.get("event", "message"),
+                fields.get("id", ""),
+                json.loads(fields.get("data") or "{}"),
+            )
+            fields = {}

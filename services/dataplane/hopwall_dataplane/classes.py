@@ -1,0 +1,201 @@
+"""Policy classes: workloads with the same ordered list of policies share one pair of chains.
+
+A class has a number, which is what the packet mark carries, and the number is part of the names of its
+chains. So a process without memory reads the numbering back from the kernel, and a restart changes nothing.
+
+A number is used again only after the kernel has forgotten it: no set element may still map to it.
+Pure.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from hopwall_dataplane.iptables.render_policy import CLOSED, DIRECTIONS, Direction, policy_chain
+from hopwall_dataplane.iptables.static import RenderSettings
+from hopwall_model.codec import encode
+from hopwall_model.names import CHAIN_PREFIX, digest
+from hopwall_model.updates import EndpointSet, PolicyId, TierPolicies
+
+_KIND: dict[Direction, str] = {"egress": "cf", "ingress": "ct"}
+_HASH_CHARS = 14
+
+
+@dataclass(frozen=True, slots=True)
+class ClassKey:
+    """What makes workloads alike: their policies by tier, and their profiles, in order."""
+
+    tiers: tuple[TierPolicies, ...]
+    profiles: tuple[PolicyId, ...]
+
+    @property
+    def digest(self) -> str:
+        """The key as a short hash; the same in every process."""
+        return digest(encode([self.tiers, self.profiles]).decode(), _HASH_CHARS)
+
+
+def class_key(endpoint: EndpointSet) -> ClassKey:
+    """Return the class an endpoint belongs to."""
+    return ClassKey(endpoint.tiers, endpoint.profiles)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyClass:
+    """A class that is in use: its number and what it is made of."""
+
+    number: int
+    key: ClassKey
+
+    def chain(self, direction: Direction, stage: int = 0) -> str:
+        """Name the chain of one direction; later stages are reached by Pass."""
+        suffix = f".{stage}" if stage else ""
+        return f"{CHAIN_PREFIX}{_KIND[direction]}{self.number:x}-{self.key.digest}{suffix}"
+
+    def policies(self, direction: Direction) -> tuple[PolicyId, ...]:
+        """List every policy and profile the class refers to in one direction, in order."""
+        tiers = (p for tier in self.key.tiers for p in tier_policies(tier, direction))
+        return (*tiers, *self.key.profiles)
+
+
+def tier_policies(tier: TierPolicies, direction: Direction) -> tuple[PolicyId, ...]:
+    """Return the policies of a tier in one direction."""
+    return tier.egress if direction == "egress" else tier.ingress
+
+
+def numbers_in(chains: Iterable[str]) -> dict[str, int]:
+    """Read the numbering back from chain names: class digest → number."""
+    found: dict[str, int] = {}
+    for name in chains:
+        head, _, rest = name.removeprefix(CHAIN_PREFIX).partition("-")
+        if head[:2] in _KIND.values() and len(rest) >= _HASH_CHARS:
+            try:
+                found[rest[:_HASH_CHARS]] = int(head[2:], 16)
+            except ValueError:
+                continue
+    return found
+
+
+class NoRoomForClassError(Exception):
+    """More classes than the mark has room for."""
+
+
+@dataclass(slots=True)
+class ClassTable:
+    """Which classes are in use, by how many endpoints, under which number.
+
+    Shape: `remembered` is the kernel's numbering (digest → number) of classes not in use: such a number is
+           taken again only by the same class, until `forget` says that the kernel holds it no more.
+    """
+
+    max_class: int
+    classes: dict[ClassKey, PolicyClass] = field(default_factory=dict)
+    remembered: dict[str, int] = field(default_factory=dict)
+    _members: dict[ClassKey, int] = field(default_factory=dict)
+    _taken: set[int] = field(default_factory=set)
+    _lowest: int = 1
+
+    def remember(self, numbers: dict[str, int]) -> None:
+        """Take over a numbering that was read back from the kernel."""
+        for class_digest, number in numbers.items():
+            if 0 < number <= self.max_class and number not in self._taken:
+                self.remembered[class_digest] = number
+                self._taken.add(number)
+
+    def join(self, key: ClassKey) -> tuple[PolicyClass, bool]:
+        """Count one more member; return the class and whether it is new.
+
+        Errors: NoRoomForClassError.
+        """
+        known = self.classes.get(key)
+        if known is not None:
+            self._members[key] += 1
+            return known, False
+        number = self.remembered.pop(key.digest, 0) or self._free_number()
+        made = PolicyClass(number, key)
+        self.classes[key] = made
+        self._members[key] = 1
+        return made, True
+
+    def leave(self, key: ClassKey) -> PolicyClass | None:
+        """Count one member less; return the class if that was the last. Its number stays taken."""
+        self._members[key] -= 1
+        if self._members[key]:
+            return None
+        del self._members[key]
+        gone = self.classes.pop(key)
+        self.remembered[key.digest] = gone.number
+        return gone
+
+    def forget(self, class_digest: str) -> None:
+        """Free the number of a class that is not in use and that the kernel no longer holds."""
+        number = self.remembered.pop(class_digest, None)
+        if number is not None:
+            self._taken.discard(number)
+            self._lowest = min(self._lowest, number)
+
+    def _free_number(self) -> int:
+        number = self._lowest
+        while number in self._taken:
+            number += 1
+        if number > self.max_class:
+            raise NoRoomForClassError
+        self._taken.add(number)
+        self._lowest = number + 1
+        return number
+
+
+def render_class(
+    policy_class: PolicyClass,
+    direction: Direction,
+    settings: RenderSettings,
+    passing: set[tuple[PolicyId, Direction]],
+) -> dict[str, tuple[str, ...]]:
+    """Return the chains of a class in one direction: one per stage that Pass can lead to.
+
+    A tier is a run of jumps that ends in a drop, or goes on where the tier's default is pass. After a
+    policy that can pass, the mark tells whether it did, and the packet goes on at the next stage.
+
+    Shape:  chain → rule bodies; the first chain is always there and, with no policy at all, closed.
+    Source: Calico policy semantics: end-of-tier drop only where a policy of the tier applies; profiles
+            only when no tier decided; no profile means deny.
+    """
+    passed = settings.marks.passed
+    chains: dict[str, tuple[str, ...]] = {}
+    stage, lines = 0, list[str]()
+    for tier in policy_class.key.tiers:
+        policies = tier_policies(tier, direction)
+        if not policies:
+            continue
+        next_stage = policy_class.chain(direction, stage + 1)
+        may_pass = False
+        for policy in policies:
+            lines.append(f"-j {policy_chain(policy, direction)}")
+            if (policy, direction) in passing:
+                may_pass = True
+                lines.append(f"-m mark --mark {passed:#x}/{passed:#x} -g {next_stage}")
+        if tier.default_action == "deny":
+            lines.extend(CLOSED)
+            if not may_pass:
+                chains[policy_class.chain(direction, stage)] = tuple(lines)
+                return chains
+        if may_pass:
+            if tier.default_action == "pass":
+                lines.append(f"-g {next_stage}")
+            chains[policy_class.chain(direction, stage)] = tuple(lines)
+            stage += 1
+            lines = [f"-j MARK --set-xmark 0x0/{passed:#x}"]
+    lines.extend(f"-j {policy_chain(profile, direction)}" for profile in policy_class.key.profiles)
+    chains[policy_class.chain(direction, stage)] = (*lines, *CLOSED)
+    return chains
+
+
+__all__ = [
+    "DIRECTIONS",
+    "ClassKey",
+    "ClassTable",
+    "NoRoomForClassError",
+    "PolicyClass",
+    "class_key",
+    "numbers_in",
+    "render_class",
+    "tier_policies",
+]

@@ -1,0 +1,387 @@
+"""What this host's kernel should hold: the fold of all steps, kept as differences from actual.
+
+Goals, in order:
+1. Closed unless a complete, current statement says open: an endpoint without a class, a policy with an
+   unknown set, a set that is gone all render as drops.
+2. The result depends on the steps' content alone, not on their order or on how they were cut.
+3. A step costs what it changes: one endpoint of a known class is two set elements and a route.
+
+Pure. It refuses to know how anything is written; `agent` asks the planners of each subsystem.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from hopwall_dataplane.chains import ChainBook
+from hopwall_dataplane.classes import ClassTable, NoRoomForClassError, PolicyClass, class_key
+from hopwall_dataplane.delta import Delta
+from hopwall_dataplane.feed import Step
+from hopwall_dataplane.ipsets.elements import Element, Mark, SetSpec
+from hopwall_dataplane.iptables.static import RenderSettings, from_set, to_set
+from hopwall_dataplane.members import BucketedMembers
+from hopwall_dataplane.outcome import Family
+from hopwall_dataplane.routes.route import Route, RouteKey
+from hopwall_model.names import set_name
+from hopwall_model.status import Refusal, Waiting
+from hopwall_model.updates import (
+    EndpointId,
+    EndpointRemoved,
+    EndpointSet,
+    NeedRemoved,
+    NeedSet,
+    PolicySet,
+    RoutesBucket,
+    Scope,
+    SetBucket,
+    SetId,
+    SharedPiece,
+)
+
+ElementKey = tuple[str, Element]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkState:
+    """What matters of a network interface here."""
+
+    index: int
+    up: bool
+
+
+@dataclass(slots=True)
+class _Placed:
+    """An endpoint and what it has put into the kernel's desired state."""
+
+    endpoint: EndpointSet
+    policy_class: PolicyClass | None
+    elements: dict[ElementKey, Mark]
+    routes: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class Desired:
+    """One host's desired state, and its difference from actual, per subsystem.
+
+    Shape: `members` holds the elements of policy sets, `identity` those of the sets that tell whose an
+           address is. They are apart because they are applied at different moments: members before the
+           chains that use them, identities after the chains they lead to.
+    Owner: the agent's one task.
+    """
+
+    host: str
+    settings: RenderSettings
+    families: tuple[Family, ...]
+    link_local_gateway: str
+    specs: Delta[str, SetSpec] = field(default_factory=Delta)
+    members: Delta[ElementKey, Mark | None] = field(default_factory=Delta)
+    identity: Delta[ElementKey, Mark | None] = field(default_factory=Delta)
+    routes: Delta[RouteKey, Route] = field(default_factory=Delta)
+    chains: ChainBook = field(init=False)
+    classes: ClassTable = field(init=False)
+    _placed: dict[EndpointId, _Placed] = field(default_factory=dict)
+    _by_interface: dict[str, set[EndpointId]] = field(default_factory=dict)
+    _links: Mapping[str, LinkState] = field(default_factory=dict)
+    _sets: dict[SetId, BucketedMembers] = field(default_factory=dict)
+    _remote: dict[str, BucketedMembers] = field(default_factory=dict)
+    _gateways: dict[str, tuple[str, str]] = field(default_factory=dict)
+    _local_claims: dict[str, dict[EndpointId, str]] = field(default_factory=dict)
+    _remote_claims: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Want what every host has: the identity sets, the static chains, the link-local gateway."""
+        self.classes = ClassTable(self.settings.marks.max_class)
+        self.chains = ChainBook(self.settings, self.families)
+        for family in self.families:
+            source = SetSpec(from_set(family), "hash:net,iface", family, skbinfo=True)
+            self.specs.set_desired(source.name, source)
+            local = SetSpec(to_set(family), "hash:ip", family, skbinfo=True)
+            self.specs.set_desired(local.name, local)
+        if self.link_local_gateway:
+            gateway = Route(f"{self.link_local_gateway}/32", "local")
+            self.routes.set_desired(gateway.key, gateway)
+
+    # ------------------------------------------------------------ what comes in
+
+    def apply(self, step: Step) -> None:
+        """Fold one complete step."""
+        touched_sets: set[SetId] = set()
+        touched_hosts: set[str] = set()
+        self._void(step, touched_sets, touched_hosts)
+        endpoints: list[EndpointSet | EndpointRemoved] = []
+        for update in step.updates:
+            match update:
+                case EndpointSet() | EndpointRemoved():
+                    endpoints.append(update)
+                case NeedRemoved():
+                    self._drop_scope(update.scope, touched_sets, touched_hosts)
+                case NeedSet():
+                    pass
+                case _:
+                    self._put_piece(update, touched_sets, touched_hosts)
+        for set_id in sorted(touched_sets):
+            self._settle_set(set_id)
+        for host in sorted(touched_hosts):
+            self._settle_routes(host)
+        for endpoint in endpoints:
+            self._place(endpoint)
+        self.chains.settle(self.classes.classes.values())
+
+    def set_links(self, links: Mapping[str, LinkState]) -> None:
+        """Take the present interfaces; routes to workloads need theirs to be up."""
+        before, self._links = self._links, links
+        changed = {n for n in before.keys() | links.keys() if before.get(n) != links.get(n)}
+        for name in sorted(changed & self._by_interface.keys()):
+            for endpoint_id in sorted(self._by_interface[name]):
+                self._place_routes(self._placed[endpoint_id])
+
+    # ------------------------------------------------------------ what people ask
+
+    @property
+    def interfaces(self) -> set[str]:
+        """The interfaces of known endpoints that are present."""
+        return self._by_interface.keys() & self._links.keys()
+
+    def waiting(self) -> tuple[Waiting, ...]:
+        """List the endpoints whose interface is absent or down."""
+        found: list[Waiting] = []
+        for interface in sorted(self._by_interface):
+            link = self._links.get(interface)
+            if link is not None and link.up:
+                continue
+            why = "does not exist" if link is None else "is down"
+            found.extend(
+                Waiting(endpoint=e, reason=f"Interface {interface} {why} on host {self.host}.")
+                for e in sorted(self._by_interface[interface])
+            )
+        return tuple(found)
+
+    def refusals(self) -> tuple[Refusal, ...]:
+        """List the endpoints that no class could be found for; they are closed."""
+        text = (
+            f"Host {self.host} has more policy classes than its mark mask has room for "
+            f"({self.settings.marks.max_class}): widen mark_mask or use fewer combinations of policies."
+        )
+        return tuple(
+            Refusal(object=f"endpoint {endpoint_id}", reason=text)
+            for endpoint_id, placed in sorted(self._placed.items())
+            if placed.policy_class is None
+        )
+
+    # ------------------------------------------------------------ scopes
+
+    def _void(self, step: Step, touched_sets: set[SetId], touched_hosts: set[str]) -> None:
+        """Forget what the step's fresh scopes held, and after a snapshot all it does not name."""
+        if step.full:
+            named = {u.id for u in step.updates if isinstance(u, EndpointSet)}
+            for endpoint_id in sorted(self._placed.keys() - named):
+                self._place(EndpointRemoved(id=endpoint_id))
+            for scope in sorted(self._held_scopes() - step.fresh):
+                self._drop_scope(scope, touched_sets, touched_hosts)
+        for scope in step.fresh:
+            kind, _, name = scope.partition("/")
+            if kind == "set" and SetId(name) in self._sets:
+                self._sets[SetId(name)].void()
+                touched_sets.add(SetId(name))
+            elif kind == "routes" and name in self._remote:
+                self._remote[name].void()
+                touched_hosts.add(name)
+
+    def _put_piece(self, piece: SharedPiece, sets: set[SetId], hosts: set[str]) -> None:
+        match piece:
+            case PolicySet():
+                self.chains.set_policy(piece)
+            case SetBucket():
+                self._set_state(piece.id).put(piece.n_buckets, piece.bucket, piece.members)
+                sets.add(piece.id)
+            case RoutesBucket():
+                self._put_routes(piece)
+                hosts.add(piece.host)
+            case _:
+                assert_never(piece)
+
+    def _held_scopes(self) -> set[Scope]:
+        return {
+            *(Scope(f"policy/{policy}") for policy in self.chains.policies),
+            *(Scope(f"set/{set_id}") for set_id in self._sets),
+            *(Scope(f"routes/{host}") for host in self._remote),
+        }
+
+    def _drop_scope(self, scope: Scope, sets: set[SetId], hosts: set[str]) -> None:
+        kind, _, name = scope.partition("/")
+        if kind == "policy":
+            self.chains.remove_policy(name)
+        elif kind == "set" and SetId(name) in self._sets:
+            self._sets[SetId(name)].drop()
+            sets.add(SetId(name))
+        elif kind == "routes" and name in self._remote:
+            self._remote[name].drop()
+            hosts.add(name)
+
+    def _set_state(self, set_id: SetId) -> BucketedMembers:
+        state = self._sets.get(set_id)
+        if state is None:
+            state = self._sets[set_id] = BucketedMembers()
+            self.chains.add_set(set_id)
+            for family in self.families:
+                spec = SetSpec(set_name(family.value, set_id), "hash:net", family)
+                self.specs.set_desired(spec.name, spec)
+        return state
+
+    def _settle_set(self, set_id: SetId) -> None:
+        state = self._sets[set_id]
+        added, removed = state.settle()
+        names = {family: set_name(family.value, set_id) for family in self.families}
+        for cidr in removed:
+            if (name := names.get(_family(cidr))) is not None:
+                self.members.remove_desired((name, Element(cidr)))
+        for cidr in added:
+            if (name := names.get(_family(cidr))) is not None:
+                self.members.set_desired((name, Element(cidr)), None)
+        if state.dropped:
+            del self._sets[set_id]
+            self.chains.remove_set(set_id)
+            for name in names.values():
+                self.specs.remove_desired(name)
+
+    # ------------------------------------------------------------ routes
+
+    def _put_routes(self, update: RoutesBucket) -> None:
+        if update.host == self.host:
+            return
+        state = self._remote.setdefault(update.host, BucketedMembers())
+        gateways = (update.gateway_v4, update.gateway_v6)
+        if self._gateways.get(update.host) != gateways:
+            self._gateways[update.host] = gateways
+            state.touch_all()
+        state.put(update.n_buckets, update.bucket, update.cidrs)
+
+    def _settle_routes(self, host: str) -> None:
+        state = self._remote.get(host)
+        if state is None:
+            return
+        added, removed = state.settle()
+        for cidr in removed:
+            claims = self._remote_claims[cidr]
+            claims.pop(host, None)
+            if not claims:
+                del self._remote_claims[cidr]
+            self._route(cidr)
+        gateways = self._gateways[host]
+        for cidr in added:
+            gateway = gateways[1] if _family(cidr) is Family.V6 else gateways[0]
+            self._remote_claims.setdefault(cidr, {})[host] = gateway
+            self._route(cidr)
+        if state.dropped:
+            del self._remote[host]
+            del self._gateways[host]
+
+    def _route(self, cidr: str) -> None:
+        """Want the one right route for a destination: a local workload's, else its host's, else none."""
+        key = Route(cidr, "link").key
+        if _family(cidr) not in self.families:
+            return
+        if local := self._local_claims.get(cidr):
+            interface = local[min(local)]
+            if interface:
+                self.routes.set_desired(key, Route(cidr, "link", interface=interface))
+                return
+        elif remote := self._remote_claims.get(cidr):
+            gateway = remote[min(remote)]
+            if gateway:
+                self.routes.set_desired(key, Route(cidr, "via", gateway=gateway))
+                return
+        self.routes.remove_desired(key)
+
+    # ------------------------------------------------------------ endpoints
+
+    def _place(self, update: EndpointSet | EndpointRemoved) -> None:
+        before = self._placed.pop(update.id, None)
+        after: _Placed | None = None
+        if isinstance(update, EndpointSet):
+            policy_class = self._join(update)
+            elements = {} if policy_class is None else self._elements(update, policy_class)
+            after = _Placed(update, policy_class, elements)
+            self._placed[update.id] = after
+        self._move_interface(update.id, before, after)
+        if before is not None:
+            kept = after.elements if after else {}
+            for key in before.elements.keys() - kept.keys():
+                self.identity.remove_desired(key)
+            if before.policy_class is not None:
+                self._leave(before.policy_class)
+        if after is not None:
+            for key, mark in after.elements.items():
+                self.identity.set_desired(key, mark)
+            after.routes = before.routes if before else frozenset()
+            self._place_routes(after)
+        elif before is not None:
+            self._claim(before, {})
+
+    def _join(self, endpoint: EndpointSet) -> PolicyClass | None:
+        try:
+            policy_class, new = self.classes.join(class_key(endpoint))
+        except NoRoomForClassError:
+            return None
+        if new:
+            self.chains.add_class(policy_class)
+        return policy_class
+
+    def _leave(self, policy_class: PolicyClass) -> None:
+        if self.classes.leave(policy_class.key) is not None:
+            self.chains.remove_class(policy_class)
+
+    def _move_interface(
+        self, endpoint_id: EndpointId, before: _Placed | None, after: _Placed | None
+    ) -> None:
+        if before is not None:
+            ids = self._by_interface[before.endpoint.interface]
+            ids.discard(endpoint_id)
+            if not ids:
+                del self._by_interface[before.endpoint.interface]
+        if after is not None:
+            self._by_interface.setdefault(after.endpoint.interface, set()).add(endpoint_id)
+
+    def _elements(self, endpoint: EndpointSet, policy_class: PolicyClass) -> dict[ElementKey, Mark]:
+        marks = self.settings.marks
+        source = Mark(marks.source.place(policy_class.number), marks.source.mask)
+        destination = Mark(marks.destination.place(policy_class.number), marks.destination.mask)
+        elements: dict[ElementKey, Mark] = {}
+        for cidr in (*endpoint.addresses, *endpoint.extra_sources):
+            if _family(cidr) in self.families:
+                elements[from_set(_family(cidr)), Element(cidr, endpoint.interface)] = source
+        for cidr in endpoint.addresses:
+            if _family(cidr) in self.families:
+                elements[to_set(_family(cidr)), Element(cidr)] = destination
+        return elements
+
+    def _place_routes(self, placed: _Placed) -> None:
+        """Claim the endpoint's addresses; without a usable interface the claim has no route."""
+        link = self._links.get(placed.endpoint.interface)
+        usable = link is not None and link.up and placed.policy_class is not None
+        interface = placed.endpoint.interface if usable else ""
+        self._claim(placed, dict.fromkeys(placed.endpoint.addresses, interface))
+
+    def _claim(self, placed: _Placed, claims: dict[str, str]) -> None:
+        endpoint_id = placed.endpoint.id
+        for cidr in placed.routes - claims.keys():
+            held = self._local_claims[cidr]
+            held.pop(endpoint_id, None)
+            if not held:
+                del self._local_claims[cidr]
+            self._route(cidr)
+        for cidr, interface in claims.items():
+            self._local_claims.setdefault(cidr, {})[endpoint_id] = interface
+            self._route(cidr)
+        placed.routes = frozenset(claims)
+
+
+def _family(cidr: str) -> Family:
+    return Family.V6 if ":" in cidr else Family.V4
+
+
+def flatten(
+    content: Mapping[str, Mapping[Element, Mark | None]], names: Iterable[str]
+) -> dict[ElementKey, Mark | None]:
+    """Return the elements of the named sets as one mapping, as the deltas want them."""
+    return {(n, element): mark for n in names for element, mark in content.get(n, {}).items()}

@@ -1,0 +1,115 @@
+"""What a kernel address set is, what is in it, and what can be done to one.
+
+Pure. "IP set" in prose is the kernel's ipset; the model's sets of members are not known here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple
+
+from msgspec import Struct
+
+from hopwall_dataplane.outcome import Family, Refused
+
+#: Marks a set as ours, for a process with no memory.
+NAME_PREFIXES: Final = ("hw4-", "hw6-")
+#: Ends the name of a set that is being built to take another's place.
+TEMPORARY_SUFFIX: Final = "-t"
+#: Source: IPSET_MAXNAMELEN (32, with the NUL) in linux/netfilter/ipset/ip_set.h, less our suffix.
+MAX_NAME_LENGTH: Final = 31 - len(TEMPORARY_SUFFIX)
+
+SetType = Literal["hash:net", "hash:ip", "hash:net,iface"]
+
+
+class SetSpec(Struct, frozen=True):
+    """What a set is, apart from its content; it cannot change while the set lives."""
+
+    name: str
+    type: SetType
+    family: Family
+    skbinfo: bool = False
+    maxelem: int = 1048576
+
+
+class Element(NamedTuple):
+    """A member: a canonical CIDR, always with its prefix length, and an interface where the type has one.
+
+    A set cannot hold a prefix length of 0 (save `hash:net,iface`): write `halves_of` instead.
+    """
+
+    cidr: str
+    interface: str = ""
+
+
+class Mark(NamedTuple):
+    """The packet mark an element stands for (skbinfo). No mark is None, never `Mark(0, 0)`."""
+
+    value: int
+    mask: int
+
+
+#: Read only: an element that others gave a flag we never write (nomatch, physdev …), so that it differs
+#: from everything that can be desired and is written anew, or removed.
+ALTERED: Final = Mark(0, -1)
+
+Content = Mapping[Element, Mark | None]
+
+
+class CreateSet(Struct, frozen=True):
+    """Make an empty set. One that stands already is read first: it may hold anything."""
+
+    spec: SetSpec
+
+
+class DestroySet(Struct, frozen=True):
+    """Remove a set with all that is in it; an absent one will do."""
+
+    name: str
+
+
+class AddElements(Struct, frozen=True):
+    """Put elements into a set, or give those that are there another mark."""
+
+    spec: SetSpec
+    elements: Content
+
+
+class DelElements(Struct, frozen=True):
+    """Take elements out of a set; absent ones will do."""
+
+    spec: SetSpec
+    elements: tuple[Element, ...]
+
+
+class SwapSets(Struct, frozen=True):
+    """Let two sets exchange names in one step; packets see the one or the other, never neither."""
+
+    name: str
+    other: str
+
+
+SetOp = CreateSet | DestroySet | AddElements | DelElements | SwapSets
+
+
+@dataclass(frozen=True, slots=True)
+class ElementsRefused(Refused):
+    """Some elements of an op were refused, each for its reason; all its others are in the kernel."""
+
+    elements: Mapping[Element, str] = field(default_factory=dict)
+
+
+def is_ours(name: str) -> bool:
+    """Say whether a set is ours, by its name."""
+    return name.startswith(NAME_PREFIXES)
+
+
+def halves_of(cidr: str) -> tuple[str, ...]:
+    """Return the CIDR as sets can hold it: a prefix length of 0 becomes two of 1.
+
+    Source: ipset(8), hash:net: "prefix size zero cannot be stored in this type of sets".
+    """
+    if cidr == "0.0.0.0/0":
+        return ("0.0.0.0/1", "128.0.0.0/1")
+    if cidr == "::/0":
+        return ("::/1", "8000::/1")
+    return (cidr,)

@@ -1,0 +1,95 @@
+"""Which iptables this host uses: nft where it works, legacy where it must be.
+
+Owns the search for the tools and the trial of them. Refuses to guess silently: what was found
+missing or not working is said with what to do.
+"""
+
+import asyncio
+import shutil
+from collections.abc import Sequence
+from typing import Literal
+
+from hopwall_dataplane.iptables.driver import Backend, run_tool
+from hopwall_dataplane.iptables.parse import classify
+from hopwall_dataplane.outcome import Family
+
+Mode = Literal["auto", "nft", "legacy"]
+Kind = Literal["nft", "legacy"]
+
+_TOOL = {Family.V4: "iptables", Family.V6: "ip6tables"}
+_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
+_TRIAL = "*filter\nCOMMIT\n"
+_TRIAL_TIMEOUT_S = 10.0
+_LOCK_WAIT_S = 5
+
+
+class BackendError(Exception):
+    """No usable iptables; the text says what was tried and what to do."""
+
+
+async def choose(
+    mode: Mode = "auto",
+    *,
+    families: Sequence[Family] = (Family.V4, Family.V6),
+    command_prefix: tuple[str, ...] = (),
+    folders: str = _FOLDERS,
+) -> Backend:
+    """Find the tools and try each with an empty transaction that changes nothing.
+
+    Legacy is only tried when asked for or when nft does not work: a trial loads its kernel modules.
+
+    Errors: BackendError with one sentence per backend tried.
+    """
+    kinds: tuple[Kind, ...] = ("nft", "legacy") if mode == "auto" else (mode,)
+    troubles = []
+    for kind in kinds:
+        try:
+            return await asyncio.to_thread(_try, kind, families, command_prefix, folders)
+        except BackendError as error:
+            troubles.append(str(error))
+    raise BackendError(" ".join(troubles))
+
+
+def _try(
+    kind: Kind, families: Sequence[Family], command_prefix: tuple[str, ...], folders: str
+) -> Backend:
+    restore_path = {f: _find(f"{_TOOL[f]}-{kind}-restore", folders) for f in families}
+    save_path = {f: _find(f"{_TOOL[f]}-{kind}-save", folders) for f in families}
+    # Only legacy has a lock to wait for. Versions before 1.6.2 know no such option.
+    choices: list[tuple[str, ...]] = [()]
+    if kind == "legacy":
+        choices.insert(0, (f"--wait={_LOCK_WAIT_S}",))
+    trouble = ""
+    for options in choices:
+        backend = Backend(kind, restore_path, save_path, options)
+        trouble = next(
+            filter(None, (_trouble(backend, family, command_prefix) for family in families)), ""
+        )
+        if not trouble:
+            return backend
+    raise BackendError(trouble)
+
+
+def _find(tool: str, folders: str) -> str:
+    path = shutil.which(tool, path=folders)
+    if path is None:
+        raise BackendError(
+            f"{tool} is not in {folders}: install the Debian package iptables "
+            "(its name is iptables elsewhere too)."
+        )
+    return path
+
+
+def _trouble(backend: Backend, family: Family, command_prefix: tuple[str, ...]) -> str:
+    """Try an empty transaction; return what is wrong in one sentence, or nothing."""
+    argv = backend.restore_argv(family, "--test")
+    try:
+        ran = run_tool((*command_prefix, *argv), text=_TRIAL, timeout_s=_TRIAL_TIMEOUT_S)
+    except (OSError, TimeoutError) as error:
+        return f"{argv[0]} does not run: {error}."
+    if ran.returncode == 0:
+        return ""
+    return (
+        f"{argv[0]} does not work: {classify(ran.stderr, ran.returncode).message}. It needs "
+        "CAP_NET_ADMIN and CAP_NET_RAW, and a kernel with netfilter for this family."
+    )

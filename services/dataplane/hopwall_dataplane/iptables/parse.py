@@ -1,0 +1,109 @@
+"""What the tools print → values: `iptables-save` tables, and what `iptables-restore` complains about.
+
+The only place that reads text of these tools. From a saved table it takes chain names and our
+comments, and the text of our own lines in kernel chains; rule text is never interpreted.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from hopwall_dataplane.iptables.table import FOREIGN, HASH_LENGTH, KernelLine, TableState, is_ours
+
+# A quote inside a foreign comment is printed as \", so neither form can be forged by one.
+_MARKS = ('--comment "hw:', "--comment hw:")
+_HASH = re.compile(r"[A-Za-z0-9_-]{16}(?=[\" ]|$)")
+_NOTE = re.compile(r"^# (Warning: .*|Table .* is incompatible.*)$")
+
+
+def parse_save(text: str) -> TableState:
+    """Read one saved table.
+
+    Errors: never; a line that is not understood is a foreign line of its chain.
+    Cost:   O(text), about 0.7 µs a line.
+    Source: iptables-save(8): `:chain policy [counters]`, policy `-` for all but kernel chains.
+    """
+    ours: dict[str, list[str | None]] = {}
+    kernel: dict[str, list[KernelLine]] = {}
+    notes = []
+    for line in text.splitlines():
+        if line.startswith("-A "):
+            chain, _, body = line[3:].partition(" ")
+            if chain in ours:
+                ours[chain].append(_hash_in(body))
+            elif chain in kernel:
+                line_hash = _hash_in(body)
+                kernel[chain].append(KernelLine(line_hash, body) if line_hash else FOREIGN)
+        elif line.startswith(":"):
+            chain, policy = line[1:].split(" ")[:2]
+            if is_ours(chain):
+                ours[chain] = []
+            elif policy != "-":
+                kernel[chain] = []
+        elif note := _NOTE.match(line):
+            notes.append(note[1])
+    return TableState(
+        {name: tuple(hashes) for name, hashes in ours.items()},
+        {name: tuple(lines) for name, lines in kernel.items()},
+        tuple(notes),
+    )
+
+
+def _hash_in(body: str) -> str | None:
+    for mark in _MARKS:
+        at = body.rfind(mark)
+        if at >= 0 and (found := _HASH.match(body, at + len(mark))):
+            return found[0][:HASH_LENGTH]
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """Why a restore process ended. `line` counts from the start of that process.
+
+    `later` is for what may pass by itself; `never` for what the tool will not take as it is.
+    """
+
+    kind: Literal["later", "never"]
+    message: str
+    line: int | None = None
+
+
+_ROWS: tuple[tuple[str, Literal["later", "never"]], ...] = (
+    # First what is the machine's and not the text's, whatever line it was met at.
+    (r"holding the xtables lock", "later"),
+    (r"can't open lock file", "later"),
+    (r"Permission denied|you must be root|Operation not permitted", "later"),
+    (r"Cannot allocate memory|No buffer space|[Mm]emory allocation problem", "later"),
+    (r"Resource temporarily unavailable|Interrupted system call", "later"),
+    # The end of input came early: whoever fed the process is gone.
+    (r"COMMIT expected at line (?P<line>\d+)", "later"),
+    # Then lines, as the parser, nft's kernel answer and the plain form name them.
+    (r"^Error occurred at line: (?P<line>\d+)", "never"),
+    (r"^line (?P<line>\d+): \w+ failed", "never"),
+    (r"^\S+: line (?P<line>\d+) failed", "never"),
+    (r"is incompatible, use 'nft' tool", "never"),
+)
+_NOISE = re.compile(r"^(Try `.*|Error occurred at line: \d+|\s*)$")
+_PROGRAM = re.compile(r"^ip6?tables\S*( v\S+ \([a-z_]+\))?:\s*")
+
+
+def classify(stderr: str, returncode: int) -> Complaint:
+    """Tell what ended a restore process, from its last words.
+
+    Errors: never; silence and words unknown are doubts, to be tried again.
+    """
+    message = _spoken(stderr)
+    for pattern, kind in _ROWS:
+        if found := re.search(pattern, stderr, re.MULTILINE):
+            line = found.groupdict().get("line")
+            return Complaint(kind, message, int(line) if line else None)
+    if returncode < 0:
+        return Complaint("later", f"iptables-restore was killed by signal {-returncode}")
+    return Complaint("later", f"iptables-restore ended with status {returncode}: {message}")
+
+
+def _spoken(stderr: str) -> str:
+    """Keep the words that say what is wrong, in one line."""
+    lines = [_PROGRAM.sub("", line.strip()) for line in stderr.splitlines()]
+    return "; ".join(line for line in lines if not _NOISE.match(line))

@@ -1,0 +1,134 @@
+"""Desired minus actual → at most two transactions for one table.
+
+Owns which chains are written, how our lines get to their place in kernel chains, and that removals
+come apart. Refuses to touch, move or count on any foreign line.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+
+from hopwall_dataplane.iptables.table import (
+    Chain,
+    Jump,
+    KernelLine,
+    TableName,
+    TableState,
+    chain_hashes,
+    check_jump,
+    is_ours,
+    jump_hash,
+    with_hash,
+)
+from hopwall_dataplane.iptables.transaction import ChainWrite, KernelEdit, Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`now` makes and repoints; `later` removes what nothing refers to any more.
+
+    `later` holds until desired changes: keep its `chains` as dirty names and plan again, rather than
+    keeping it. Apply it apart from `now` by 20 ms or more (the driver's `settled_in_s`).
+    """
+
+    now: Transaction | None = None
+    later: Transaction | None = None
+
+
+def plan_table(
+    table: TableName,
+    desired_chains: Mapping[str, Chain],
+    desired_jumps: Sequence[Jump],
+    actual: TableState,
+    *,
+    dirty: Set[str] | None = None,
+) -> Plan:
+    """Find the transactions that turn actual into desired.
+
+    With `dirty` only chains of these names are compared, kernel chains included.
+
+    Errors: ValueError for a chain or jump that cannot be ours.
+    Cost:   O(text of the compared chains); without `dirty`, of all.
+    """
+    writes, removals = [], []
+    for name in _ours_to_compare(desired_chains, actual, dirty):
+        bodies, have = desired_chains.get(name), actual.chains.get(name)
+        if bodies is None:
+            if have is not None:
+                removals.append(name)
+        elif have is None or have != chain_hashes(name, bodies):
+            writes.append(ChainWrite(name, bodies, new=have is None))
+    edits = []
+    for builtin in _builtins_to_compare(desired_jumps, actual, dirty):
+        jumps = [jump for jump in desired_jumps if jump.builtin == builtin]
+        edit = _plan_kernel_chain(builtin, jumps, actual.kernel.get(builtin, ()))
+        if edit is not None:
+            edits.append(edit)
+    now = Transaction(table, tuple(writes), tuple(edits)) if writes or edits else None
+    later = Transaction(table, removals=tuple(removals)) if removals else None
+    return Plan(now, later)
+
+
+def _ours_to_compare(
+    desired: Mapping[str, Chain], actual: TableState, dirty: Set[str] | None
+) -> list[str]:
+    if dirty is None:
+        return sorted(desired.keys() | actual.chains.keys())
+    return sorted(name for name in dirty if is_ours(name))
+
+
+def _builtins_to_compare(
+    jumps: Sequence[Jump], actual: TableState, dirty: Set[str] | None
+) -> list[str]:
+    if dirty is None:
+        return sorted({jump.builtin for jump in jumps} | actual.kernel.keys())
+    return sorted(name for name in dirty if not is_ours(name))
+
+
+def _plan_kernel_chain(
+    builtin: str, jumps: Sequence[Jump], have: tuple[KernelLine, ...]
+) -> KernelEdit | None:
+    """Put our lines of one kernel chain in their place, moving none that is right.
+
+    Lines are deleted by their exact text, never by number: a foreign line may have come in between
+    since we read. A group (`first`, `last`) that is not right is taken out and put in whole, within
+    one transaction, so no packet sees a gap.
+    """
+    firsts = _wanted(jumps, "first")
+    lasts = _wanted(jumps, "last")
+    known = firsts.keys() | lasts.keys()
+    commands, rest = _take_out(builtin, have, {line.hash for line in have} - known)
+    if not _stands(tuple(firsts), rest):
+        deleted, rest = _take_out(builtin, rest, firsts.keys())
+        # In reverse and each at 1, as some versions misnumber lines within a transaction.
+        inserted = [f"-I {builtin} 1 {line.text}" for line in reversed(firsts.values())]
+        commands += [*deleted, *inserted]
+        rest = (*firsts.values(), *rest)
+    if not _stands(tuple(reversed(lasts)), rest[::-1]):
+        deleted, rest = _take_out(builtin, rest, lasts.keys())
+        commands += [*deleted, *(f"-A {builtin} {line.text}" for line in lasts.values())]
+        rest = (*rest, *lasts.values())
+    return KernelEdit(builtin, tuple(commands), rest) if commands else None
+
+
+def _wanted(jumps: Iterable[Jump], where: str) -> dict[str, KernelLine]:
+    lines = {}
+    for jump in jumps:
+        check_jump(jump)
+        if jump.where == where:
+            line_hash = jump_hash(jump)
+            lines[line_hash] = KernelLine(line_hash, with_hash(jump.body, line_hash))
+    return lines
+
+
+def _take_out(
+    builtin: str, lines: tuple[KernelLine, ...], hashes: Set[str | None]
+) -> tuple[list[str], tuple[KernelLine, ...]]:
+    ours = [line for line in lines if line.hash is not None and line.hash in hashes]
+    rest = tuple(line for line in lines if line.hash is None or line.hash not in hashes)
+    return [f"-D {builtin} {line.text}" for line in ours], rest
+
+
+def _stands(hashes: tuple[str, ...], lines: tuple[KernelLine, ...]) -> bool:
+    """Tell whether the lines begin with exactly these of ours, and hold no further copy of them."""
+    head = tuple(line.hash for line in lines[: len(hashes)])
+    return head == hashes and all(line.hash not in hashes for line in lines[len(hashes) :])

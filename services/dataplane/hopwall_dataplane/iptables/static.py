@@ -1,0 +1,157 @@
+"""The chains that do not depend on policy: where packets enter, and what becomes of strangers.
+
+The path of a new packet from a workload to a workload of the same host:
+
+    raw     PREROUTING  → hw-PREROUTING → hw-antispoof      (source, interface) must be in hw?-from
+    mangle  FORWARD     → hw-FORWARD → hw-mark              addresses → classes, in the mark
+    filter  FORWARD     → hw-FORWARD → hw-forward           established: accepted here
+                          → hw-from (tree) → egress chain of the source's class → policies
+                          → hw-egress-ok → hw-to (tree) → ingress chain of the destination's class
+
+Closed by construction: every tree and every class chain ends in a drop, an allow needs a rule that says so,
+and a workload interface nobody declared has no element in hw?-from.
+
+Pure. Source: iptables(8), iptables-extensions(8) (SET --map-mark: mangle only), RFC 4861 (neighbour
+discovery), RFC 4890 (what ICMPv6 must pass).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from hopwall_dataplane.iptables.table import Jump, TableName
+from hopwall_dataplane.marks import MarkLayout
+from hopwall_dataplane.outcome import Family
+
+FORWARD = "hw-FORWARD"
+INPUT = "hw-INPUT"
+PREROUTING = "hw-PREROUTING"
+FROM_TREE = "hw-from"
+TO_TREE = "hw-to"
+EGRESS_OK = "hw-egress-ok"
+_DROP = "-j DROP"
+
+#: Router and neighbour solicitation, neighbour advertisement: what a workload needs to find its next hop.
+_ND_TYPES = (133, 135, 136)
+
+
+@dataclass(frozen=True, slots=True)
+class RenderSettings:
+    """What rendering depends on besides the desired state."""
+
+    marks: MarkLayout
+    prefixes: tuple[str, ...]
+    workload_to_host: Literal["drop", "accept"] = "drop"
+
+
+def from_set(family: Family) -> str:
+    """Name the set of (source, interface) that are genuine, mapped to the source's class."""
+    return f"hw{family[1]}-from"
+
+
+def to_set(family: Family) -> str:
+    """Name the set of local workload addresses, mapped to the destination's class."""
+    return f"hw{family[1]}-to"
+
+
+JUMPS: Mapping[TableName, tuple[Jump, ...]] = {
+    "raw": (Jump("PREROUTING", PREROUTING),),
+    "mangle": (Jump("FORWARD", FORWARD), Jump("INPUT", INPUT)),
+    "filter": (Jump("FORWARD", FORWARD), Jump("INPUT", INPUT)),
+}
+
+#: The order in which tables are first set up: the one that drops strangers comes first.
+TABLES: tuple[TableName, ...] = ("filter", "mangle", "raw")
+
+
+def static_chains(
+    family: Family, settings: RenderSettings
+) -> dict[TableName, dict[str, tuple[str, ...]]]:
+    """Return the chains of each table that no policy changes."""
+    return {
+        "raw": _raw(family, settings),
+        "mangle": _mangle(family, settings),
+        "filter": _filter(family, settings),
+    }
+
+
+def _per_prefix(settings: RenderSettings, side: str, action: str) -> tuple[str, ...]:
+    return tuple(f"{side} {prefix}+ {action}" for prefix in settings.prefixes)
+
+
+def _raw(family: Family, settings: RenderSettings) -> dict[str, tuple[str, ...]]:
+    exempt: Sequence[str] = ()
+    if family is Family.V6:
+        # Link-local sources speak neighbour discovery to the host; nothing else of theirs is genuine.
+        # The unspecified address is the source of duplicate address detection (RFC 4862, 5.4.2).
+        exempt = (
+            *(f"-s fe80::/10 {_icmpv6(number)} -j RETURN" for number in _ND_TYPES),
+            f"-s ::/128 {_icmpv6(135)} -j RETURN",
+        )
+    return {
+        PREROUTING: _per_prefix(settings, "-i", "-g hw-antispoof"),
+        "hw-antispoof": (
+            *exempt,
+            f"-m set --match-set {from_set(family)} src,src -j RETURN",
+            _DROP,
+        ),
+    }
+
+
+def _mangle(family: Family, settings: RenderSettings) -> dict[str, tuple[str, ...]]:
+    marks = settings.marks
+    clear = f"-j MARK --set-xmark 0x0/{marks.mask:#x}"
+    source = f"-j SET --map-set {from_set(family)} src,src --map-mark"
+    known = "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN"
+    return {
+        FORWARD: (
+            *_per_prefix(settings, "-i", "-g hw-mark"),
+            *_per_prefix(settings, "-o", "-g hw-mark"),
+        ),
+        "hw-mark": (
+            known,
+            clear,
+            source,
+            f"-j SET --map-set {to_set(family)} dst --map-mark",
+        ),
+        INPUT: _per_prefix(settings, "-i", "-g hw-mark-to-host"),
+        "hw-mark-to-host": (
+            known,
+            clear,
+            source,
+            f"-j MARK --set-xmark {marks.to_host:#x}/{marks.to_host:#x}",
+        ),
+    }
+
+
+def _filter(family: Family, settings: RenderSettings) -> dict[str, tuple[str, ...]]:
+    marks = settings.marks
+    known = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+    invalid = "-m conntrack --ctstate INVALID -j DROP"
+    discovery = (
+        tuple(f"{_icmpv6(number)} -j ACCEPT" for number in _ND_TYPES) if family is Family.V6 else ()
+    )
+    return {
+        FORWARD: (
+            *_per_prefix(settings, "-i", "-g hw-forward"),
+            *_per_prefix(settings, "-o", "-g hw-forward"),
+        ),
+        "hw-forward": (
+            known,
+            invalid,
+            *_per_prefix(settings, "-i", f"-g {FROM_TREE}"),
+            f"-g {TO_TREE}",
+        ),
+        INPUT: _per_prefix(settings, "-i", "-g hw-input"),
+        "hw-input": (*discovery, known, invalid, f"-g {FROM_TREE}"),
+        EGRESS_OK: (
+            f"-m mark --mark {marks.to_host:#x}/{marks.to_host:#x} -g hw-to-host",
+            *_per_prefix(settings, "-o", f"-g {TO_TREE}"),
+            "-j ACCEPT",
+        ),
+        "hw-to-host": ("-j ACCEPT" if settings.workload_to_host == "accept" else _DROP,),
+    }
+
+
+def _icmpv6(number: int) -> str:
+    return f"-p ipv6-icmp -m icmp6 --icmpv6-type {number}"

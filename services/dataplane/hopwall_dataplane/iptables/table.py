@@ -1,0 +1,140 @@
+"""What a table holds of ours: desired chains and jumps, actual state, and how a line is recognised.
+
+Owns the identity of a line. Every line of ours ends in the comment `hw:<16 characters>`. Inside our
+chains the hash runs over the chain's name, the hash of the line above and the line itself, so a line's
+hash answers for all lines above it; a process with no memory reads it back and knows what stands.
+
+Refuses to understand rule text: what a line matches is the renderer's business. Next: plan.py.
+"""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+TableName = Literal["raw", "mangle", "filter", "nat"]
+Place = Literal["first", "last"]
+
+#: Owner: a chain whose name starts so is ours, whatever is in it.
+CHAIN_PREFIX = "hw-"
+#: Source: XT_EXTENSION_MAXNAMELEN 29 in linux/netfilter/x_tables.h, less the final zero.
+MAX_CHAIN_NAME = 28
+#: Source: iptables-restore reads lines into a buffer of 10,240 bytes; room is kept for our comment.
+MAX_BODY_BYTES = 8192
+HASH_LENGTH = 16
+
+Chain = tuple[str, ...]
+Hashes = tuple[str | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Jump:
+    """Our line in a kernel chain: `first` stands before all foreign lines, `last` after them."""
+
+    builtin: str
+    target: str
+    match: str = ""
+    where: Place = "first"
+
+    @property
+    def body(self) -> str:
+        """Spell the line as a rule body."""
+        return f"{self.match} -j {self.target}".strip()
+
+
+@dataclass(frozen=True, slots=True)
+class KernelLine:
+    """One line of a kernel chain. A foreign one is only a place-holder: `hash` is None, `text` empty.
+
+    `text` is what follows `-A <chain> `, so that exactly this line can be deleted again.
+    """
+
+    hash: str | None
+    text: str = ""
+
+
+FOREIGN = KernelLine(None)
+
+
+@dataclass(slots=True)
+class TableState:
+    """What was last read from, or written to, one table of the kernel.
+
+    Shape:  `chains`: our chain → the hash of each line, None for a line that is not ours.
+            `kernel`: kernel chain → its lines in order.
+            `notes`: what the tool said besides, for people.
+    Owner:  the agent's task alone; `transaction.record` is the only function that changes it.
+    """
+
+    chains: dict[str, Hashes] = field(default_factory=dict)
+    kernel: dict[str, tuple[KernelLine, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def is_ours(chain: str) -> bool:
+    """Tell whether a chain is ours by its name."""
+    return chain.startswith(CHAIN_PREFIX)
+
+
+def chain_hashes(name: str, bodies: Sequence[str]) -> tuple[str, ...]:
+    """Hash each line of a chain over its name and all lines so far.
+
+    Cost:   O(text), about 1 µs a line.
+    """
+    running = hashlib.sha256(name.encode())
+    hashes = []
+    for body in bodies:
+        running.update(b"\n" + body.encode())
+        hashes.append(_short(running.digest()))
+    return tuple(hashes)
+
+
+def jump_hash(jump: Jump) -> str:
+    """Hash a line of ours in a kernel chain; it stands alone, as its neighbours may be foreign."""
+    seed = "\n".join(("jump", jump.builtin, jump.where, jump.body))
+    return _short(hashlib.sha256(seed.encode()).digest())
+
+
+def with_hash(body: str, line_hash: str) -> str:
+    """Append our comment to a body; last, so that a packet meets it only when all else matched."""
+    return f'{body} -m comment --comment "hw:{line_hash}"'.lstrip()
+
+
+def check_chain(name: str, bodies: Sequence[str]) -> None:
+    """Refuse a chain that could not be told to be ours, or whose text could reach beyond its lines.
+
+    Errors: ValueError with one sentence that names the chain.
+    """
+    if not is_ours(name) or len(name) > MAX_CHAIN_NAME or not _is_plain(name):
+        raise ValueError(
+            f"chain name {name!r} must start with {CHAIN_PREFIX!r} and be at most "
+            f"{MAX_CHAIN_NAME} printable characters without spaces"
+        )
+    for body in bodies:
+        _check_body(name, body)
+
+
+def check_jump(jump: Jump) -> None:
+    """Refuse a jump from a chain of ours, or one whose text could reach beyond its line.
+
+    Errors: ValueError with one sentence that names the kernel chain.
+    """
+    if is_ours(jump.builtin) or not _is_plain(jump.builtin):
+        raise ValueError(f"jump from {jump.builtin!r}: only a kernel chain can hold a jump")
+    _check_body(jump.builtin, jump.body)
+
+
+def _check_body(name: str, body: str) -> None:
+    if not body.isprintable():
+        raise ValueError(f"a line of chain {name} has a character that cannot be printed: {body!r}")
+    if len(body.encode()) > MAX_BODY_BYTES:
+        raise ValueError(f"a line of chain {name} is longer than {MAX_BODY_BYTES} bytes")
+
+
+def _is_plain(name: str) -> bool:
+    return name.isprintable() and " " not in name and name != ""
+
+
+def _short(digest: bytes) -> str:
+    return base64.urlsafe_b64encode(digest[:12]).decode()[:HASH_LENGTH]

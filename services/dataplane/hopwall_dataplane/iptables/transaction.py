@@ -1,0 +1,168 @@
+"""One transaction: a value that prints exactly the text fed to `iptables-restore --noflush`.
+
+Owns the text, which chain each of its lines belongs to, and what the table holds afterwards. One
+table per transaction, as two tables in one input are not atomic. Refuses to decide what changes
+(plan.py) and to run anything (driver.py).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from hopwall_dataplane.iptables.table import (
+    Chain,
+    KernelLine,
+    TableName,
+    TableState,
+    chain_hashes,
+    check_chain,
+    with_hash,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ChainWrite:
+    """A chain of ours as a whole: declared, which empties it, then filled. `new` if it was absent."""
+
+    name: str
+    bodies: Chain
+    new: bool
+
+    def __post_init__(self) -> None:
+        check_chain(self.name, self.bodies)
+
+
+@dataclass(frozen=True, slots=True)
+class KernelEdit:
+    """Our lines in one kernel chain put right: the commands, and the chain's lines after them."""
+
+    builtin: str
+    commands: tuple[str, ...]
+    after: tuple[KernelLine, ...]
+
+
+@dataclass(frozen=True)
+class Transaction:
+    """All changes to one table that become true together or not at all.
+
+    Shape:  printed as declarations, fillings, edits of kernel chains, removals; each by name.
+    """
+
+    table: TableName
+    writes: tuple[ChainWrite, ...] = ()
+    edits: tuple[KernelEdit, ...] = ()
+    removals: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """Print what is fed to the tool, the final COMMIT line included."""
+        return "\n".join((*self._rendered[0], ""))
+
+    @property
+    def n_lines(self) -> int:
+        """Count the lines of the text."""
+        return len(self._rendered[0])
+
+    @property
+    def chains(self) -> frozenset[str]:
+        """Name every chain this transaction touches, kernel chains included."""
+        return frozenset(owner for owner in self._rendered[1] if owner is not None)
+
+    @property
+    def new_chains(self) -> frozenset[str]:
+        """Name the chains that did not stand before."""
+        return frozenset(write.name for write in self.writes if write.new)
+
+    @property
+    def frees(self) -> bool:
+        """Tell whether the kernel frees lines: the next transaction may then wait 8-24 ms for RCU."""
+        return bool(
+            self.removals
+            or any(not write.new for write in self.writes)
+            or any(command.startswith("-D") for edit in self.edits for command in edit.commands)
+        )
+
+    def line(self, n: int) -> str | None:
+        """Give line `n` of the text, counted from 1; None outside of it."""
+        return self._rendered[0][n - 1] if 0 < n <= self.n_lines else None
+
+    def chain_at_line(self, n: int) -> str | None:
+        """Name the chain that line `n`, counted from 1, is about; None for *table, COMMIT and outside."""
+        return self._rendered[1][n - 1] if 0 < n <= self.n_lines else None
+
+    def subset(self, chains: Iterable[str]) -> "Transaction":
+        """Keep only what is about these chains, kernel chains included."""
+        kept = frozenset(chains)
+        return Transaction(
+            self.table,
+            tuple(write for write in self.writes if write.name in kept),
+            tuple(edit for edit in self.edits if edit.builtin in kept),
+            tuple(name for name in self.removals if name in kept),
+        )
+
+    def with_bodies(self, bodies: Mapping[str, Chain]) -> "Transaction":
+        """Replace the bodies of some of the written chains."""
+        writes = tuple(
+            replace(write, bodies=bodies[write.name]) if write.name in bodies else write
+            for write in self.writes
+        )
+        return Transaction(self.table, writes, self.edits, self.removals)
+
+    @cached_property
+    def _rendered(self) -> tuple[tuple[str, ...], tuple[str | None, ...]]:
+        lines = [f"*{self.table}"]
+        owners: list[str | None] = [None]
+
+        def add(owner: str, line: str) -> None:
+            owners.append(owner)
+            lines.append(line)
+
+        for name in (*(write.name for write in self.writes), *self.removals):
+            add(name, f":{name} - [0:0]")
+        for write in self.writes:
+            hashes = chain_hashes(write.name, write.bodies)
+            for body, line_hash in zip(write.bodies, hashes, strict=True):
+                add(write.name, f"-A {write.name} {with_hash(body, line_hash)}")
+        for edit in self.edits:
+            for command in edit.commands:
+                add(edit.builtin, command)
+        for name in self.removals:
+            add(name, f"-X {name}")
+        lines.append("COMMIT")
+        owners.append(None)
+        return tuple(lines), tuple(owners)
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The kernel holds all of it, save the chains in `refused`, which are closed instead.
+
+    Shape:  chain → the tool's reason. Always empty where no quarantine was asked for.
+    """
+
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The kernel holds nothing of it; `chain` is to blame, or nobody could be named.
+
+    `line` counts from 1 in the transaction's text.
+    """
+
+    chain: str | None
+    message: str
+    line: int | None
+
+
+def record(actual: TableState, tx: Transaction) -> None:
+    """Write into actual what an applied transaction made of it.
+
+    Cost:   O(transaction).
+    """
+    for write in tx.writes:
+        actual.chains[write.name] = chain_hashes(write.name, write.bodies)
+    for edit in tx.edits:
+        actual.kernel[edit.builtin] = edit.after
+    for name in tx.removals:
+        actual.chains.pop(name, None)

@@ -1,0 +1,117 @@
+"""The only code that touches the kernel's routes.
+
+It refuses to touch a route that does not carry our protocol number. Synchronous: a call takes
+microseconds per op.
+"""
+
+import socket
+from collections.abc import Sequence
+
+from hopwall_dataplane.netlink.socket import NETLINK_ROUTE, NetlinkSocket
+from hopwall_dataplane.outcome import Done, Family, Outcome, Refused, Retry
+from hopwall_dataplane.routes.codec import (
+    delete_message,
+    dump_message,
+    outcome_of,
+    parse_route,
+    replace_message,
+)
+from hopwall_dataplane.routes.route import DeleteRoute, Route, RouteKey, RouteOp
+
+_DONE = Done()
+
+
+class RouteDriver:
+    """Reads and writes our routes of both families.
+
+    Owner: the one task that owns the dataplane.
+    """
+
+    def __init__(self) -> None:
+        """Open the socket in the current network namespace."""
+        self._socket = NetlinkSocket(NETLINK_ROUTE)
+
+    def close(self) -> None:
+        """Close the socket; the routes stay."""
+        self._socket.close()
+
+    def read(self) -> dict[RouteKey, Route]:
+        """Return the routes that are ours.
+
+        Errors: `OSError` when the kernel does not give a consistent table.
+        Cost:   the kernel walks all routes of the host but copies only ours.
+        """
+        routes: dict[RouteKey, Route] = {}
+        names = _Names()
+        for family in Family:
+            for _, body in self._socket.dump(dump_message(family)):
+                found = parse_route(body, names.name_of)
+                if found is not None:
+                    routes[found[0]] = found[1]
+        return routes
+
+    def apply(self, ops: Sequence[RouteOp]) -> list[Outcome]:
+        """Carry out ops in order and return what became of each.
+
+        Shape:  one outcome per op, at the same index.
+        Errors: never; after any `Retry` our picture is in doubt and `read` is due.
+        Cost:   about 3 µs an op (floors: 10,000 in 27 ms).
+        """
+        outcomes: list[Outcome] = [_DONE] * len(ops)
+        messages: list[bytes] = []
+        positions: list[int] = []
+        names = _Names()
+        for i, op in enumerate(ops):
+            packed = _pack(op, names)
+            if isinstance(packed, bytes):
+                messages.append(packed)
+                positions.append(i)
+            else:
+                outcomes[i] = packed
+        for i, failure in self._socket.send(messages).items():
+            outcomes[positions[i]] = outcome_of(ops[positions[i]], failure)
+        return outcomes
+
+
+def _pack(op: RouteOp, names: "_Names") -> bytes | Outcome:
+    """Build the message of an op, or say at once why there is none."""
+    try:
+        if isinstance(op, DeleteRoute):
+            return delete_message(op.key)
+        if op.route.kind == "other":
+            return Refused(f"route {op.route} is of a kind that is only read, never written")
+        interface = "lo" if op.route.kind == "local" else op.route.interface
+        if not interface:
+            return replace_message(op, 0)
+        index = names.index_of(interface)
+        if index == 0:
+            return Retry(f"route {op.route} waits for its interface {interface} to appear")
+        return replace_message(op, index)
+    except (OSError, ValueError) as error:
+        return Refused(f"route {op} cannot be written: {error}")
+
+
+class _Names:
+    """Interface names and indices, looked up once per call: they may change between calls."""
+
+    def __init__(self) -> None:
+        self._indices: dict[str, int] = {}
+        self._names: dict[int, str] = {}
+
+    def index_of(self, name: str) -> int:
+        """Return the interface's index, 0 when there is none of that name."""
+        if name not in self._indices:
+            try:
+                self._indices[name] = socket.if_nametoindex(name)
+            except OSError:
+                self._indices[name] = 0
+        return self._indices[name]
+
+    def name_of(self, index: int) -> str:
+        """Return the interface's name, "" when there is none of that index."""
+        if index not in self._names:
+            try:
+                self._names[index] = socket.if_indextoname(index)
+            except OSError:
+                self._names[index] = ""
+        return self._names[index]

@@ -1,0 +1,54 @@
+"""Pending routes → the fewest kernel ops, and outcomes → what we now know.
+
+Pure. It refuses to decide *whether* a route may stand (its chains first): the agent gates that.
+"""
+
+from hopwall_dataplane.delta import ABSENT, Delta
+from hopwall_dataplane.outcome import Done, Outcome, Refused
+from hopwall_dataplane.routes.route import DeleteRoute, ReplaceRoute, Route, RouteKey, RouteOp
+
+#: A gateway must be reachable before the routes through it.
+_RANK = {"local": 0, "link": 1, "via": 2, "other": 3}
+
+
+def plan_additions(pending: Delta[RouteKey, Route]) -> list[RouteOp]:
+    """Turn pending routes into replacements.
+
+    A changed next hop is one replace, never delete-then-add, so no packet sees a gap.
+
+    Shape:  local, link, via; in each the shortest prefix first, then by key.
+    Errors: never.
+    Cost:   O(p log p) in pending routes; 0 when nothing is pending.
+    Owner:  a place that shows no route of ours is only taken if it is empty (`ReplaceRoute.old`).
+    """
+    actual = pending.actual
+    sets = pending.pending_sets()
+    sets.sort(key=lambda item: (_RANK[item[1].kind], _prefix_length(item[0])))
+    return [ReplaceRoute(route, actual.get(key)) for key, route in sets]
+
+
+def plan_removals(pending: Delta[RouteKey, Route]) -> list[RouteOp]:
+    """Turn unwanted routes into deletions.
+
+    Shape:  longest prefix first, then by key.
+    Errors: never.
+    Cost:   O(p log p) in pending removals; 0 when nothing is pending.
+    Owner:  only routes that carry our protocol number can appear here.
+    """
+    keys = [key for key, _ in pending.pending_removals()]
+    keys.sort(key=_prefix_length, reverse=True)
+    return [DeleteRoute(key) for key in keys]
+
+
+def record(pending: Delta[RouteKey, Route], op: RouteOp, outcome: Outcome) -> None:
+    """Note in the delta what became of an op; a retry changes nothing and calls for a re-read."""
+    key = op.key if isinstance(op, DeleteRoute) else op.route.key
+    if isinstance(outcome, Refused):
+        pending.park(key)
+    elif isinstance(outcome, Done):
+        pending.mark_actual(key, ABSENT if isinstance(op, DeleteRoute) else op.route)
+
+
+def _prefix_length(key: RouteKey) -> int:
+    """Return the prefix length of a key's destination."""
+    return int(key.cidr.rpartition("/")[2])

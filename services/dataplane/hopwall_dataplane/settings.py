@@ -1,0 +1,57 @@
+"""What the dataplane service can be told."""
+
+import socket
+
+import msgspec
+
+from hopwall_model.names import valid_ifname
+from hopwall_runtime.config import CommonSettings, ConfigError
+
+
+class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
+    """Settings of one host's agent; see `docs/guides/configuration.md`."""
+
+    #: This host's name, as in the resources' `spec.node`; "" takes the machine's.
+    host: str = ""
+    #: Interfaces whose name starts with one of these belong to workloads; unknown ones are closed.
+    interface_prefixes: tuple[str, ...] = ("tap", "cali")
+    backend: str = "auto"
+    mark_mask: str = "0xffffff00"
+    ipv6: bool = True
+    #: What becomes of a workload's traffic to its own host after its egress policy: drop or accept.
+    workload_to_host: str = "drop"
+    #: The next hop that workloads may use whatever their subnet; the host answers ARP for it.
+    link_local_gateway: str = "169.254.1.1"
+    state_dir: str = "/var/lib/hopwall"
+    #: Seconds between complete re-readings of the kernel.
+    refresh_s: float = 90.0
+    heartbeat_s: float = 5.0
+
+    @property
+    def host_name(self) -> str:
+        """The name this agent answers for."""
+        return self.host or socket.gethostname()
+
+    def check(self) -> None:
+        """Refuse what types cannot: one sentence per fault.
+
+        Errors: ConfigError.
+        """
+        if not self.interface_prefixes:
+            raise ConfigError(
+                "interface_prefixes is empty: no workload could be told from the host."
+            )
+        for prefix in self.interface_prefixes:
+            if not valid_ifname(prefix) or len(prefix) > 14:
+                raise ConfigError(f"interface_prefixes: {prefix!r} cannot begin an interface name.")
+        if self.backend not in ("auto", "nft", "legacy"):
+            raise ConfigError(f"backend is {self.backend!r}; it must be auto, nft or legacy.")
+        if self.workload_to_host not in ("drop", "accept"):
+            raise ConfigError(
+                f"workload_to_host is {self.workload_to_host!r}; it must be drop or accept."
+            )
+
+
+def defaults() -> DataplaneSettings:
+    """Return the settings of a host that was told nothing."""
+    return msgspec.convert({}, DataplaneSettings)

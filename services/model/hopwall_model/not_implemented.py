@@ -1,0 +1,70 @@
+"""Fields that are valid in Calico and not carried out here: each is refused by name, never ignored.
+
+Whoever implements a field removes its row. A field is refused when it has another value than its default.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+from msgspec import NODEFAULT, Struct
+from msgspec.structs import FieldInfo, fields
+
+from hopwall_model.problems import Code, Findings, step
+from hopwall_model.resources import (
+    EntityRule,
+    GlobalNetworkPolicySpec,
+    IpPoolSpec,
+    NetworkPolicySpec,
+    NodeBgp,
+    NodeSpec,
+    Rule,
+    WorkloadEndpointSpec,
+)
+
+_REMOVE = "is not implemented by this release; remove the field."
+_ENCAPSULATION = "is not supported: traffic is routed without encapsulation; use Never."
+_TUNNEL = "is not supported: traffic is routed without encapsulation; remove the field."
+_HOST_ENDPOINT = "is only for host endpoints, which this release does not have; remove it."
+_ACCOUNTS = "is not supported: there are no service accounts here; select by labels."
+
+NOT_IMPLEMENTED: dict[tuple[type[Struct], str], str] = {
+    (WorkloadEndpointSpec, "ip_nats"): _REMOVE,
+    (WorkloadEndpointSpec, "qos_controls"): _REMOVE,
+    (Rule, "http"): "is not supported: rules end at ports; remove it, or match ports instead.",
+    (EntityRule, "services"): "is not supported: there are no services here; use nets and ports.",
+    (EntityRule, "service_accounts"): _ACCOUNTS,
+    (NetworkPolicySpec, "service_account_selector"): _ACCOUNTS,
+    (GlobalNetworkPolicySpec, "do_not_track"): _HOST_ENDPOINT,
+    (GlobalNetworkPolicySpec, "pre_dnat"): _HOST_ENDPOINT,
+    (GlobalNetworkPolicySpec, "apply_on_forward"): _HOST_ENDPOINT,
+    (IpPoolSpec, "ipip_mode"): _ENCAPSULATION,
+    (IpPoolSpec, "vxlan_mode"): _ENCAPSULATION,
+    (IpPoolSpec, "nat_outgoing"): "is not implemented by this release; set it to false.",
+    (NodeBgp, "ipv4_ipip_tunnel_addr"): _TUNNEL,
+    (NodeSpec, "ipv4_vxlan_tunnel_addr"): _TUNNEL,
+    (NodeSpec, "ipv6_vxlan_tunnel_addr"): _TUNNEL,
+    (NodeSpec, "vxlan_tunnel_mac_addr"): _TUNNEL,
+    (NodeSpec, "vxlan_tunnel_mac_addr_v6"): _TUNNEL,
+    (NodeSpec, "wireguard"): _TUNNEL,
+}
+
+
+def _default_of(info: FieldInfo) -> Any:
+    return info.default if info.default is not NODEFAULT else info.default_factory()
+
+
+@lru_cache(maxsize=64)
+def _rows(type_: type[Struct]) -> tuple[tuple[str, str, Any, str], ...]:
+    return tuple(
+        (info.name, info.encode_name, _default_of(info), reason)
+        for info in fields(type_)
+        for base in type_.__mro__
+        if (reason := NOT_IMPLEMENTED.get((base, info.name), ""))
+    )
+
+
+def refuse_unimplemented(found: Findings, pointer: str, part: Struct) -> None:
+    """Note a problem for every field of this part that is set and not implemented."""
+    for name, wire_name, default, reason in _rows(type(part)):
+        if getattr(part, name) != default:
+            found.add(step(pointer, wire_name), f"{wire_name} {reason}", Code.NOT_IMPLEMENTED)

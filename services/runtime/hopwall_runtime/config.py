@@ -1,0 +1,82 @@
+"""Settings from flags and environment, checked against a msgspec struct.
+
+`--nats-url` beats `HOPWALL_NATS_URL` beats the default. Secrets are given as paths of files, so no secret
+stands in argv or in the environment. A value that does not fit is one clear sentence and exit code 2.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn, TypeVar, get_args, get_origin
+
+import msgspec
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What every service understands."""
+
+    nats_url: tuple[str, ...] = ("nats://127.0.0.1:4222",)
+    #: Files, so that no secret is in argv: an NKEY seed and a CA certificate for TLS.
+    nats_nkey_file: str = ""
+    nats_ca_file: str = ""
+    #: Prefix of reply subjects; a host's credential allows only its own.
+    nats_inbox_prefix: str = "_INBOX"
+    log_level: str = "info"
+    log_format: str = "text"
+    #: host:port of /livez, /readyz and /metrics; "" for none.
+    health_listen: str = ""
+
+
+class ConfigError(ValueError):
+    """A setting is wrong; the text is one sentence for the operator."""
+
+
+def load(type_: type[S], *, argv: Sequence[str], environ: Mapping[str, str], program: str) -> S:
+    """Return settings from flags, then environment, then defaults.
+
+    Shape:  a tuple field takes a comma-separated list; a bool takes true/false/1/0 or stands bare as a flag.
+    Errors: ConfigError names the setting. An unknown flag ends the process with usage (argparse).
+    """
+    parser = argparse.ArgumentParser(prog=program, allow_abbrev=False)
+    fields = msgspec.structs.fields(type_)
+    for field in fields:
+        flag = "--" + field.name.replace("_", "-")
+        bare: dict[str, Any] = {"nargs": "?", "const": "true"} if field.type is bool else {}
+        shown = "required" if field.required else f"default {field.default!r}"
+        parser.add_argument(
+            flag, dest=field.name, help=f"env HOPWALL_{field.name.upper()}; {shown}", **bare
+        )
+    given = vars(parser.parse_args(list(argv)))
+    raw: dict[str, Any] = {}
+    for field in fields:
+        text = given[field.name]
+        if text is None:
+            text = environ.get(f"HOPWALL_{field.name.upper()}")
+        if text is not None:
+            raw[field.name] = _split(field.type, text)
+    try:
+        return msgspec.convert(raw, type_, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{program}: a setting is wrong: {error}.") from error
+
+
+def _split(type_: Any, text: str) -> Any:
+    if get_origin(type_) is tuple and get_args(type_):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    return text
+
+
+def load_or_exit(type_: type[S], program: str) -> S:
+    """Return the settings of this process, or say what is wrong and exit with 2."""
+    try:
+        return load(type_, argv=sys.argv[1:], environ=os.environ, program=program)
+    except ConfigError as error:
+        _exit(str(error))
+
+
+def _exit(text: str) -> NoReturn:
+    sys.stderr.write(text + "\n")
+    raise SystemExit(2)

@@ -1,0 +1,49 @@
+"""From `main()` to exit code: logging, event loop, signals, one TaskGroup.
+
+Exit codes: 0 after SIGTERM or SIGINT; 1 after a fault (the traceback is logged); 2 for a wrong setting.
+Shutdown cancels; a service leaves the kernel as it is.
+"""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+
+import uvloop
+
+from hopwall_runtime import logs
+from hopwall_runtime.config import CommonSettings
+
+log = logging.getLogger(__name__)
+
+
+def run(service: Callable[[], Awaitable[None]], settings: CommonSettings) -> int:
+    """Run one service until it ends, fails or is told to stop; return the exit code."""
+    logs.configure(settings.log_level, "json" if settings.log_format == "json" else "text")
+    # loop_factory, not uvloop.install(): pyroute2 makes loops of its own and cannot live on uvloop.
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_supervise(service))
+
+
+async def _supervise(service: Callable[[], Awaitable[None]]) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    failed = False
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            work = tasks.create_task(_run(service, stop), name="service")
+            await stop.wait()
+            work.cancel()
+    except* Exception as group:
+        log.error("the service failed", exc_info=group)
+        failed = True
+    return 1 if failed else 0
+
+
+async def _run(service: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
+    try:
+        await service()
+    finally:
+        stop.set()

@@ -1,0 +1,25 @@
+"""Fixtures shared by all tests."""
+
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from hopwall_cli.nats_server import NatsServer
+
+
+def free_port() -> int:
+    """Return a TCP port of loopback that nothing uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+async def nats_server(tmp_path: Path) -> AsyncIterator[NatsServer]:
+    """Run a real nats-server on loopback for one test."""
+    server = NatsServer(listen=f"127.0.0.1:{free_port()}", folder=tmp_path / "nats")
+    await server.start()
+    yield server
+    await server.stop()
