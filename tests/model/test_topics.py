@@ -1,6 +1,7 @@
 """Subjects: one per name, whatever the name is."""
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,9 +15,7 @@ NAMES = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
 def _matches(pattern: str, subject: str) -> bool:
-    parts = [
-        {"*": "[^.]+", ">": ".+"}.get(part, re.escape(part)) for part in pattern.split(".")
-    ]
+    parts = [{"*": "[^.]+", ">": ".+"}.get(part, re.escape(part)) for part in pattern.split(".")]
     return re.fullmatch(r"\.".join(parts), subject) is not None
 
 
@@ -61,7 +60,7 @@ def test_the_empty_namespace_is_not_a_namespace() -> None:
 @pytest.mark.parametrize("name", ["h1", "host.example", "a b*>", "ü"])
 def test_subjects_fall_under_their_topics(name: str) -> None:
     """Every subject is matched by the pattern of its topic."""
-    pairs = [
+    pairs: list[tuple[topics.Topic[Any], str]] = [
         (topics.EVENT, topics.event_subject(Key("Node", "", name))),
         (topics.HOST_BATCH, topics.host_batch_subject(name)),
         (topics.SHARED, topics.shared_subject(Scope(f"set/{name}"))),

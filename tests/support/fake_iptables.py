@@ -5,7 +5,6 @@ tests/dataplane/iptables/test_contract.py holds it to the real tools; what that 
 this fake does not claim.
 """
 
-import copy
 import re
 from dataclasses import dataclass, field
 from typing import Literal
@@ -23,7 +22,21 @@ _KERNEL_CHAINS: dict[str, tuple[str, ...]] = {
     "nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"),
 }
 _TARGETS = frozenset(
-    "ACCEPT DROP RETURN REJECT LOG NFLOG MARK SET CT CONNMARK DNAT SNAT MASQUERADE".split()
+    [
+        "ACCEPT",
+        "DROP",
+        "RETURN",
+        "REJECT",
+        "LOG",
+        "NFLOG",
+        "MARK",
+        "SET",
+        "CT",
+        "CONNMARK",
+        "DNAT",
+        "SNAT",
+        "MASQUERADE",
+    ]
 )
 _JUMP = re.compile(r"(?:^| )-[jg] (\S+)")
 _SET = re.compile(r"--match-set (\S+)")
@@ -64,7 +77,8 @@ class FakeTables:
         """
         lines = text.splitlines()
         table = lines[0].removeprefix("*")
-        chains = copy.deepcopy(self.tables[table])
+        held = self.tables[table]
+        chains = {name: _Chain(chain.policy, [*chain.lines]) for name, chain in held.items()}
         for n, line in enumerate(lines[1:], start=2):
             if line == "COMMIT":
                 self._commit(chains, n)

@@ -27,9 +27,7 @@ class Problem(ClientError):
     def __init__(self, status: int, body: Json) -> None:
         self.status = status
         self.body = body
-        title = str(body.get("title") or f"the API answered {status}")
-        detail = str(body.get("detail") or "")
-        super().__init__(f"{title}: {detail}" if detail and detail != title else title)
+        super().__init__(str(body.get("detail") or body.get("title") or f"it answered {status}"))
 
     @property
     def errors(self) -> list[Json]:
@@ -95,11 +93,11 @@ class Client:
                 text = await answer.text()
                 status = answer.status
         except TimeoutError as error:
-            raise ClientError(f"{self.server} did not answer within {timeout_s:.0f} s.") from error
-        except (aiohttp.ClientError, aiohttp.InvalidURL, OSError, ValueError) as error:
             raise ClientError(
-                f"no API at {self.server} ({error}): is it running, and is --server right?"
+                f"The API at {self.server} did not answer within {timeout_s:.0f} s."
             ) from error
+        except (aiohttp.ClientError, aiohttp.InvalidURL, OSError, ValueError) as error:
+            raise ClientError(f"No API answers at {self.server}: {_why(error)}.") from error
         return _answer(self.server, status, text)
 
     async def apply(
@@ -109,10 +107,9 @@ class Client:
         wait: str = "",
         timeout_s: float = 30.0,
         dry_run: bool = False,
-        force: bool = False,
     ) -> Json:
         """Write all items or none, and wait as far as told."""
-        params = _write_params(wait=wait, timeout_s=timeout_s, dry_run=dry_run, force=force)
+        params = _write_params(wait=wait, timeout_s=timeout_s, dry_run=dry_run)
         return await self.request(
             "POST",
             "/v1/apply",
@@ -128,9 +125,7 @@ class Client:
         metadata = item["metadata"]
         path = path_of(kind, namespace=metadata.get("namespace", ""), name=metadata["name"])
         params = _write_params(wait=wait, timeout_s=timeout_s)
-        return await self.request(
-            "PUT", path, params=params, body=item, timeout_s=timeout_s + 30.0
-        )
+        return await self.request("PUT", path, params=params, body=item, timeout_s=timeout_s + 30.0)
 
     async def delete(
         self,
@@ -183,9 +178,11 @@ class Client:
                 if answer.status >= 400:
                     _answer(self.server, answer.status, await answer.text())
                 async for event in _events(answer.content):
+                    if event[0] == "error":
+                        raise Problem(int(event[2].get("status", 500)), event[2])
                     yield event
         except (aiohttp.ClientError, OSError) as error:
-            raise ClientError(f"the watch at {self.server} broke: {error}") from error
+            raise ClientError(f"The watch at {self.server} broke: {_why(error)}.") from error
 
     async def ready(self, *, timeout_s: float) -> None:
         """Wait until the API says it is ready.
@@ -201,21 +198,25 @@ class Client:
                         return
                     said = (await answer.text()).strip()
             except (aiohttp.ClientError, OSError) as error:
-                said = str(error)
+                said = _why(error)
             await asyncio.sleep(0.1)
-        raise ClientError(f"the API at {self.server} is not ready after {timeout_s:.0f} s: {said}.")
+        raise ClientError(f"The API at {self.server} is not ready after {timeout_s:.0f} s: {said}.")
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"{error.os_error.strerror or error.os_error}; is it running, is --server right"
+    return str(error) or type(error).__name__
 
 
 def _write_params(
-    *, wait: str = "", timeout_s: float = 30.0, dry_run: bool = False, force: bool = False
+    *, wait: str = "", timeout_s: float = 30.0, dry_run: bool = False
 ) -> dict[str, str]:
-    params = {}
+    params: dict[str, str] = {}
     if wait:
         params |= {"wait": wait, "timeout": f"{timeout_s:g}s"}
     if dry_run:
         params["dryRun"] = "All"
-    if force:
-        params["force"] = "true"
     return params
 
 
@@ -228,9 +229,13 @@ def _answer(server: str, status: int, text: str) -> Json:
     try:
         body = json.loads(text) if text.strip() else {}
     except json.JSONDecodeError as error:
-        raise ClientError(f"{server} answered {status} with something that is no JSON.") from error
+        raise ClientError(
+            f"The API at {server} answered {status} with something that is no JSON."
+        ) from error
     if not isinstance(body, dict):
-        raise ClientError(f"{server} answered {status} with something that is no object.")
+        raise ClientError(
+            f"The API at {server} answered {status} with something that is no object."
+        )
     if status >= 400:
         raise Problem(status, body)
     return body

@@ -78,27 +78,33 @@ class NatsServer:
 
         Errors: NatsServerError with the last line of its log.
         """
-        argv = command(listen=self.listen, folder=self._folder)
         log_path = self._folder / "nats-server.log"
+        process, said_before = self._spawn(log_path)
+        self._process = process
+        for _ in range(500):
+            said = log_path.read_bytes()[said_before:].decode(errors="replace")
+            if _READY in said:
+                return
+            if process.poll() is not None:
+                break
+            await asyncio.sleep(0.02)
+        tail = log_path.read_text(errors="replace").strip().splitlines()[-1:]
+        await self.stop()
+        raise NatsServerError(f"nats-server does not start on {self.listen}: {' '.join(tail)}")
+
+    def _spawn(self, log_path: Path) -> tuple[subprocess.Popen[bytes], int]:
+        """Start the process; return it and where in the log its own words begin."""
+        argv = command(listen=self.listen, folder=self._folder)
         with log_path.open("ab") as log:
             said_before = log.tell()
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 bound([*self._prefix, *argv]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        for _ in range(500):
-            said = log_path.read_bytes()[said_before:].decode(errors="replace")
-            if _READY in said:
-                return
-            if self._process.poll() is not None:
-                break
-            await asyncio.sleep(0.02)
-        tail = log_path.read_text(errors="replace").strip().splitlines()[-1:]
-        await self.stop()
-        raise NatsServerError(f"nats-server does not start on {self.listen}: {' '.join(tail)}")
+            return process, said_before
 
     async def stop(self, number: int = signal.SIGTERM) -> None:
         """End the server and wait for it."""

@@ -85,6 +85,11 @@ class ChainBook:
                     chains.put(name, bodies)
         self.settle(())
 
+    @property
+    def objects(self) -> dict[str, str]:
+        """Name the policy behind each policy chain, for people."""
+        return {policy_chain(p, d): f"policy {p} {d}" for p in self.policies for d in DIRECTIONS}
+
     # ------------------------------------------------------------ what changes
 
     def set_policy(self, policy: PolicySet) -> None:

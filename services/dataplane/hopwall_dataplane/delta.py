@@ -70,16 +70,16 @@ class Delta(Generic[K, V]):
 
     def set_desired(self, key: K, value: V) -> None:
         """Want this value at this key."""
-        if self._desired.get(key, ABSENT) != value:
+        if self._parked and self._desired.get(key, ABSENT) != value:
             self._parked.discard(key)
         self._desired[key] = value
-        self._compare(key)
+        self._compare(key, value, self._actual.get(key, ABSENT))
 
     def remove_desired(self, key: K) -> None:
         """Want the key gone; harmless when nobody wanted it."""
         if self._desired.pop(key, ABSENT) is not ABSENT:
             self._parked.discard(key)
-            self._compare(key)
+            self._compare(key, ABSENT, self._actual.get(key, ABSENT))
 
     def mark_actual(self, key: K, value: V | Absent) -> None:
         """Note what the kernel now holds at this key, after an op was done."""
@@ -87,7 +87,7 @@ class Delta(Generic[K, V]):
             self._actual.pop(key, None)
         else:
             self._actual[key] = value
-        self._compare(key)
+        self._compare(key, self._desired.get(key, ABSENT), value)
 
     def replace_actual(self, actual: Mapping[K, V]) -> None:
         """Take a fresh reading of the kernel for the whole truth.
@@ -115,7 +115,7 @@ class Delta(Generic[K, V]):
         """Let everything that was refused be tried once more; for a slow periodic refresh."""
         parked, self._parked = self._parked, set()
         for key in parked:
-            self._compare(key)
+            self._compare(key, self._desired.get(key, ABSENT), self._actual.get(key, ABSENT))
 
     def pending_sets(self) -> list[tuple[K, V]]:
         """List what must be set, with its desired value, in the order of the keys."""
@@ -132,17 +132,17 @@ class Delta(Generic[K, V]):
         yield from sorted(self._sets)
         yield from sorted(self._removals)
 
-    def _compare(self, key: K) -> None:
+    def _compare(self, key: K, wanted: V | Absent, held: V | Absent) -> None:
         """Put one key where it belongs."""
-        wanted = self._desired.get(key, ABSENT)
-        held = self._actual.get(key, ABSENT)
-        self._sets.discard(key)
-        self._removals.discard(key)
         if wanted == held:
+            self._sets.discard(key)
+            self._removals.discard(key)
             self._parked.discard(key)
         elif key in self._parked:
             return
         elif wanted is ABSENT:
+            self._sets.discard(key)
             self._removals.add(key)
         else:
             self._sets.add(key)
+            self._removals.discard(key)

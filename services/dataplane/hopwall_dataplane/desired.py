@@ -9,7 +9,7 @@ Goals, in order:
 Pure. It refuses to know how anything is written; `agent` asks the planners of each subsystem.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -18,6 +18,7 @@ from hopwall_dataplane.classes import ClassTable, NoRoomForClassError, PolicyCla
 from hopwall_dataplane.delta import Delta
 from hopwall_dataplane.feed import Step
 from hopwall_dataplane.ipsets.elements import Element, Mark, SetSpec
+from hopwall_dataplane.ipsets.plan import AddressSets
 from hopwall_dataplane.iptables.static import RenderSettings, from_set, to_set
 from hopwall_dataplane.members import BucketedMembers
 from hopwall_dataplane.outcome import Family
@@ -63,8 +64,7 @@ class _Placed:
 class Desired:
     """One host's desired state, and its difference from actual, per subsystem.
 
-    Shape: `members` holds the elements of policy sets, `identity` those of the sets that tell whose an
-           address is. They are apart because they are applied at different moments: members before the
+    Shape: `members` holds the sets that rules name, `identity` the sets that tell whose an address is. They are apart because they are applied at different moments: members before the
            chains that use them, identities after the chains they lead to.
     Owner: the agent's one task.
     """
@@ -73,9 +73,8 @@ class Desired:
     settings: RenderSettings
     families: tuple[Family, ...]
     link_local_gateway: str
-    specs: Delta[str, SetSpec] = field(default_factory=Delta)
-    members: Delta[ElementKey, Mark | None] = field(default_factory=Delta)
-    identity: Delta[ElementKey, Mark | None] = field(default_factory=Delta)
+    members: AddressSets = field(default_factory=AddressSets)
+    identity: AddressSets = field(default_factory=AddressSets)
     routes: Delta[RouteKey, Route] = field(default_factory=Delta)
     chains: ChainBook = field(init=False)
     classes: ClassTable = field(init=False)
@@ -94,9 +93,9 @@ class Desired:
         self.chains = ChainBook(self.settings, self.families)
         for family in self.families:
             source = SetSpec(from_set(family), "hash:net,iface", family, skbinfo=True)
-            self.specs.set_desired(source.name, source)
+            self.identity.set_desired(source)
             local = SetSpec(to_set(family), "hash:ip", family, skbinfo=True)
-            self.specs.set_desired(local.name, local)
+            self.identity.set_desired(local)
         if self.link_local_gateway:
             gateway = Route(f"{self.link_local_gateway}/32", "local")
             self.routes.set_desired(gateway.key, gateway)
@@ -141,6 +140,20 @@ class Desired:
     def interfaces(self) -> set[str]:
         """The interfaces of known endpoints that are present."""
         return self._by_interface.keys() & self._links.keys()
+
+    @property
+    def link_indices(self) -> dict[str, int]:
+        """Every interface of the host, with its index."""
+        return {name: link.index for name, link in self._links.items()}
+
+    @property
+    def has_endpoints(self) -> bool:
+        """Whether this host has, or its kernel still knows, any workload address."""
+        return bool(self._placed) or any(
+            self.identity.content(name(family)).actual
+            for family in self.families
+            for name in (from_set, to_set)
+        )
 
     def waiting(self) -> tuple[Waiting, ...]:
         """List the endpoints whose interface is absent or down."""
@@ -224,8 +237,8 @@ class Desired:
             state = self._sets[set_id] = BucketedMembers()
             self.chains.add_set(set_id)
             for family in self.families:
-                spec = SetSpec(set_name(family.value, set_id), "hash:net", family)
-                self.specs.set_desired(spec.name, spec)
+                name = set_name(family.value, set_id)
+                self.members.set_desired(SetSpec(name, "hash:net", family))
         return state
 
     def _settle_set(self, set_id: SetId) -> None:
@@ -234,15 +247,15 @@ class Desired:
         names = {family: set_name(family.value, set_id) for family in self.families}
         for cidr in removed:
             if (name := names.get(_family(cidr))) is not None:
-                self.members.remove_desired((name, Element(cidr)))
+                self.members.remove_element(name, Element(cidr))
         for cidr in added:
             if (name := names.get(_family(cidr))) is not None:
-                self.members.set_desired((name, Element(cidr)), None)
+                self.members.set_element(name, Element(cidr))
         if state.dropped:
             del self._sets[set_id]
             self.chains.remove_set(set_id)
             for name in names.values():
-                self.specs.remove_desired(name)
+                self.members.remove_desired(name)
 
     # ------------------------------------------------------------ routes
 
@@ -307,12 +320,12 @@ class Desired:
         if before is not None:
             kept = after.elements if after else {}
             for key in before.elements.keys() - kept.keys():
-                self.identity.remove_desired(key)
+                self.identity.remove_element(*key)
             if before.policy_class is not None:
                 self._leave(before.policy_class)
         if after is not None:
             for key, mark in after.elements.items():
-                self.identity.set_desired(key, mark)
+                self.identity.set_element(*key, mark)
             after.routes = before.routes if before else frozenset()
             self._place_routes(after)
         elif before is not None:
@@ -378,10 +391,3 @@ class Desired:
 
 def _family(cidr: str) -> Family:
     return Family.V6 if ":" in cidr else Family.V4
-
-
-def flatten(
-    content: Mapping[str, Mapping[Element, Mark | None]], names: Iterable[str]
-) -> dict[ElementKey, Mark | None]:
-    """Return the elements of the named sets as one mapping, as the deltas want them."""
-    return {(n, element): mark for n in names for element, mark in content.get(n, {}).items()}

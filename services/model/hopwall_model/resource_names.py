@@ -7,7 +7,7 @@ import re
 
 MAX_RESOURCE_BYTES = 900_000  # with headers it fits NATS' default max_payload of 1 MiB
 MAX_JSON_DEPTH = 32
-MAX_JSON_VALUES = 200_000
+MAX_JSON_VALUES = 100_000
 MAX_NAME = 253
 MAX_NAMESPACE = 63
 MAX_LABEL_NAME = 63

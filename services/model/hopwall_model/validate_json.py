@@ -16,7 +16,12 @@ import msgspec
 from msgspec import inspect
 
 from hopwall_model.problems import Code, Findings, step
-from hopwall_model.resource_names import MAX_JSON_DEPTH, MAX_JSON_VALUES, MAX_RESOURCE_BYTES
+from hopwall_model.resource_names import (
+    MAX_JSON_DEPTH,
+    MAX_JSON_VALUES,
+    MAX_RESOURCE_BYTES,
+    MAX_TEXT,
+)
 
 T = TypeVar("T")
 Path = tuple[str | int | None, ...]  # None: some member of a map, unnamed by the decoder
@@ -95,6 +100,8 @@ def _check_keys(found: Findings, pointer: str, value: dict[Any, Any]) -> None:
     for key in value:
         if not isinstance(key, str) or _SURROGATE.search(key):
             found.add(pointer, f"Key {_short(key)} is not a text; put it in quotes.", Code.JSON)
+        elif len(key) > MAX_TEXT:
+            found.add(pointer, f"A key is longer than {MAX_TEXT} characters.", Code.LIMIT)
     for key in value.repeated if isinstance(value, _Object) else ():
         reason = f"Field {_short(key)} is given more than once; keep one."
         found.add(step(pointer, key), reason, Code.JSON)

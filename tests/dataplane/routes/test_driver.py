@@ -57,7 +57,7 @@ def read() -> dict[RouteKey, Route]:
 
 def adds(*routes: Route) -> list[RouteOp]:
     """Return the ops that put routes into empty places."""
-    return [ReplaceRoute(route) for route in routes]
+    return [ReplaceRoute(route.key, route) for route in routes]
 
 
 def converge(wanted: list[Route]) -> tuple[int, list[Outcome]]:
@@ -187,7 +187,7 @@ def test_replacing_a_route_that_vanished_is_retried(ns: Netns) -> None:
     """A place that is not as we believed is re-read, never overwritten blindly."""
     old = Route("10.65.0.24/32", "link", interface="tap0")
     new = Route("10.65.0.24/32", "via", gateway="172.31.0.9")
-    (outcome,) = ns.python(apply, [ReplaceRoute(new, old)])
+    (outcome,) = ns.python(apply, [ReplaceRoute(new.key, new, old)])
     assert isinstance(outcome, Retry)
 
 

@@ -20,7 +20,7 @@ DHCP_INTERFACE = "ns-db03ab89-b4"
 async def sweep(lab: str) -> int:
     """Remove every namespace of a lab with the processes inside; return how many there were."""
     found = netns.present(topo.prefix(lab))
-    await asyncio.gather(*(netns.delete(name) for name in found))
+    await netns.together(*(netns.delete(name) for name in found))
     return len(found)
 
 

@@ -12,8 +12,8 @@ import asyncio
 import os
 import sys
 from asyncio.subprocess import Process
-from collections.abc import Iterable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -34,6 +34,12 @@ NATS_LISTEN = f"{topo.PREFIX4}.1:4222"
 
 def quiet(_: str) -> None:
     """Say nothing."""
+
+
+class Witnessed:
+    """What a witness saw; known after its block."""
+
+    packets = 0
 
 
 class Lab:
@@ -66,7 +72,7 @@ class Lab:
         self._relays: dict[str, Process] = {}
         self._probers: dict[str, Prober] = {}
         self._stack = AsyncExitStack()
-        self._tasks: asyncio.TaskGroup
+        self._kept: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
         """Sweep what a crash left, build the lab, and wait until the API is ready."""
@@ -97,7 +103,7 @@ class Lab:
         self._stack.push_async_callback(build.sweep, self.name)
         self._stack.push_async_callback(self._end_processes)
         await build.fabric(self.name)
-        await asyncio.gather(*(build.host(self.name, host) for host in self.hosts.values()))
+        await netns.together(*(build.host(self.name, host) for host in self.hosts.values()))
         if self._dhcp:
             await build.dhcp(self.name, next(iter(self.hosts.values())))
         self.describe()
@@ -105,7 +111,7 @@ class Lab:
             await self._start_services()
 
     async def _end_processes(self) -> None:
-        await asyncio.gather(
+        await netns.together(
             *(prober.close() for prober in self._probers.values()),
             *(end_process(relay) for relay in self._relays.values()),
         )
@@ -113,40 +119,51 @@ class Lab:
     # ---------------------------------------------------------------- services
 
     async def _start_services(self) -> None:
-        self._tasks = asyncio.TaskGroup()
-        await self._tasks.__aenter__()
         self._stack.push_async_callback(self._stop_services)
         fabric = topo.fabric_namespace(self.name)
         nats = nats_command(listen=NATS_LISTEN, folder=self.folder.path / "nats")
-        await self._keep("nats", fabric, nats)
+        self._keep("nats", fabric, nats)
         api = ["--listen", f"127.0.0.1:8080,unix:{self.folder.api_socket}"]
-        await self._keep("api", fabric, self._service("api", api))
-        await self._keep("calc", fabric, self._service("calc", []))
+        self._keep("api", fabric, self._service("api", api))
+        self._keep("calc", fabric, self._service("calc", []))
         for host in self.hosts:
             namespace = topo.host_namespace(self.name, host)
             state = str(self.folder.path / "state" / host)
             flags = ["--host", host, "--backend", self._backend, "--state-dir", state]
-            await self._keep(f"dataplane-{host}", namespace, self._service("dataplane", flags))
-        await self.client.ready(timeout_s=60.0)
+            self._keep(f"dataplane-{host}", namespace, self._service("dataplane", flags))
+        await self._until(self.client.ready(timeout_s=60.0))
         pool = topo.resource("IPPool", "lab-v4", {"cidr": topo.POOL4})
         pool6 = topo.resource("IPPool", "lab-v6", {"cidr": topo.POOL6})
         await self.client.apply([pool, pool6, *(host.resource() for host in self.hosts.values())])
         self.describe()
 
+    async def _until(self, work: Coroutine[Any, Any, None]) -> None:
+        """Wait for the work, or for a service that refuses to run, whichever is first."""
+        waiting = asyncio.get_running_loop().create_task(work)
+        try:
+            await asyncio.wait([waiting, *self._kept], return_when=asyncio.FIRST_COMPLETED)
+            for task in self._kept:
+                if task.done():
+                    task.result()
+            await waiting
+        finally:
+            waiting.cancel()
+
     def _service(self, name: str, flags: list[str]) -> list[str]:
         module = [sys.executable, "-m", f"hopwall_{name}"]
         return [*module, "--nats-url", f"nats://{NATS_LISTEN}", *flags]
 
-    async def _keep(self, name: str, namespace: str, argv: list[str]) -> None:
+    def _keep(self, name: str, namespace: str, argv: list[str]) -> None:
         log = self.folder.log(name)
         child = Child(name, netns.inside(namespace, argv), say=self._say, log=log)
         self.services[name] = child
-        self._tasks.create_task(child.keep(), name=name)
+        # A loop method, not a TaskGroup: services live across the tasks that enter and leave the lab.
+        self._kept.append(asyncio.get_running_loop().create_task(child.keep(), name=name))
 
     async def _stop_services(self) -> None:
-        for task in list(self._tasks._tasks):
+        for task in self._kept:
             task.cancel()
-        await self._tasks.__aexit__(None, None, None)
+        await asyncio.gather(*self._kept, return_exceptions=True)
         await self.client.close()
 
     def describe(self) -> None:
@@ -174,7 +191,7 @@ class Lab:
         for workload in workloads:
             if workload.host not in self.hosts:
                 raise LabError(f"workload {workload.name}: the lab has no host {workload.host}.")
-        await asyncio.gather(*(self._add(workload) for workload in workloads))
+        await netns.together(*(self._add(workload) for workload in workloads))
         self.describe()
 
     async def _add(self, workload: Workload) -> None:
@@ -223,7 +240,7 @@ class Lab:
         return self._probers.get(place) or await self._prober(place)
 
     async def _prober(self, place: str) -> Prober:
-        prober = Prober(self.namespace(place))
+        prober = Prober(self.namespace(place), log=self.folder.log(f"responder-{place}"))
         self._probers[place] = prober
         await prober.start()
         return prober
@@ -241,9 +258,9 @@ class Lab:
         """Tell whether `src` gets an answer from `dst` (a workload, a host, or an address)."""
         prober = await self.prober(src)
         if port != DEFAULT_PORT and dst in self.workloads:
-            await self._probers[dst].ask("listen", port=port)
+            await self._probers[dst].ask("listen", {"port": port})
         address = self.address(dst, version)
-        answer = await prober.ask(proto, timeout_s=timeout_s, dst=address, port=port)
+        answer = await prober.ask(proto, {"dst": address, "port": port}, timeout_s=timeout_s)
         return bool(answer["ok"])
 
     def address(self, place: str, version: Literal[4, 6] = 4) -> str:
@@ -273,7 +290,7 @@ class Lab:
         """Return the hardware address that answers a workload's ARP request, "" for none."""
         prober = await self.prober(workload)
         source = self.workloads[workload].ipv4
-        answer = await prober.ask("arp", dst=address, src=source, timeout_s=1.5)
+        answer = await prober.ask("arp", {"dst": address, "src": source}, timeout_s=1.5)
         return str(answer.get("mac", ""))
 
     async def mac_towards(self, workload: str) -> str:
@@ -281,25 +298,29 @@ class Lab:
         machine = self.workloads[workload]
         return await build.mac_of(self.namespace(machine.host), machine.port)
 
-    async def seen(self, host: str, src: str, dst: str, *, seconds: float = 1.0) -> int:
-        """Count the packets from one workload to another that a host puts on the fabric."""
+    @asynccontextmanager
+    async def witness(self, host: str, src: str, dst: str) -> AsyncIterator[Witnessed]:
+        """Count, while the block runs, the packets from one workload to another on a host's wire."""
         prober = await self.prober("fabric")
-        fields: dict[str, Any] = {"src": self.address(src), "dst": self.address(dst)}
-        answer = await prober.ask(
-            "seen", timeout_s=seconds + 5.0, interface=f"v-{host}", seconds=seconds, **fields
-        )
-        return int(answer["count"])
+        wire = {"interface": f"v-{host}", "src": self.address(src), "dst": self.address(dst)}
+        await prober.ask("witness-start", wire)
+        witnessed = Witnessed()
+        try:
+            yield witnessed
+        finally:
+            answer = await prober.ask("witness-stop", wire)
+            witnessed.packets = int(answer["count"])
 
     async def start_flow(self, src: str, dst: str, *, version: Literal[4, 6] = 4) -> None:
         """Begin a steady flow of numbered datagrams, 100 per second, that are echoed."""
         prober = await self.prober(src)
         address = self.address(dst, version)
-        await prober.ask("flow-start", name=dst, dst=address, port=DEFAULT_PORT)
+        await prober.ask("flow-start", {"name": dst, "dst": address, "port": DEFAULT_PORT})
 
     async def stop_flow(self, src: str, dst: str) -> dict[str, Any]:
         """End a flow and return what was `sent`, `received`, and the `longest_gap_ms`."""
         prober = await self.prober(src)
-        return await prober.ask("flow-stop", timeout_s=5.0, name=dst)
+        return await prober.ask("flow-stop", {"name": dst}, timeout_s=5.0)
 
     async def routes(self, host: str) -> tuple[routes.Route, ...]:
         """Return the IPv4 routing table of a host."""

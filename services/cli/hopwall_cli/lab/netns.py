@@ -7,12 +7,20 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 
 from hopwall_cli.lab.topology import LabError
 
 _NETNS = Path("/run/netns")
+
+
+async def together(*work: Awaitable[None]) -> None:
+    """Do all at once, wait for all, then raise the first fault: nothing is left half-started."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
 
 
 async def run(

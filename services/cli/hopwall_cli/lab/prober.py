@@ -5,7 +5,9 @@ import contextlib
 import itertools
 import json
 import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from hopwall_cli.child import bound
@@ -19,7 +21,9 @@ _GRACE_S = 10.0
 class Prober:
     """The responder of one namespace. Use it as `await start()` … `await close()`."""
 
-    def __init__(self, namespace: str) -> None:
+    def __init__(self, namespace: str, *, log: Path) -> None:
+        """Name the namespace, and the file for what the process has to complain about."""
+        self._log = log
         self.namespace = namespace
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
@@ -40,9 +44,10 @@ class Prober:
         ready = loop.create_future()
         self._waiting[0] = ready
         argv = inside(self.namespace, [sys.executable, "-m", "hopwall_cli.lab.responder"])
-        self._process = await asyncio.create_subprocess_exec(
-            *bound(argv), stdin=PIPE, stdout=PIPE, stderr=DEVNULL, start_new_session=True
-        )
+        with self._log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *bound(argv), stdin=PIPE, stdout=PIPE, stderr=log, start_new_session=True
+            )
         # A loop method, not a TaskGroup: the reader lives until `close`, across the callers' tasks.
         self._reader = loop.create_task(self._read(self._process))
         try:
@@ -65,7 +70,9 @@ class Prober:
                 await self._reader
         self._fail_waiting()
 
-    async def ask(self, op: str, *, timeout_s: float = 0.8, **fields: Any) -> dict[str, Any]:
+    async def ask(
+        self, op: str, fields: Mapping[str, object], *, timeout_s: float = 0.8
+    ) -> dict[str, Any]:
         """Give an order and return its answer.
 
         Errors: LabError when the process is gone or silent.
@@ -74,7 +81,7 @@ class Prober:
         if process is None or process.stdin is None:
             raise LabError(f"the responder in {self.namespace} does not run.")
         number = next(self._ids)
-        future = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
         order = {"id": number, "op": op, "timeout": timeout_s, **fields}
         try:

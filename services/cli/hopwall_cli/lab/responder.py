@@ -12,13 +12,13 @@ import socket
 import struct
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 from hopwall_cli.lab.flow import Flows
+from hopwall_cli.lab.witness import Witness
 
 DEFAULT_PORT = 7000
 _ETH_P_ARP = 0x0806  # linux/if_ether.h
-_ETH_P_IP = 0x0800
 _FAMILY = {False: socket.AF_INET, True: socket.AF_INET6}
 
 Order = dict[str, Any]
@@ -30,8 +30,8 @@ class Echo(asyncio.DatagramProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport for the answers."""
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        # The loop's own datagram transports are not subclasses of DatagramTransport.
+        self._transport = cast(asyncio.DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         """Answer."""
@@ -55,13 +55,15 @@ class Responder:
     def __init__(self) -> None:
         self._ports: set[int] = set()
         self._flows = Flows()
+        self._witness = Witness()
         self.orders: dict[str, Callable[[Order], Awaitable[Answer]]] = {
             "listen": self.listen,
             "tcp": self.tcp,
             "udp": self.udp,
             "icmp": self.icmp,
             "arp": self.arp,
-            "seen": self.seen,
+            "witness-start": self._witness.start,
+            "witness-stop": self._witness.stop,
             "flow-start": self._flows.start,
             "flow-stop": self._flows.stop,
         }
@@ -73,8 +75,12 @@ class Responder:
             self._ports.add(port)
             loop = asyncio.get_running_loop()
             await asyncio.start_server(_echo_stream, port=port)
-            for address in ("0.0.0.0", "::"):  # noqa: S104 - the namespace has one customer
-                await loop.create_datagram_endpoint(Echo, local_addr=(address, port))
+            for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104 - the namespace has one customer
+                sock = socket.socket(family, socket.SOCK_DGRAM)
+                if family == socket.AF_INET6:
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.bind((address, port))
+                await loop.create_datagram_endpoint(Echo, sock=sock)
         return {"ok": True}
 
     async def tcp(self, order: Order) -> Answer:
@@ -135,24 +141,6 @@ class Responder:
             await _ask(sock, frame + body, answers)
         return {"ok": True, "mac": found.hex(":")}
 
-    async def seen(self, order: Order) -> Answer:
-        """Count the IPv4 packets from `src` to `dst` that enter `interface`, for some seconds."""
-        wanted = socket.inet_aton(order["src"]) + socket.inet_aton(order["dst"])
-        loop = asyncio.get_running_loop()
-        end = loop.time() + float(order["seconds"])
-        count = 0
-        with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_IP)) as sock:
-            sock.setblocking(False)
-            sock.bind((order["interface"], _ETH_P_IP))
-            while (left := end - loop.time()) > 0:
-                try:
-                    async with asyncio.timeout(left):
-                        data = await loop.sock_recv(sock, 2048)
-                except TimeoutError:
-                    break
-                count += data[12:20] == wanted
-        return {"ok": True, "count": count}
-
     def _socket(self, order: Order, kind: int, protocol: int) -> socket.socket:
         sock = socket.socket(_FAMILY[":" in order["dst"]], kind, protocol)
         sock.setblocking(False)
@@ -163,7 +151,7 @@ class Responder:
 
 def _checksum(data: bytes) -> int:
     """Return the Internet checksum of an even number of bytes. Source: RFC 1071."""
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     total = (total >> 16) + (total & 0xFFFF)
     return ~(total + (total >> 16)) & 0xFFFF
 

@@ -125,19 +125,28 @@ def hosts(count: int) -> tuple[Host, ...]:
     )
 
 
-def spread(host_names: tuple[str, ...], each: int) -> tuple[Workload, ...]:
+def open_profile(name: str) -> dict[str, Any]:
+    """Return a profile that allows everything, for workloads that no policy selects."""
+    allow = [{"action": "Allow"}]
+    return resource("Profile", name, {"ingress": allow, "egress": allow})
+
+
+def spread(
+    host_names: tuple[str, ...], each: int, *, profiles: tuple[str, ...] = ()
+) -> tuple[Workload, ...]:
     """Return `each` workloads for every host, at 10.65.0.21 and on, named vm21 and on."""
-    names = [host for host in host_names for _ in range(each)]
     first = ipaddress.IPv4Address("10.65.0.21")
-    made = []
-    for index, host in enumerate(names):
-        number = 21 + index
-        made.append(
-            Workload(
-                name=f"vm{number}", host=host, ipv4=str(first + index), ipv6=f"fd65::{number:x}"
-            )
+    places = enumerate(host for host in host_names for _ in range(each))
+    return tuple(
+        Workload(
+            name=f"vm{21 + index}",
+            host=host,
+            ipv4=str(first + index),
+            ipv6=f"fd65::{21 + index:x}",
+            profiles=profiles,
         )
-    return tuple(made)
+        for index, host in places
+    )
 
 
 def prefix(lab: str) -> str:

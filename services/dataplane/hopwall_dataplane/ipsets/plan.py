@@ -27,7 +27,7 @@ from hopwall_dataplane.ipsets.elements import (
     SetSpec,
     SwapSets,
 )
-from hopwall_dataplane.outcome import Done, Outcome, Refused, Retry
+from hopwall_dataplane.outcome import Outcome, Refused, Retry
 
 ElementDelta = Delta[Element, Mark | None]
 
@@ -56,7 +56,8 @@ class AddressSets:
 
     def content(self, name: str) -> ElementDelta:
         """Return the content of a set; to be read, not changed."""
-        return self._contents.get(name) or Delta()
+        held = self._contents.get(name)
+        return Delta() if held is None else held
 
     def set_desired(self, spec: SetSpec) -> None:
         """Want this set; its content is told by `set_element`."""

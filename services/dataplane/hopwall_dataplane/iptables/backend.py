@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Sequence
 from typing import Literal
 
-from hopwall_dataplane.iptables.driver import Backend, run_tool
+from hopwall_dataplane.iptables.driver import Backend, Ran, run_tool
 from hopwall_dataplane.iptables.parse import classify
 from hopwall_dataplane.outcome import Family
 
@@ -55,19 +55,23 @@ def _try(
 ) -> Backend:
     restore_path = {f: _find(f"{_TOOL[f]}-{kind}-restore", folders) for f in families}
     save_path = {f: _find(f"{_TOOL[f]}-{kind}-save", folders) for f in families}
-    # Only legacy has a lock to wait for. Versions before 1.6.2 know no such option.
-    choices: list[tuple[str, ...]] = [()]
-    if kind == "legacy":
-        choices.insert(0, (f"--wait={_LOCK_WAIT_S}",))
-    trouble = ""
-    for options in choices:
-        backend = Backend(kind, restore_path, save_path, options)
-        trouble = next(
-            filter(None, (_trouble(backend, family, command_prefix) for family in families)), ""
-        )
-        if not trouble:
-            return backend
-    raise BackendError(trouble)
+    options: tuple[str, ...] = ()
+    # Only legacy has a lock to wait for, and versions before 1.6.2 know no such option.
+    if kind == "legacy" and all(
+        "--wait" in _run((*command_prefix, path, "--help"), "").stderr
+        for path in restore_path.values()
+    ):
+        options = (f"--wait={_LOCK_WAIT_S}",)
+    backend = Backend(kind, restore_path, save_path, options)
+    for family in families:
+        argv = backend.restore_argv(family, "--test")
+        ran = _run((*command_prefix, *argv), _TRIAL)
+        if ran.returncode != 0:
+            raise BackendError(
+                f"{argv[0]} does not work: {classify(ran.stderr, ran.returncode).message} "
+                "(it needs CAP_NET_ADMIN, CAP_NET_RAW and a kernel with netfilter)."
+            )
+    return backend
 
 
 def _find(tool: str, folders: str) -> str:
@@ -80,16 +84,8 @@ def _find(tool: str, folders: str) -> str:
     return path
 
 
-def _trouble(backend: Backend, family: Family, command_prefix: tuple[str, ...]) -> str:
-    """Try an empty transaction; return what is wrong in one sentence, or nothing."""
-    argv = backend.restore_argv(family, "--test")
+def _run(argv: tuple[str, ...], text: str) -> Ran:
     try:
-        ran = run_tool((*command_prefix, *argv), text=_TRIAL, timeout_s=_TRIAL_TIMEOUT_S)
+        return run_tool(argv, text=text, timeout_s=_TRIAL_TIMEOUT_S)
     except (OSError, TimeoutError) as error:
-        return f"{argv[0]} does not run: {error}."
-    if ran.returncode == 0:
-        return ""
-    return (
-        f"{argv[0]} does not work: {classify(ran.stderr, ran.returncode).message}. It needs "
-        "CAP_NET_ADMIN and CAP_NET_RAW, and a kernel with netfilter for this family."
-    )
+        raise BackendError(f"{argv[-2]} does not run: {error}.") from error

@@ -13,7 +13,6 @@ from hopwall_dataplane.iptables.table import (
     KernelLine,
     TableName,
     TableState,
-    chain_hashes,
     check_jump,
     is_ours,
     jump_hash,
@@ -55,8 +54,10 @@ def plan_table(
         if bodies is None:
             if have is not None:
                 removals.append(name)
-        elif have is None or have != chain_hashes(name, bodies):
-            writes.append(ChainWrite(name, bodies, new=have is None))
+            continue
+        write = ChainWrite(name, bodies, new=have is None)
+        if have != write.hashes:
+            writes.append(write)
     edits = []
     for builtin in _builtins_to_compare(desired_jumps, actual, dirty):
         jumps = [jump for jump in desired_jumps if jump.builtin == builtin]

@@ -9,6 +9,7 @@ Refuses to understand rule text: what a line matches is the renderer's business.
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -23,6 +24,8 @@ MAX_CHAIN_NAME = 28
 #: Source: iptables-restore reads lines into a buffer of 10,240 bytes; room is kept for our comment.
 MAX_BODY_BYTES = 8192
 HASH_LENGTH = 16
+
+_PLAIN = re.compile(r"[A-Za-z0-9._-]+")
 
 Chain = tuple[str, ...]
 Hashes = tuple[str | None, ...]
@@ -40,7 +43,7 @@ class Jump:
     @property
     def body(self) -> str:
         """Spell the line as a rule body."""
-        return f"{self.match} -j {self.target}".strip()
+        return f"{self.match} -j {self.target}" if self.match else f"-j {self.target}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +109,10 @@ def check_chain(name: str, bodies: Sequence[str]) -> None:
 
     Errors: ValueError with one sentence that names the chain.
     """
-    if not is_ours(name) or len(name) > MAX_CHAIN_NAME or not _is_plain(name):
+    if not is_ours(name) or len(name) > MAX_CHAIN_NAME or not _PLAIN.fullmatch(name):
         raise ValueError(
             f"chain name {name!r} must start with {CHAIN_PREFIX!r} and be at most "
-            f"{MAX_CHAIN_NAME} printable characters without spaces"
+            f"{MAX_CHAIN_NAME} letters, digits and . _ -"
         )
     for body in bodies:
         _check_body(name, body)
@@ -120,7 +123,7 @@ def check_jump(jump: Jump) -> None:
 
     Errors: ValueError with one sentence that names the kernel chain.
     """
-    if is_ours(jump.builtin) or not _is_plain(jump.builtin):
+    if is_ours(jump.builtin) or not _PLAIN.fullmatch(jump.builtin):
         raise ValueError(f"jump from {jump.builtin!r}: only a kernel chain can hold a jump")
     _check_body(jump.builtin, jump.body)
 
@@ -130,10 +133,6 @@ def _check_body(name: str, body: str) -> None:
         raise ValueError(f"a line of chain {name} has a character that cannot be printed: {body!r}")
     if len(body.encode()) > MAX_BODY_BYTES:
         raise ValueError(f"a line of chain {name} is longer than {MAX_BODY_BYTES} bytes")
-
-
-def _is_plain(name: str) -> bool:
-    return name.isprintable() and " " not in name and name != ""
 
 
 def _short(digest: bytes) -> str:

@@ -20,7 +20,7 @@ from hopwall_dataplane.iptables.table import (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ChainWrite:
     """A chain of ours as a whole: declared, which empties it, then filled. `new` if it was absent."""
 
@@ -30,6 +30,11 @@ class ChainWrite:
 
     def __post_init__(self) -> None:
         check_chain(self.name, self.bodies)
+
+    @cached_property
+    def hashes(self) -> tuple[str, ...]:
+        """Hash each line, once."""
+        return chain_hashes(self.name, self.bodies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +125,7 @@ class Transaction:
         for name in (*(write.name for write in self.writes), *self.removals):
             add(name, f":{name} - [0:0]")
         for write in self.writes:
-            hashes = chain_hashes(write.name, write.bodies)
-            for body, line_hash in zip(write.bodies, hashes, strict=True):
+            for body, line_hash in zip(write.bodies, write.hashes, strict=True):
                 add(write.name, f"-A {write.name} {with_hash(body, line_hash)}")
         for edit in self.edits:
             for command in edit.commands:
@@ -161,7 +165,7 @@ def record(actual: TableState, tx: Transaction) -> None:
     Cost:   O(transaction).
     """
     for write in tx.writes:
-        actual.chains[write.name] = chain_hashes(write.name, write.bodies)
+        actual.chains[write.name] = write.hashes
     for edit in tx.edits:
         actual.kernel[edit.builtin] = edit.after
     for name in tx.removals:

@@ -34,7 +34,8 @@ MAX_ATTRIBUTE_BYTES = 0xFFFF
 
 _NLMSGERR_ATTR_MSG = 1
 _HEADER = struct.Struct("=IHHII")
-_FLAGS_AND_SEQ = struct.Struct("=HI")
+_FLAGS = struct.Struct("=H")
+_SEQ = struct.Struct("=I")
 _ATTRIBUTE = struct.Struct("=HH")
 _CODE = struct.Struct("=i")
 HEADER_BYTES = _HEADER.size
@@ -96,14 +97,14 @@ def number(messages: Sequence[bytes], first_seq: int) -> bytearray:
     Source: netlink_rcv_skb() in net/netlink/af_netlink.c.
     """
     packed = bytearray().join(messages)
-    offset = 0
-    last = len(messages) - 1
-    for i, one in enumerate(messages):
-        _, flags = _ATTRIBUTE.unpack_from(one, 4)
-        if i == last:
-            flags |= NLM_F_ACK
-        _FLAGS_AND_SEQ.pack_into(packed, offset + 6, flags, first_seq + i)
+    put_seq = _SEQ.pack_into
+    offset = 8
+    for seq, one in enumerate(messages, first_seq):
+        put_seq(packed, offset, seq)
         offset += len(one)
+    at = offset - len(messages[-1]) - 2
+    (flags,) = _FLAGS.unpack_from(packed, at)
+    _FLAGS.pack_into(packed, at, flags | NLM_F_ACK)
     return packed
 
 

@@ -6,6 +6,7 @@ drivers make outcomes of them. It lives in the network namespace its maker was i
 Source: netlink(7).
 """
 
+import contextlib
 import errno
 import socket
 import struct
@@ -139,9 +140,15 @@ class NetlinkSocket:
                         failures[begin + found.seq - first] = failure
                     answered = answered or found.seq == last
         except OSError as error:
+            self._drain()
             lost = _lost(error)
             for i in range(begin, begin + len(messages)):
                 failures.setdefault(i, lost)
+
+    def _drain(self) -> None:
+        """Throw away late answers, so that the next request finds an empty queue."""
+        with contextlib.suppress(OSError):
+            self.events()
 
     def dump(self, request: bytes) -> list[tuple[int, bytes]]:
         """Ask for a table and return its messages as (type, body).
@@ -198,12 +205,23 @@ class NetlinkSocket:
         Errors: `OSError` with ENOBUFS when some were lost; the reader must then ask for the table.
         """
         rows: list[tuple[int, bytes]] = []
+        lost: OSError | None = None
         while True:
             try:
                 data = self._socket.recv(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
             except BlockingIOError:
-                return rows
+                break
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                # The kernel reports a loss once and then drops silently until the queue was seen empty:
+                # whoever asks for the table before that misses what happens meanwhile.
+                lost = error
+                continue
             rows.extend((found.kind, data[found.start : found.end]) for found in messages_in(data))
+        if lost is not None:
+            raise lost
+        return rows
 
     def _reserve(self, count: int) -> int:
         """Return the first of `count` sequence numbers that follow each other; never 0, as events are."""

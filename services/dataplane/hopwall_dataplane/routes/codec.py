@@ -10,6 +10,8 @@ import os
 import socket
 import struct
 from collections.abc import Callable
+from functools import lru_cache
+from socket import inet_ntop, inet_pton
 
 from hopwall_dataplane.netlink.codec import (
     NLM_F_CREATE,
@@ -18,6 +20,7 @@ from hopwall_dataplane.netlink.codec import (
     NLM_F_REPLACE,
     NLM_F_REQUEST,
     Failure,
+    attribute,
     attributes,
     message,
 )
@@ -61,14 +64,14 @@ _V6_DEFAULT_PRIORITY = 1024
 _RTMSG = struct.Struct("=BBBBBBBBI")
 _UINT_ATTRIBUTE = struct.Struct("=HHI")
 _UINT = struct.Struct("=I")
-#: nlmsghdr and rtmsg in one go: this is the hot path of a cold start.
-_HEAD = struct.Struct("=IHHIIBBBBBBBBI")
+#: nlmsghdr, rtmsg and the head of RTA_DST, which the address follows.
+_HEAD = struct.Struct("=IHHIIBBBBBBBBIHH")
 
-_AF = {Family.V4: socket.AF_INET, Family.V6: socket.AF_INET6}
-_ADDRESS_ATTRIBUTE = {
-    Family.V4: (struct.Struct("=HH4s"), 8),
-    Family.V6: (struct.Struct("=HH16s"), 20),
-}
+_AF_INET, _AF_INET6 = int(socket.AF_INET), int(socket.AF_INET6)
+_ADDRESS_BYTES = {_AF_INET: 4, _AF_INET6: 16}
+_TAKE_EMPTY = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL
+_REPLACE_OURS = NLM_F_REQUEST | NLM_F_REPLACE
+
 #: (table, type, scope) per kind; v6 has no scopes and ignores ours.
 _PLACE = {
     "link": (TABLE_MAIN, _RTN_UNICAST, _SCOPE_LINK),
@@ -88,58 +91,63 @@ def replace_message(op: ReplaceRoute, index: int) -> bytes:
     Source: fib_table_insert() in net/ipv4/fib_trie.c, fib6_add_rt2node() in net/ipv6/ip6_fib.c.
     """
     route = op.route
-    family = route.family
-    table, kind, scope = _PLACE[route.kind]
-    attributes_, length = _destination(route.cidr, family)
-    if route.gateway:
-        packer, size = _ADDRESS_ATTRIBUTE[family]
-        gateway = socket.inet_pton(_AF[family], route.gateway)
-        attributes_ += packer.pack(size, _RTA_GATEWAY, gateway)
-    if index:
-        attributes_ += _UINT_ATTRIBUTE.pack(8, _RTA_OIF, index)
-    if route.priority:
-        attributes_ += _UINT_ATTRIBUTE.pack(8, _RTA_PRIORITY, route.priority)
-    flags = NLM_F_REQUEST | (NLM_F_REPLACE if op.old else NLM_F_CREATE | NLM_F_EXCL)
+    cidr = route.cidr
+    af = _AF_INET6 if ":" in cidr else _AF_INET
+    address, _, length = cidr.partition("/")
+    tail = _next_hop(af, route.gateway, index, route.priority)
+    flags = _REPLACE_OURS if op.old is not None else _TAKE_EMPTY
     return (
-        _HEAD.pack(
-            _HEAD.size + len(attributes_),
-            RTM_NEWROUTE,
-            flags,
-            0,
-            0,
-            _AF[family],
-            length,
-            0,
-            0,
-            table,
-            ROUTE_PROTOCOL,
-            scope,
-            kind,
-            0,
-        )
-        + attributes_
+        _head(af, length, RTM_NEWROUTE, flags, *_PLACE[route.kind], len(tail))
+        + inet_pton(af, address)
+        + tail
     )
 
 
 def delete_message(key: RouteKey) -> bytes:
     """Build the request that takes our route away; the protocol number keeps foreign ones safe.
 
+    Errors: `ValueError` or `OSError` when the address is not one.
     Source: fib_table_delete() in net/ipv4/fib_trie.c, ip6_route_del() in net/ipv6/route.c.
     """
-    family = Family.V6 if ":" in key.cidr else Family.V4
-    attributes_, length = _destination(key.cidr, family)
-    priority = key.priority or (_V6_DEFAULT_PRIORITY if family is Family.V6 else 0)
-    if priority and key.table == TABLE_MAIN:
-        attributes_ += _UINT_ATTRIBUTE.pack(8, _RTA_PRIORITY, priority)
-    body = _RTMSG.pack(_AF[family], length, 0, 0, key.table, ROUTE_PROTOCOL, _SCOPE_NOWHERE, 0, 0)
-    return message(RTM_DELROUTE, 0, body + attributes_)
-
-
-def _destination(cidr: str, family: Family) -> tuple[bytes, int]:
-    """Return the destination's attribute and its prefix length."""
+    table, cidr, priority = key
+    af = _AF_INET6 if ":" in cidr else _AF_INET
     address, _, length = cidr.partition("/")
-    packer, size = _ADDRESS_ATTRIBUTE[family]
-    return packer.pack(size, _RTA_DST, socket.inet_pton(_AF[family], address)), int(length)
+    if table == TABLE_LOCAL:
+        priority = 0
+    elif af == _AF_INET6 and not priority:
+        priority = _V6_DEFAULT_PRIORITY
+    tail = _next_hop(af, "", 0, priority)
+    return (
+        _head(af, length, RTM_DELROUTE, NLM_F_REQUEST, table, 0, _SCOPE_NOWHERE, len(tail))
+        + inet_pton(af, address)
+        + tail
+    )
+
+
+# The routes of a host differ in little but their address: what repeats is built once.
+
+
+@lru_cache(maxsize=1024)
+def _head(
+    af: int, length: str, request: int, flags: int, table: int, kind: int, scope: int, tail: int
+) -> bytes:
+    """Build a request up to the destination's address, given the size of what follows that."""
+    size = _ADDRESS_BYTES[af]
+    total = _HEAD.size + size + tail
+    header = (total, request, flags, 0, 0)
+    rtmsg = (af, int(length), 0, 0, table, ROUTE_PROTOCOL, scope, kind, 0)
+    return _HEAD.pack(*header, *rtmsg, 4 + size, _RTA_DST)
+
+
+@lru_cache(maxsize=4096)
+def _next_hop(af: int, gateway: str, index: int, priority: int) -> bytes:
+    """Build the attributes after the destination."""
+    packed = attribute(_RTA_GATEWAY, inet_pton(af, gateway)) if gateway else b""
+    if index:
+        packed += _UINT_ATTRIBUTE.pack(8, _RTA_OIF, index)
+    if priority:
+        packed += _UINT_ATTRIBUTE.pack(8, _RTA_PRIORITY, priority)
+    return packed
 
 
 def dump_message(family: Family) -> bytes:
@@ -147,7 +155,9 @@ def dump_message(family: Family) -> bytes:
 
     Source: NETLINK_GET_STRICT_CHK, ip_valid_fib_dump_req() in net/ipv4/fib_frontend.c.
     """
-    body = _RTMSG.pack(_AF[family], 0, 0, 0, 0, ROUTE_PROTOCOL, 0, 0, 0)
+    body = _RTMSG.pack(
+        _AF_INET6 if family is Family.V6 else _AF_INET, 0, 0, 0, 0, ROUTE_PROTOCOL, 0, 0, 0
+    )
     return message(RTM_GETROUTE, NLM_F_DUMP, body)
 
 
@@ -159,25 +169,25 @@ def parse_route(body: bytes, name_of: Callable[[int], str]) -> tuple[RouteKey, R
     gateway = ""
     index = priority = 0
     plain = True
-    for attribute, start, end in attributes(body, _RTMSG.size, len(body)):
-        if attribute == _RTA_DST:
+    for attr, start, end in attributes(body, _RTMSG.size, len(body)):
+        if attr == _RTA_DST:
             destination = body[start:end]
-        elif attribute == _RTA_OIF:
+        elif attr == _RTA_OIF:
             (index,) = _UINT.unpack_from(body, start)
-        elif attribute == _RTA_GATEWAY:
-            gateway = socket.inet_ntop(af, body[start:end])
-        elif attribute == _RTA_PRIORITY:
+        elif attr == _RTA_GATEWAY:
+            gateway = inet_ntop(af, body[start:end])
+        elif attr == _RTA_PRIORITY:
             (priority,) = _UINT.unpack_from(body, start)
-        elif attribute not in _PLAIN_ATTRIBUTES:
+        elif attr not in _PLAIN_ATTRIBUTES:
             plain = False
     if protocol != ROUTE_PROTOCOL or table not in (TABLE_MAIN, TABLE_LOCAL) or tos:
         return None
-    cidr = f"{socket.inet_ntop(af, destination)}/{length}"
+    cidr = f"{inet_ntop(af, destination)}/{length}"
     if family is Family.V6 and (priority == _V6_DEFAULT_PRIORITY or table == TABLE_LOCAL):
         priority = 0
-    name = name_of(index) if index else ""
-    shape = _shape(kind, table, gateway, name) if plain else "other"
-    interface = name if shape == "link" else ""
+    device = name_of(index) if index else ""
+    shape = _shape(kind, table, gateway, device) if plain else "other"
+    interface = device if shape == "link" else ""
     return RouteKey(table, cidr, priority), Route(cidr, shape, gateway, interface, priority)
 
 

@@ -78,14 +78,13 @@ def _pack(op: RouteOp, names: "_Names") -> bytes | Outcome:
     try:
         if isinstance(op, DeleteRoute):
             return delete_message(op.key)
-        if op.route.kind == "other":
-            return Refused(f"route {op.route} is of a kind that is only read, never written")
-        interface = "lo" if op.route.kind == "local" else op.route.interface
-        if not interface:
-            return replace_message(op, 0)
-        index = names.index_of(interface)
-        if index == 0:
-            return Retry(f"route {op.route} waits for its interface {interface} to appear")
+        route = op.route
+        if route.kind == "other":
+            return Refused(f"route {route} is of a kind that is only read, never written")
+        interface = "lo" if route.kind == "local" else route.interface
+        index = names.index_of(interface) if interface else 0
+        if interface and not index:
+            return Retry(f"route {route} waits for its interface {interface} to appear")
         return replace_message(op, index)
     except (OSError, ValueError) as error:
         return Refused(f"route {op} cannot be written: {error}")
@@ -100,18 +99,22 @@ class _Names:
 
     def index_of(self, name: str) -> int:
         """Return the interface's index, 0 when there is none of that name."""
-        if name not in self._indices:
+        found = self._indices.get(name)
+        if found is None:
             try:
-                self._indices[name] = socket.if_nametoindex(name)
+                found = socket.if_nametoindex(name)
             except OSError:
-                self._indices[name] = 0
-        return self._indices[name]
+                found = 0
+            self._indices[name] = found
+        return found
 
     def name_of(self, index: int) -> str:
         """Return the interface's name, "" when there is none of that index."""
-        if index not in self._names:
+        found = self._names.get(index)
+        if found is None:
             try:
-                self._names[index] = socket.if_indextoname(index)
+                found = socket.if_indextoname(index)
             except OSError:
-                self._names[index] = ""
-        return self._names[index]
+                found = ""
+            self._names[index] = found
+        return found

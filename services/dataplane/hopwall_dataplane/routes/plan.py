@@ -7,8 +7,8 @@ from hopwall_dataplane.delta import ABSENT, Delta
 from hopwall_dataplane.outcome import Done, Outcome, Refused
 from hopwall_dataplane.routes.route import DeleteRoute, ReplaceRoute, Route, RouteKey, RouteOp
 
-#: A gateway must be reachable before the routes through it.
-_RANK = {"local": 0, "link": 1, "via": 2, "other": 3}
+#: A gateway must be reachable before the routes through it; 1000 is more than any prefix length.
+_RANK = {"local": 0, "link": 1000, "via": 2000, "other": 3000}
 
 
 def plan_additions(pending: Delta[RouteKey, Route]) -> list[RouteOp]:
@@ -23,8 +23,8 @@ def plan_additions(pending: Delta[RouteKey, Route]) -> list[RouteOp]:
     """
     actual = pending.actual
     sets = pending.pending_sets()
-    sets.sort(key=lambda item: (_RANK[item[1].kind], _prefix_length(item[0])))
-    return [ReplaceRoute(route, actual.get(key)) for key, route in sets]
+    sets.sort(key=lambda item: _RANK[item[1].kind] + _prefix_length(item[0]))
+    return [ReplaceRoute(key, route, actual.get(key)) for key, route in sets]
 
 
 def plan_removals(pending: Delta[RouteKey, Route]) -> list[RouteOp]:
@@ -42,13 +42,13 @@ def plan_removals(pending: Delta[RouteKey, Route]) -> list[RouteOp]:
 
 def record(pending: Delta[RouteKey, Route], op: RouteOp, outcome: Outcome) -> None:
     """Note in the delta what became of an op; a retry changes nothing and calls for a re-read."""
-    key = op.key if isinstance(op, DeleteRoute) else op.route.key
     if isinstance(outcome, Refused):
-        pending.park(key)
+        pending.park(op.key)
     elif isinstance(outcome, Done):
-        pending.mark_actual(key, ABSENT if isinstance(op, DeleteRoute) else op.route)
+        pending.mark_actual(op.key, ABSENT if isinstance(op, DeleteRoute) else op.route)
 
 
 def _prefix_length(key: RouteKey) -> int:
     """Return the prefix length of a key's destination."""
-    return int(key.cidr.rpartition("/")[2])
+    cidr = key.cidr
+    return int(cidr[cidr.index("/") + 1 :])

@@ -68,8 +68,9 @@ class Route(Struct, frozen=True, gc=False):
 
 
 class ReplaceRoute(Struct, frozen=True, gc=False):
-    """Make the route stand, in the place of `old`, which is ours; without one, in an empty place."""
+    """Make the route stand at its key, in the place of `old`, which is ours; without one, in an empty place."""
 
+    key: RouteKey
     route: Route
     old: Route | None = None
 

@@ -1,0 +1,156 @@
+"""The running state of the API: the link, what is folded from it, and the tasks that fold.
+
+Shell. One task follows the stream; statuses are folded where they arrive.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from datetime import datetime
+
+from hopwall_api.news import News
+from hopwall_api.outcomes import HDR_KEY, HDR_REQUEST_HASH, KEEP_S, Memory, Written
+from hopwall_api.progress import Tracker
+from hopwall_api.store import Store, shown
+from hopwall_api.writer import Writer
+from hopwall_model import topics
+from hopwall_model.events import ResourceRemoved
+from hopwall_model.status import CalcStatus, HostStatus
+from hopwall_runtime import clock
+from hopwall_runtime.link import CaughtUp, Followed, Link, Record, Reset, Unavailable
+
+log = logging.getLogger(__name__)
+
+
+class Api:
+    """Everything a request may look at."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.store = Store()
+        self.tracker = Tracker()
+        self.memory = Memory()
+        #: Rings when the store or the tracker has changed.
+        self.news = News()
+        self.writer = Writer(link, self.store, self.news)
+        #: Idempotency keys of requests that are being carried out now.
+        self.busy_keys: set[str] = set()
+        self.stopping = False
+        self._spoken: set[str] = set()
+
+    def not_ready(self) -> str | None:
+        """Return why the API cannot serve now, or None."""
+        if self.stopping:
+            return "The API is stopping."
+        if not self.store.in_sync:
+            return "The events stream is not read yet."
+        if not self.link.connected:
+            return "NATS is not connected."
+        return None
+
+    def stop(self) -> None:
+        """Let everyone who waits go home."""
+        self.stopping = True
+        self.news.ring()
+
+    # ------------------------------------------------------------ folding
+
+    async def follow_events(self) -> None:
+        """Fold the stream for ever."""
+        async for items in self.link.follow():
+            self.fold(items)
+
+    def fold(self, items: list[Followed]) -> None:
+        """Fold what the stream delivered, then ring once."""
+        for item in items:
+            match item:
+                case Reset(stream_id):
+                    self.store.begin(stream_id)
+                case Record():
+                    self.store.fold(item.revision, item.event)
+                    self._gather(item)
+                case CaughtUp(revision):
+                    self.store.caught_up(revision)
+        self.news.ring()
+
+    def _gather(self, record: Record) -> None:
+        key = record.headers.get(HDR_KEY)
+        if not key:
+            return
+        form, _, request_hash = record.headers.get(HDR_REQUEST_HASH, "").partition("-")
+        left = KEEP_S - _age_s(record.headers)
+        if left <= 0:
+            return
+        written = _written(record)
+        self.memory.gather(
+            key,
+            request_hash,
+            written,
+            form="many" if form == "many" else "one",
+            until=clock.monotonic() + left,
+        )
+
+    async def follow_statuses(self) -> None:
+        """Subscribe to the statuses and learn the last ones, again after each reconnect; for ever.
+
+        Errors: Unavailable.
+        """
+        doubt = asyncio.Event()
+
+        async def on_reconnect() -> None:
+            doubt.set()
+
+        self.link.on_reconnect(on_reconnect)
+        await self.link.subscribe(topics.CALC_STATUS, topics.CALC_STATUS.pattern, self._on_calc)
+        await self.link.subscribe(topics.HOST_STATUS, topics.HOST_STATUS.pattern, self._on_host)
+        while True:
+            doubt.clear()
+            await self.catch_up_statuses()
+            await doubt.wait()
+
+    async def catch_up_statuses(self) -> None:
+        """Fold the last status of each sender, unless it has spoken meanwhile."""
+        self._spoken.clear()
+        try:
+            async for calc in self.link.last_status(topics.CALC_STATUS):
+                if "" not in self._spoken:
+                    self.tracker.fold_calc(calc)
+            async for host in self.link.last_status(topics.HOST_STATUS):
+                if host.host not in self._spoken:
+                    self.tracker.fold_host(host)
+        except Unavailable as error:
+            log.warning("the last statuses are not known until they are sent again: %s", error)
+        self.news.ring()
+
+    def _on_calc(self, status: CalcStatus, _: str) -> None:
+        self._spoken.add("")
+        self.tracker.fold_calc(status)
+        self.news.ring()
+
+    def _on_host(self, status: HostStatus, _: str) -> None:
+        self._spoken.add(status.host)
+        self.tracker.fold_host(status)
+        self.news.ring()
+
+
+def _written(record: Record) -> Written:
+    event = record.event
+    if isinstance(event, ResourceRemoved):
+        return Written(key=event.key, word="removed", revision=record.revision, resource=None)
+    resource = shown(event.resource, record.revision).resource
+    created = resource.metadata.generation == 1
+    return Written(
+        key=event.key,
+        word="created" if created else "configured",
+        revision=record.revision,
+        resource=resource,
+    )
+
+
+def _age_s(headers: Mapping[str, str]) -> float:
+    """Return how long ago the event was written, by the clocks of two machines; unknown is old."""
+    try:
+        written = datetime.fromisoformat(headers["ce-time"])
+        return (datetime.fromisoformat(clock.now_text()) - written).total_seconds()
+    except (KeyError, ValueError, TypeError):
+        return KEEP_S

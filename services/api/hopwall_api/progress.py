@@ -1,0 +1,237 @@
+"""How far a write has come: stored, computed, programmed; and on which hosts it is late, and why.
+
+Pure. Folds what calc and the hosts report and answers questions about revisions. Refuses to guess: what was
+not reported is "Unknown" or "False", never "True".
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from msgspec import Struct
+
+from hopwall_model.resources import Key
+from hopwall_model.status import CalcStatus, HostStatus
+
+Stage = Literal["accepted", "computed", "programmed"]
+Truth = Literal["True", "False", "Unknown"]
+
+#: How many reports of calc are remembered: the hosts that older revisions concern are not known.
+MAX_REPORTS = 10_000
+MAX_LAGGARDS = 100
+
+
+class Target(Struct, frozen=True):
+    """One write to follow: the key and the revision of its event."""
+
+    key: Key
+    revision: int
+    removed: bool = False
+
+
+class Condition(Struct, frozen=True, kw_only=True):
+    """One stage, as Kubernetes' conditions are written."""
+
+    type: str
+    status: Truth
+    reason: str
+    message: str
+
+
+class HostCounts(Struct, frozen=True, kw_only=True):
+    """Of the hosts concerned: how many, how many enforce it, how many cannot."""
+
+    desired: int
+    programmed: int
+    failed: int
+
+
+class Laggard(Struct, frozen=True, kw_only=True):
+    """A host that does not enforce it yet, and why."""
+
+    host: str
+    reason: str
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    """The `status` of an answer. At most `MAX_LAGGARDS` laggards are named; `hosts` counts all."""
+
+    conditions: tuple[Condition, ...]
+    hosts: HostCounts
+    laggards: tuple[Laggard, ...] = ()
+
+    def reached(self, stage: Stage) -> bool:
+        """Tell whether the stage is surely reached."""
+        name = stage.capitalize()
+        return any(c.type == name and c.status == "True" for c in self.conditions)
+
+    def settled(self) -> bool:
+        """Tell whether waiting longer is in vain: all have answered, and some refuse."""
+        hosts = self.hosts
+        return hosts.failed > 0 and hosts.programmed + hosts.failed == hosts.desired
+
+
+class Tracker:
+    """The last word of calc and of each host."""
+
+    def __init__(self) -> None:
+        self.calc: CalcStatus | None = None
+        self.hosts: dict[str, HostStatus] = {}
+        self._reports: list[CalcStatus] = []
+        self._named: set[str] = set()
+
+    # ------------------------------------------------------------ folding
+
+    def fold_calc(self, status: CalcStatus) -> None:
+        """Fold one report of calc; another epoch than the last forgets what came before."""
+        if self.calc is not None and self.calc.epoch != status.epoch:
+            self._reports.clear()
+            self._named.clear()
+        elif self.calc is not None and status.revision < self.calc.revision:
+            return
+        self.calc = status
+        self._named.update(status.hosts)
+        if not self._reports or status.revision > self._reports[-1].revision:
+            self._reports.append(status)
+            if len(self._reports) > MAX_REPORTS:
+                del self._reports[: MAX_REPORTS // 2]
+
+    def fold_host(self, status: HostStatus) -> None:
+        """Fold one report of a host."""
+        self.hosts[status.host] = status
+
+    # ------------------------------------------------------------ answering
+
+    def progress(self, targets: Sequence[Target]) -> Progress:
+        """Return how far these writes have come, all of them together."""
+        revision = max((target.revision for target in targets), default=0)
+        accepted = _condition("Accepted", "True", "Stored", f"Stored at revision {revision}.")
+        computed = self._computed(revision)
+        if computed.status != "True":
+            waits = _condition("Programmed", "Unknown", "NotComputed", computed.message)
+            nobody = HostCounts(desired=0, programmed=0, failed=0)
+            return Progress(conditions=(accepted, computed, waits), hosts=nobody)
+        hosts, sure = self._concerned(targets)
+        late: list[Laggard] = []
+        failed = 0
+        for host, of_host in sorted(hosts.items()):
+            refused, reason = self._fault(host, of_host)
+            failed += refused
+            if reason:
+                late.append(Laggard(host=host, reason=reason))
+        programmed = _programmed(len(hosts), late, failed, sure)
+        return Progress(
+            conditions=(accepted, computed, programmed),
+            hosts=HostCounts(desired=len(hosts), programmed=len(hosts) - len(late), failed=failed),
+            laggards=tuple(late[:MAX_LAGGARDS]),
+        )
+
+    def lag_of(self, host: str) -> int | None:
+        """Return how many revisions a host is behind calc; None when they share no epoch."""
+        status = self.hosts.get(host)
+        if status is None or self.calc is None or status.epoch != self.calc.epoch:
+            return None
+        return max(0, self.calc.revision - status.revision)
+
+    def _computed(self, revision: int) -> Condition:
+        if self.calc is None:
+            message = "calc has not reported yet; is hopwall-calc running?"
+            return _condition("Computed", "Unknown", "NoReport", message)
+        if self.calc.revision < revision:
+            message = f"calc is at revision {self.calc.revision} of {revision}."
+            return _condition("Computed", "False", "Pending", message)
+        message = f"calc has resolved revision {self.calc.revision}."
+        return _condition("Computed", "True", "Resolved", message)
+
+    def _concerned(self, targets: Sequence[Target]) -> tuple[dict[str, list[Target]], bool]:
+        """Return the hosts each target concerns, and whether that is known for all of them.
+
+        Where it is not (the report was missed, or is forgotten), every host that is known counts.
+        """
+        hosts: dict[str, list[Target]] = {}
+        sure = True
+        for target in targets:
+            report = self._covering(target.revision)
+            names: Iterable[str]
+            if report is None:
+                sure, names = False, self._named | self.hosts.keys()
+            else:
+                names = report.hosts
+            for name in names:
+                hosts.setdefault(name, []).append(target)
+        return hosts, sure
+
+    def _covering(self, revision: int) -> CalcStatus | None:
+        index = bisect_left(self._reports, revision, key=lambda report: report.revision)
+        if index == len(self._reports):
+            return None
+        report = self._reports[index]
+        return report if report.first <= revision else None
+
+    def _fault(self, host: str, targets: Sequence[Target]) -> tuple[bool, str]:
+        """Return why the host does not enforce these writes, and whether it refuses; "" if it does."""
+        assert self.calc is not None
+        status = self.hosts.get(host)
+        wanted = max(target.revision for target in targets)
+        if status is None:
+            return False, f"Host {host} has not reported; is hopwall-dataplane running on it?"
+        if status.epoch != self.calc.epoch:
+            return False, f"Host {host} has not taken over the state of the current calc yet."
+        if not status.in_sync:
+            return False, f"Host {host} is not in sync; it is reading its state."
+        if status.revision < wanted:
+            return False, f"Host {host} enforces revision {status.revision} of {wanted}."
+        for target in targets:
+            for refusal in status.refused:
+                if _bears_on(refusal.object, target.key):
+                    return True, f"Host {host} refused {refusal.object}: {refusal.reason}"
+        ids = {_endpoint_id(t.key) for t in targets if not t.removed}
+        for waiting in status.waiting:
+            if waiting.endpoint in ids:
+                return False, f"Host {host} waits for {waiting.endpoint}: {waiting.reason}"
+        return False, ""
+
+
+def _endpoint_id(key: Key) -> str:
+    return f"{key.namespace}/{key.name}" if key.kind == "WorkloadEndpoint" else ""
+
+
+#: Kinds that hosts know by an object of their own: kind → how the host calls it.
+_OBJECTS = {
+    "WorkloadEndpoint": "endpoint {0}/{1}",
+    "NetworkPolicy": "policy np/{0}/{1}",
+    "GlobalNetworkPolicy": "policy gnp/{1}",
+    "Profile": "policy profile/{1}",
+}
+
+
+def _bears_on(refused: str, key: Key) -> bool:
+    """Tell whether a refusal may mean that this resource is not enforced.
+
+    An endpoint or a policy that is refused is another resource's matter; anything else (a set, a route,
+    a jump) cannot be told apart here and counts against every write that concerns the host.
+    """
+    kind = refused.partition(" ")[0]
+    if kind not in ("endpoint", "policy") or key.kind not in _OBJECTS:
+        return True
+    return refused == _OBJECTS[key.kind].format(key.namespace, key.name)
+
+
+def _programmed(n: int, late: Sequence[Laggard], failed: int, sure: bool) -> Condition:
+    done = n - len(late)
+    if failed:
+        message = f"{failed} of {n} hosts refuse a part of it and keep it closed; see laggards."
+        return _condition("Programmed", "False", "Refused", message)
+    if not sure and (late or not n):
+        message = "Which hosts this concerns was reported before this API began to listen."
+        return _condition("Programmed", "Unknown", "HostsUnknown", message)
+    if late:
+        message = f"{done} of {n} hosts enforce it; see laggards."
+        return _condition("Programmed", "False", "Pending", message)
+    if not n:
+        return _condition("Programmed", "True", "NoHosts", "No host is concerned.")
+    return _condition("Programmed", "True", "Enforced", f"All {n} hosts concerned enforce it.")
+
+
+def _condition(type_: str, status: Truth, reason: str, message: str) -> Condition:
+    return Condition(type=type_, status=status, reason=reason, message=message)

@@ -1,0 +1,200 @@
+"""Every route in one table: the app is built from it, and so is the OpenAPI document."""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from aiohttp import web
+from msgspec import Struct
+
+from hopwall_api import reads, writes
+from hopwall_api.answers import ApplyResult, Removal
+from hopwall_api.parameters import LIST_PARAMETERS, WRITE_PARAMETERS
+from hopwall_api.reads import HostView, HostViewList
+from hopwall_model.resources import KINDS, Resource
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+KindHandler = Callable[[web.Request, type[Resource]], Awaitable[web.StreamResponse]]
+
+_IF_MATCH = "If-Match"
+_IF_NONE_MATCH = "If-None-Match"
+_WRITE_HEADERS = ("Idempotency-Key", "Prefer", "X-Request-Id")
+
+
+class Route(Struct, frozen=True, kw_only=True):
+    """One method on one path, and what its document says of it."""
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    handler: Any
+    #: Media type and type name of the request body.
+    body: tuple[str, str] | None = None
+    #: Type name of the good answer; "" for text.
+    answers: str = ""
+    statuses: tuple[int, ...] = (200,)
+    query: tuple[str, ...] = ()
+    headers: tuple[str, ...] = ()
+    #: Statuses of problems.
+    refusals: tuple[int, ...] = ()
+
+
+_READ = (400, 404, 503)
+_WRITE = (400, 404, 408, 409, 412, 413, 415, 422, 503)
+
+
+def all_routes() -> list[Route]:
+    """Return every route of the app."""
+    return [*_service_routes(), *(route for kind in KINDS for route in _kind_routes(kind))]
+
+
+def _kind_routes(kind: type[Resource]) -> list[Route]:
+    name, plural = kind.__name__, kind.PLURAL
+    everywhere = f"/v1/{plural}"
+    collection = f"/v1/namespaces/{{namespace}}/{plural}" if kind.NAMESPACED else everywhere
+    routes = [
+        _list(kind, collection, f"list{name}"),
+        _kind_route(
+            "POST",
+            collection,
+            f"create{name}",
+            f"Create a {name}, which must not exist.",
+            partial(writes.post, kind=kind),
+            body=("application/json", name),
+            answers=name,
+            statuses=(201, 202, 200),
+            query=WRITE_PARAMETERS,
+            headers=_WRITE_HEADERS,
+            refusals=_WRITE,
+        ),
+    ]
+    if kind.NAMESPACED:
+        routes.append(_list(kind, everywhere, f"listAll{name}"))
+    return routes + _one_routes(kind, f"{collection}/{{name}}")
+
+
+def _kind_route(
+    method: str, path: str, name: str, summary: str, handler: Handler, **more: Any
+) -> Route:
+    return Route(method=method, path=path, name=name, summary=summary, handler=handler, **more)
+
+
+def _list(kind: type[Resource], path: str, name: str) -> Route:
+    return _kind_route(
+        "GET",
+        path,
+        name,
+        f"List or watch resources of kind {kind.__name__}.",
+        partial(reads.list_, kind=kind),
+        answers=f"{kind.__name__}List",
+        query=LIST_PARAMETERS,
+        headers=("Last-Event-ID",),
+        refusals=(400, 410, 503),
+    )
+
+
+def _one_routes(kind: type[Resource], path: str) -> list[Route]:
+    name = kind.__name__
+    written: dict[str, Any] = {
+        "query": WRITE_PARAMETERS,
+        "headers": (_IF_MATCH, *_WRITE_HEADERS),
+        "refusals": _WRITE,
+    }
+    replaced = written | {"headers": (_IF_MATCH, _IF_NONE_MATCH, *_WRITE_HEADERS)}
+    return [
+        _kind_route(
+            "GET",
+            path,
+            f"get{name}",
+            f"Return a {name}, and how far its last write has come.",
+            partial(reads.get, kind=kind),
+            answers=name,
+            refusals=_READ,
+        ),
+        _kind_route(
+            "PUT",
+            path,
+            f"put{name}",
+            f"Create or replace a {name}.",
+            partial(writes.put, kind=kind),
+            body=("application/json", name),
+            answers=name,
+            statuses=(200, 201, 202),
+            **replaced,
+        ),
+        _kind_route(
+            "PATCH",
+            path,
+            f"patch{name}",
+            f"Change a {name} by a merge patch (RFC 7396).",
+            partial(writes.patch, kind=kind),
+            body=("application/merge-patch+json", ""),
+            answers=name,
+            statuses=(200, 202),
+            **replaced,
+        ),
+        _kind_route(
+            "DELETE",
+            path,
+            f"delete{name}",
+            f"Remove a {name}.",
+            partial(writes.delete, kind=kind),
+            answers=Removal.__name__,
+            statuses=(200, 202),
+            **written,
+        ),
+    ]
+
+
+def _service_routes() -> list[Route]:
+    return [
+        Route(
+            method="POST",
+            path="/v1/apply",
+            name="apply",
+            summary="Create or replace up to 1000 resources, all or none.",
+            handler=writes.apply,
+            body=("application/json", "ResourceList"),
+            answers=ApplyResult.__name__,
+            statuses=(200, 202),
+            query=WRITE_PARAMETERS,
+            headers=_WRITE_HEADERS,
+            refusals=(400, 408, 409, 413, 415, 422, 503),
+        ),
+        Route(
+            method="GET",
+            path="/v1/hosts",
+            name="listHosts",
+            summary="List the hosts and how far each has come.",
+            handler=reads.hosts,
+            answers=HostViewList.__name__,
+            refusals=(400, 503),
+        ),
+        Route(
+            method="GET",
+            path="/v1/hosts/{host}",
+            name="getHost",
+            summary="Return one host and how far it has come.",
+            handler=reads.host,
+            answers=HostView.__name__,
+            refusals=_READ,
+        ),
+        Route(
+            method="GET",
+            path="/version",
+            name="getVersion",
+            summary="Return the version of the product.",
+            handler=reads.version,
+            answers="Version",
+        ),
+        Route(
+            method="GET",
+            path="/readyz",
+            name="ready",
+            summary="Tell whether the API can serve now.",
+            handler=reads.readyz,
+            statuses=(200, 503),
+            query=("verbose",),
+        ),
+    ]

@@ -1,0 +1,61 @@
+"""The API service: connect, fold, serve."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from hopwall_api.agent import Api
+from hopwall_api.app import Runner, make_app
+from hopwall_api.settings import ApiSettings, parse_listen
+from hopwall_runtime.health import serve_health
+from hopwall_runtime.link import Link
+
+log = logging.getLogger(__name__)
+
+
+async def serve(settings: ApiSettings) -> None:
+    """Serve until cancelled. HTTP is answered from the start; until NATS is read with 503.
+
+    Errors: OSError when an address cannot be listened on; ConfigError.
+    """
+    link = Link("api")
+    api = Api(link)
+    async with _listening(api, settings):
+        await link.connect(settings)
+        try:
+            await link.ensure_streams()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(api.follow_events(), name="events")
+                tasks.create_task(api.follow_statuses(), name="statuses")
+        finally:
+            api.stop()
+            await link.close()
+
+
+@asynccontextmanager
+async def _listening(api: Api, settings: ApiSettings) -> AsyncIterator[None]:
+    places = [parse_listen(text) for text in settings.listen]
+    runner = Runner(
+        make_app(api),
+        max_connections=settings.max_connections,
+        idle_timeout_s=settings.idle_timeout_s,
+    )
+    await runner.setup()
+    try:
+        for place in places:
+            site: web.BaseSite
+            if isinstance(place, str):
+                site = web.UnixSite(runner, place)
+            else:
+                site = web.TCPSite(runner, *place)
+            await site.start()
+            log.info("listening on %s", site.name)
+        async with serve_health(settings.health_listen, api.not_ready, CollectorRegistry()):
+            yield
+    finally:
+        api.stop()
+        await runner.cleanup()

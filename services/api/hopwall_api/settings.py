@@ -1,0 +1,32 @@
+"""The settings of the API service."""
+
+from hopwall_runtime.config import CommonSettings, ConfigError
+
+
+class ApiSettings(CommonSettings, frozen=True, kw_only=True):
+    """What `hopwall-api` understands."""
+
+    #: Where to listen: host:port, or unix:/path. Loopback, because callers are not authenticated.
+    listen: tuple[str, ...] = ("127.0.0.1:8080",)
+    #: Further connections are closed at once.
+    max_connections: int = 4096
+    #: A connection that sends no whole request head for so long is closed.
+    idle_timeout_s: int = 60
+
+
+def parse_listen(text: str) -> tuple[str, int] | str:
+    """Return (host, port), or the path of a unix socket.
+
+    Errors: ConfigError.
+    """
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if not path:
+            raise ConfigError(
+                "Setting listen: unix: needs a path, as in unix:/run/hopwall/api.sock."
+            )
+        return path
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"Setting listen: {text!r} is not host:port or unix:/path.")
+    return host.strip("[]"), int(port)

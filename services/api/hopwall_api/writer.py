@@ -1,0 +1,238 @@
+"""Writing to the stream: compare-and-set with CloudEvents headers, and reading one's own writes.
+
+Shell. A write is planned on the folded copy. When that turns out to be behind (another write came first, a
+precondition fails, nothing would change) the plan is made again on what the server itself holds, so a
+refusal is never the fault of a copy that lags.
+
+Source: CloudEvents 1.0, NATS protocol binding, binary mode.
+"""
+
+import asyncio
+import logging
+import os
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+
+from msgspec import Struct
+
+from hopwall_api import problems
+from hopwall_api.intent import Plan, Stamp
+from hopwall_api.news import News
+from hopwall_api.outcomes import HDR_KEY, HDR_REQUEST_HASH, Written
+from hopwall_api.problems import ApiProblem
+from hopwall_api.store import NOTHING, Held, Store, shown
+from hopwall_model import codec, topics
+from hopwall_model.events import ResourceRemoved, ResourceSet
+from hopwall_model.resources import KIND_BY_NAME, Key
+from hopwall_runtime import clock
+from hopwall_runtime.link import (
+    MAX_BATCH,
+    Append,
+    Conflict,
+    Link,
+    Record,
+    Unavailable,
+    Unconfirmed,
+    Unreadable,
+)
+
+log = logging.getLogger(__name__)
+
+#: One event with its headers fits the server's default max_payload of 1 MiB.
+MAX_EVENT_BYTES = 1_000_000
+MAX_TRIES = 32
+_READ_OWN_WRITE_S = 3.0
+_READS_AT_ONCE = 64
+#: The server holds at most 50 unfinished batches of a stream (NATS ADR-50).
+_BATCHES_AT_ONCE = 16
+
+Planner = Callable[[Mapping[Key, Held], Stamp], Sequence[Plan]]
+
+
+class Source(Struct, frozen=True, kw_only=True):
+    """Where a write comes from, for the event's headers."""
+
+    actor: str
+    request_id: str
+    idempotency_key: str = ""
+    request_hash: str = ""
+
+
+class Writer:
+    """The one way from a plan to the stream."""
+
+    def __init__(self, link: Link, store: Store, news: News) -> None:
+        self._link = link
+        self._store = store
+        self._news = news
+        self._batches = asyncio.Semaphore(_BATCHES_AT_ONCE)
+        self.n_conflicts = 0
+
+    async def write(
+        self, keys: Sequence[Key], planner: Planner, source: Source, *, dry: bool = False
+    ) -> tuple[Written, ...]:
+        """Plan and store all or nothing, and return when reads show it.
+
+        The planner may be called several times, each time with what is held at that moment.
+
+        Errors: ApiProblem: what the planner raises; 409 after too many races; 413; 503, which says whether
+                the outcome is unknown.
+        """
+        asked: dict[Key, Held] | None = None
+        for attempt in range(MAX_TRIES):
+            held = asked or {key: self._store.held(key) for key in keys}
+            stamp = Stamp(uid=str(uuid.uuid4()), at=clock.now_text())
+            try:
+                plans = planner(held, stamp)
+            except ApiProblem:
+                if asked is not None:
+                    raise
+                asked = await self._ask(keys)
+                continue
+            unsure = asked is None and any(plan.event is None for plan in plans)
+            if unsure and not dry:
+                asked = await self._ask(keys)
+                continue
+            if dry:
+                return tuple(_dry(plan) for plan in plans)
+            try:
+                return await self._store_all(plans, source)
+            except Conflict:
+                self.n_conflicts += 1
+                # Later tries wait a random while, so that many writers do not march in step.
+                await asyncio.sleep(os.urandom(1)[0] / 255 * 0.002 * attempt)
+                asked = await self._ask(keys)
+        raise problems.conflict("Too many writers changed the same resource at once; try again.")
+
+    async def _store_all(self, plans: Sequence[Plan], source: Source) -> tuple[Written, ...]:
+        writes = [plan for plan in plans if plan.event is not None]
+        revisions: list[int] = []
+        if writes:
+            appends = [self._append(plan, source) for plan in writes]
+            revisions = await self._append_all(appends)
+            top = max(revisions)
+            if not await self._news.until(lambda: self._store.revision >= top, _READ_OWN_WRITE_S):
+                log.warning("revision %d is stored, but reads do not show it yet", top)
+        of_key = dict(zip((plan.key for plan in writes), revisions, strict=True))
+        return tuple(_written(plan, of_key.get(plan.key)) for plan in plans)
+
+    async def _append_all(self, appends: Sequence[Append]) -> list[int]:
+        if not self._link.connected:
+            raise problems.unavailable("NATS is not connected; nothing was stored. Try again.")
+        try:
+            if len(appends) == 1:
+                return await self._link.append(appends)
+            async with self._batches:
+                return await self._link.append(appends)
+        except Unconfirmed as error:
+            stored = await self._found(appends)
+            if stored is not None:
+                return stored
+            raise problems.unavailable(
+                f"{error}. It is unknown whether the write was stored: read the resource, or repeat"
+                " the request with the same Idempotency-Key.",
+                retry_after_s=5,
+            ) from error
+        except Unavailable as error:
+            raise problems.unavailable(f"{error}; nothing was stored. Try again.") from error
+
+    async def _found(self, appends: Sequence[Append]) -> list[int] | None:
+        """Return the revisions if the stream holds these very writes after all."""
+        last = appends[-1]
+        try:
+            held = await self._link.last(last.subject)
+        except Unavailable:
+            return None
+        if isinstance(held, Record) and held.headers.get("ce-id") == last.headers["ce-id"]:
+            return list(range(held.revision - len(appends) + 1, held.revision + 1))
+        return None
+
+    async def _ask(self, keys: Sequence[Key]) -> dict[Key, Held]:
+        """Return what the server itself holds of these keys.
+
+        Errors: ApiProblem 503.
+        """
+        held: dict[Key, Held] = {}
+        try:
+            for start in range(0, len(keys), _READS_AT_ONCE):
+                some = keys[start : start + _READS_AT_ONCE]
+                found = await asyncio.gather(
+                    *(self._link.last(topics.event_subject(key)) for key in some)
+                )
+                held.update(
+                    {key: self._held(key, one) for key, one in zip(some, found, strict=True)}
+                )
+        except Unavailable as error:
+            raise problems.unavailable(f"{error}; nothing was stored. Try again.") from error
+        return held
+
+    def _held(self, key: Key, found: Record | Unreadable | None) -> Held:
+        if found is None:
+            return NOTHING
+        if isinstance(found, Unreadable):
+            # Somebody's bad message is the last word. The next good write goes on top of it.
+            return Held(last=found.revision, stored=self._store.get(key))
+        if isinstance(found.event, ResourceRemoved):
+            return Held(last=found.revision, stored=None)
+        return Held(last=found.revision, stored=shown(found.event.resource, found.revision))
+
+    def _append(self, plan: Plan, source: Source) -> Append:
+        body = codec.encode(plan.event)
+        if len(body) > MAX_EVENT_BYTES:
+            raise problems.too_large(
+                f"{plan.key} is {len(body)} bytes as an event; at most {MAX_EVENT_BYTES} fit one NATS"
+                " message. Divide it into several resources."
+            )
+        event_id = str(uuid.uuid4())
+        word = "set" if isinstance(plan.event, ResourceSet) else "removed"
+        headers = {
+            topics.HDR_MSG_ID: event_id,
+            "ce-specversion": "1.0",
+            "ce-id": event_id,
+            "ce-source": "/hopwall/api",
+            "ce-type": f"hopwall.resource.{word}.v1",
+            "ce-time": clock.now_text(),
+            "ce-subject": path_of(plan.key),
+            "ce-actor": source.actor,
+            "ce-requestid": source.request_id,
+        }
+        if source.idempotency_key:
+            headers[HDR_KEY] = source.idempotency_key
+            headers[HDR_REQUEST_HASH] = source.request_hash
+        return Append(
+            subject=topics.event_subject(plan.key),
+            body=body,
+            expected=plan.expected,
+            headers=headers,
+        )
+
+
+def check_batch(n: int) -> None:
+    """Refuse more resources than one atomic batch holds.
+
+    Errors: ApiProblem 413.
+    """
+    if n > MAX_BATCH:
+        raise problems.too_large(
+            f"{n} resources in one request; at most {MAX_BATCH} can be stored all or nothing."
+            " Send them in several requests."
+        )
+
+
+def path_of(key: Key) -> str:
+    """Return the path of a resource in the API."""
+    place = f"/namespaces/{key.namespace}" if key.namespace else ""
+    return f"/v1{place}/{KIND_BY_NAME[key.kind].PLURAL}/{key.name}"
+
+
+def _dry(plan: Plan) -> Written:
+    resource = None if plan.word == "removed" else plan.resource
+    return Written(key=plan.key, word=plan.word, revision=0, resource=resource)
+
+
+def _written(plan: Plan, revision: int | None) -> Written:
+    if revision is None:  # unchanged: it stands where it stood
+        version = int(plan.resource.metadata.resource_version or 0)
+        return Written(key=plan.key, word=plan.word, revision=version, resource=plan.resource)
+    resource = None if plan.word == "removed" else shown(plan.resource, revision).resource
+    return Written(key=plan.key, word=plan.word, revision=revision, resource=resource)

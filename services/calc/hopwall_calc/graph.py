@@ -1,0 +1,219 @@
+"""The wiring: which node consumes which, as a list; and the graph as a thing that takes events.
+
+Pure: the same events in any order give the same state. Read `wire` for the picture, or let
+`python -m hopwall_calc --graph` draw it.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from hopwall_calc import intake
+from hopwall_calc.engine import Edge, Engine, Failure, Source, attempt
+from hopwall_calc.intake import (
+    EndpointInput,
+    HostInput,
+    NetworkSetInput,
+    PolicyInput,
+    ProfileInput,
+    TierInput,
+)
+from hopwall_calc.nodes.addresses import Addresses
+from hopwall_calc.nodes.endpoint_policies import EndpointPolicies
+from hopwall_calc.nodes.endpoints import Endpoints
+from hopwall_calc.nodes.hosts import Hosts
+from hopwall_calc.nodes.labels import Labels
+from hopwall_calc.nodes.needs import Needs
+from hopwall_calc.nodes.policies import Policies
+from hopwall_calc.nodes.policy_uses import PolicyUses
+from hopwall_calc.nodes.routes import Routes
+from hopwall_calc.nodes.sets import Sets
+from hopwall_calc.sequencer import Output, Sequencer
+from hopwall_model.events import Event, ResourceSet
+from hopwall_model.resources import Key
+from hopwall_model.updates import HostBatch
+
+
+class Nodes:
+    """All nodes, each made with the nodes it reads."""
+
+    def __init__(self, *, routes: bool) -> None:
+        self.workload_endpoints: Source[Key, EndpointInput] = Source("workload_endpoints")
+        self.network_sets: Source[Key, NetworkSetInput] = Source("network_sets")
+        self.declared_policies: Source[Key, PolicyInput] = Source("declared_policies")
+        self.declared_profiles: Source[str, ProfileInput] = Source("declared_profiles")
+        self.tiers: Source[str, TierInput] = Source("tiers")
+        self.declared_hosts: Source[str, HostInput] = Source("declared_hosts")
+
+        self.addresses = Addresses(self.workload_endpoints)
+        self.labels = Labels(self.workload_endpoints, self.network_sets, self.declared_profiles)
+        self.endpoint_policies = EndpointPolicies(self.labels, self.declared_policies, self.tiers)
+        self.endpoints = Endpoints(self.workload_endpoints, self.addresses, self.endpoint_policies)
+        self.policy_uses = PolicyUses(self.endpoints)
+        self.policies = Policies(
+            self.policy_uses, self.declared_policies, self.declared_profiles, self.tiers
+        )
+        self.sets = Sets(self.policies, self.labels, self.addresses, self.network_sets)
+        self.hosts = Hosts(self.declared_hosts, self.endpoints)
+        self.routes = Routes(self.endpoints, self.hosts)
+        self.needs = Needs(self.policy_uses, self.policies, self.hosts, routes=routes)
+
+
+def wire(n: Nodes) -> tuple[Edge, ...]:
+    """Return the edges: producer, consumer, and what the consumer does when the producer changed."""
+    return (
+        Edge(n.workload_endpoints, n.addresses, n.addresses.on_endpoints),
+        Edge(n.workload_endpoints, n.labels, n.labels.on_endpoints),
+        Edge(n.network_sets, n.labels, n.labels.on_network_sets),
+        Edge(n.declared_profiles, n.labels, n.labels.on_profiles),
+        Edge(n.labels, n.endpoint_policies, n.endpoint_policies.on_labels),
+        Edge(n.declared_policies, n.endpoint_policies, n.endpoint_policies.on_policies),
+        Edge(n.tiers, n.endpoint_policies, n.endpoint_policies.on_tiers),
+        Edge(n.workload_endpoints, n.endpoints, n.endpoints.on_endpoints),
+        Edge(n.addresses, n.endpoints, n.endpoints.on_addresses),
+        Edge(n.endpoint_policies, n.endpoints, n.endpoints.on_endpoint_policies),
+        Edge(n.endpoints, n.policy_uses, n.policy_uses.on_endpoints),
+        Edge(n.policy_uses, n.policies, n.policies.on_policy_uses),
+        Edge(n.declared_policies, n.policies, n.policies.on_policies),
+        Edge(n.declared_profiles, n.policies, n.policies.on_profiles),
+        Edge(n.tiers, n.policies, n.policies.on_tiers),
+        Edge(n.policies, n.sets, n.sets.on_policies),
+        Edge(n.labels, n.sets, n.sets.on_labels),
+        Edge(n.addresses, n.sets, n.sets.on_addresses),
+        Edge(n.network_sets, n.sets, n.sets.on_network_sets),
+        Edge(n.declared_hosts, n.hosts, n.hosts.on_declared),
+        Edge(n.endpoints, n.hosts, n.hosts.on_endpoints),
+        Edge(n.endpoints, n.routes, n.routes.on_endpoints),
+        Edge(n.hosts, n.routes, n.routes.on_hosts),
+        Edge(n.policy_uses, n.needs, n.needs.on_policy_uses),
+        Edge(n.policies, n.needs, n.needs.on_policies),
+        Edge(n.hosts, n.needs, n.needs.on_hosts),
+    )
+
+
+class Graph:
+    """Events in; updates out."""
+
+    def __init__(self, epoch: str, *, routes: bool = True) -> None:
+        self._routes = routes
+        self.nodes = Nodes(routes=routes)
+        self.engine = Engine(wire(self.nodes))
+        self.sequencer = self._new_sequencer(epoch)
+        self.revision = 0
+        self._failures: list[Failure] = []
+        self._unseen: set[Key] | None = None
+        n = self.nodes
+        #: Kind → where it is kept, under which key, and what is kept of it.
+        self._kinds: dict[str, tuple[Source[Any, Any], Callable[[Key], Any], Any]] = {
+            "WorkloadEndpoint": (n.workload_endpoints, intake.by_key, intake.endpoint),
+            "NetworkSet": (n.network_sets, intake.by_key, intake.network_set),
+            "GlobalNetworkSet": (n.network_sets, intake.by_key, intake.network_set),
+            "NetworkPolicy": (n.declared_policies, intake.by_key, intake.policy),
+            "GlobalNetworkPolicy": (n.declared_policies, intake.by_key, intake.policy),
+            "Profile": (n.declared_profiles, intake.by_name, intake.profile),
+            "Tier": (n.tiers, intake.by_name, intake.tier),
+            "Node": (n.declared_hosts, intake.by_name, intake.host),
+        }
+        #: The resources that are there now, whatever has come of them.
+        self._known: set[Key] = set()
+
+    def _new_sequencer(self, epoch: str) -> Sequencer:
+        n = self.nodes
+        return Sequencer(
+            epoch,
+            endpoints=n.endpoints.out,
+            needs=n.needs,
+            contents={"set": n.sets, "policy": n.policies, "routes": n.routes},
+        )
+
+    # ------------------------------------------------------------ in
+
+    def on_event(self, event: Event, revision: int) -> None:
+        """Take in one event. What cannot be understood is absent from now on, and a failure."""
+        self.revision = max(self.revision, revision)
+        key = event.key
+        if key.kind not in self._kinds:
+            return
+        source, key_in_source, digest = self._kinds[key.kind]
+        if not isinstance(event, ResourceSet):
+            self._known.discard(key)
+            source.out.put(key_in_source(key), None)
+            return
+        self._known.add(key)
+        if self._unseen is not None:
+            self._unseen.discard(key)
+        resource = event.resource
+        value = attempt("intake", key, lambda: digest(resource))
+        if isinstance(value, Failure):
+            self._failures.append(value)
+            value = None
+        elif isinstance(value, PolicyInput) and value.closed:
+            self._failures.append(
+                Failure("intake", str(key), "its rules are not understood, so it denies")
+            )
+        source.out.put(key_in_source(key), value)
+
+    def begin_resync(self) -> None:
+        """Begin to take in a snapshot: what it does not name is gone at its end."""
+        self._unseen = set(self._known)
+
+    def end_resync(self, revision: int) -> None:
+        """End it: sweep what was not named. The revision is then exactly this one."""
+        for key in self._unseen or ():
+            source, key_in_source, _ = self._kinds[key.kind]
+            self._known.discard(key)
+            source.out.put(key_in_source(key), None)
+        self._unseen = None
+        self.revision = revision
+
+    # ------------------------------------------------------------ out
+
+    def flush(self, *, recompute_all: bool = False) -> Output | None:
+        """Return what the events since the last flush changed; None if there were none.
+
+        Errors: whatever a node's own recompute raises: a broken invariant, and the process ends.
+        """
+        changed = any(source.has_changes() for source in self._sources())
+        if not (changed or recompute_all) and self.sequencer.revision == self.revision:
+            return None
+        self.engine.run(recompute_all=recompute_all)
+        output = self.sequencer.flush(self.revision, self.nodes.hosts.out)
+        self.engine.settle()
+        return output
+
+    def snapshot(self, host: str) -> HostBatch:
+        """Return everything the host needs as of the last flush."""
+        return self.sequencer.snapshot(host)
+
+    def take_failures(self) -> list[Failure]:
+        """Return what could not be understood or computed since the last call."""
+        found, self._failures = self._failures + self.engine.take_failures(), []
+        return found
+
+    def new_epoch(self, epoch: str) -> None:
+        """Begin an epoch: versions and numbers start anew, every host asks for a snapshot."""
+        self.engine.run()
+        self.engine.settle()
+        self.sequencer = self._new_sequencer(epoch)
+
+    # ------------------------------------------------------------ the twin
+
+    def recomputed(self) -> "Graph":
+        """Return a graph that derives everything from the same declarations, from nothing."""
+        twin = Graph(self.sequencer.epoch, routes=self._routes)
+        for mine, its in zip(self._sources(), twin._sources(), strict=True):
+            for key, value in mine.out.values.items():
+                its.out.put(key, value)
+        twin.engine.run(recompute_all=True)
+        return twin
+
+    def differences(self) -> list[str]:
+        """Return the nodes whose facts are not what recomputing gives: always empty, or a bug.
+
+        Cost: a recompute of everything.
+        """
+        twin = self.recomputed()
+        pairs = zip(self.engine.nodes, twin.engine.nodes, strict=True)
+        return [mine.name for mine, its in pairs if mine.facts() != its.facts()]
+
+    def _sources(self) -> Iterable[Source[Any, Any]]:
+        return [node for node in self.engine.nodes if isinstance(node, Source)]

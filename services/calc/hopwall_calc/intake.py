@@ -1,0 +1,256 @@
+"""What calc keeps of each resource, checked: the one place where an event's text can be found wrong.
+
+Behind it everything is plain canonical values, so a node cannot fail on what a resource says. The checks
+are the API's own (`hopwall_model.validate_*`): an event that came past the API is no exception.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from hopwall_model import cidr, selectors, validate_kinds, validate_rules
+from hopwall_model.problems import Findings
+from hopwall_model.resource_names import RESERVED_TIERS
+from hopwall_model.resources import (
+    GlobalNetworkPolicy,
+    GlobalNetworkSet,
+    Key,
+    NetworkPolicy,
+    NetworkSet,
+    Node,
+    Profile,
+    Rules,
+    Tier,
+    WorkloadEndpoint,
+    key_of,
+)
+from hopwall_model.selectors import NAMESPACE_LABEL, All, Has, In, Selector
+from hopwall_model.updates import EndpointId, PolicyId
+
+S = TypeVar("S")
+
+#: What namespaces' labels bear in the labels of what lives in them. Source: Calico, conversion
+#: constants NamespaceLabelPrefix and NamespaceProfileNamePrefix.
+NAMESPACE_LABEL_PREFIX = "pcns."
+NAMESPACE_PROFILE_PREFIX = "kns."
+
+
+class EndpointInput(Struct, frozen=True, kw_only=True, gc=False):
+    """What matters of a workload endpoint."""
+
+    id: EndpointId
+    host: str
+    interface: str
+    mac: str
+    addresses: tuple[str, ...]
+    extra_sources: tuple[str, ...]
+    profiles: tuple[str, ...]
+    namespace: str
+    orchestrator: str
+    labels: tuple[tuple[str, str], ...]
+    created: str
+
+
+class NetworkSetInput(Struct, frozen=True, kw_only=True, gc=False):
+    """What matters of a network set. `nets` holds no /0: it is cut in two."""
+
+    namespace: str
+    labels: tuple[tuple[str, str], ...]
+    nets: tuple[str, ...]
+
+
+class PolicyInput(Struct, frozen=True, kw_only=True, gc=False):
+    """What matters of a policy. `selector` already says which namespaces are meant."""
+
+    id: PolicyId
+    namespace: str
+    tier: str
+    rank: tuple[float, str, str, str]
+    selector: Selector
+    for_ingress: bool
+    for_egress: bool
+    ingress: Rules
+    egress: Rules
+    #: Its rules are not understood: it denies instead.
+    closed: bool = False
+
+
+class ProfileInput(Struct, frozen=True, kw_only=True, gc=False):
+    """What matters of a profile."""
+
+    id: PolicyId
+    labels: tuple[tuple[str, str], ...]
+    ingress: Rules
+    egress: Rules
+
+
+class TierInput(Struct, frozen=True, gc=False):
+    """A tier's place and end."""
+
+    order: float
+    passes: bool
+
+
+class HostInput(Struct, frozen=True, gc=False):
+    """The addresses at which other hosts reach this one; "" if unknown."""
+
+    gateway_v4: str = ""
+    gateway_v6: str = ""
+
+
+def _checked(check: Callable[[Findings, str, S], S], spec: S) -> S:
+    found = Findings()
+    canonical = check(found, "/spec", spec)
+    found.stop()
+    return canonical
+
+
+def _labels(labels: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    # Interned: the same few words stand in every endpoint of a cloud.
+    return tuple((sys.intern(key), sys.intern(value)) for key, value in labels.items())
+
+
+def endpoint(resource: WorkloadEndpoint) -> EndpointInput:
+    """Return what matters of a workload endpoint."""
+    meta, spec = resource.metadata, _checked(validate_kinds.workload_endpoint, resource.spec)
+    namespace = sys.intern(meta.namespace or "")
+    return EndpointInput(
+        id=EndpointId(f"{namespace}/{meta.name}"),
+        host=sys.intern(spec.node),
+        interface=spec.interface_name,
+        mac=spec.mac,
+        addresses=spec.ip_networks,
+        extra_sources=spec.allow_spoofed_source_prefixes,
+        profiles=tuple(sys.intern(name) for name in spec.profiles),
+        namespace=namespace,
+        orchestrator=sys.intern(spec.orchestrator),
+        labels=_labels(meta.labels),
+        created=meta.creation_timestamp or "",
+    )
+
+
+def network_set(resource: NetworkSet | GlobalNetworkSet) -> NetworkSetInput:
+    """Return what matters of a network set."""
+    spec = _checked(validate_kinds.network_set, resource.spec)
+    halves = (half for net in spec.nets for half in cidr.split_zero(cidr.Cidr(net)))
+    return NetworkSetInput(
+        namespace=resource.metadata.namespace or "",
+        labels=_labels(resource.metadata.labels),
+        nets=tuple(dict.fromkeys(halves)),
+    )
+
+
+def policy(resource: NetworkPolicy | GlobalNetworkPolicy) -> PolicyInput:
+    """Return what matters of a policy; one whose rules are not understood denies.
+
+    Errors: `Invalid` when not even its selection is understood.
+    """
+    try:
+        spec, closed = _checked(validate_rules.policy, resource.spec), False
+    except ValueError:
+        bare = replace(resource.spec, types=_types(resource), ingress=(), egress=())
+        spec, closed = _checked(validate_rules.policy, bare), True
+    key = key_of(resource)
+    selector = selectors.parse(spec.selector)
+    if isinstance(resource, NetworkPolicy):
+        policy_id = PolicyId(f"np/{key.namespace}/{key.name}")
+        selector = selectors.and_(in_namespace(key.namespace), selector)
+    else:
+        policy_id = PolicyId(f"gnp/{key.name}")
+        wanted = resource.spec.namespace_selector
+        if wanted:
+            selector = selectors.and_(of_namespaces(wanted), selector)
+    return PolicyInput(
+        id=policy_id,
+        namespace=key.namespace,
+        tier=sys.intern(spec.tier),
+        rank=(_order(spec.order), key.name, key.namespace, key.kind),
+        selector=selector,
+        for_ingress="Ingress" in spec.types,
+        for_egress="Egress" in spec.types,
+        ingress=spec.ingress,
+        egress=spec.egress,
+        closed=closed,
+    )
+
+
+def _types(resource: NetworkPolicy | GlobalNetworkPolicy) -> tuple[Any, ...]:
+    """Return the directions to close: those it was for, both if it did not say."""
+    return resource.spec.types or ("Ingress", "Egress")
+
+
+def profile(resource: Profile) -> ProfileInput:
+    """Return what matters of a profile."""
+    spec = _checked(validate_rules.profile, resource.spec)
+    return ProfileInput(
+        id=profile_id(resource.metadata.name),
+        labels=_labels(spec.labels_to_apply),
+        ingress=spec.ingress,
+        egress=spec.egress,
+    )
+
+
+def profile_id(name: str) -> PolicyId:
+    """Return the policy id of a profile's name."""
+    return PolicyId(f"profile/{name}")
+
+
+def tier(resource: Tier) -> TierInput:
+    """Return what matters of a tier."""
+    return TierInput(_order(resource.spec.order), resource.spec.default_action == "Pass")
+
+
+#: The tiers that are there without being declared.
+IMPLIED_TIERS = {
+    name: TierInput(order, action == "Pass") for name, (order, action) in RESERVED_TIERS.items()
+}
+
+
+def _order(order: float | None) -> float:
+    return float("inf") if order is None else order
+
+
+def host(resource: Node) -> HostInput:
+    """Return what matters of a host: its BGP address, else its node address, else an internal one."""
+    spec = _checked(validate_kinds.node, resource.spec)
+    given: list[str] = []
+    if spec.bgp is not None:
+        given += [spec.bgp.ipv4_address, spec.bgp.ipv6_address]
+    for wanted in ("CalicoNodeIP", "InternalIP"):
+        given += [entry.address for entry in spec.addresses if entry.type == wanted]
+    bare = [text.partition("/")[0] for text in given if text]
+    return HostInput(
+        next((address for address in bare if ":" not in address), ""),
+        next((address for address in bare if ":" in address), ""),
+    )
+
+
+def in_namespace(namespace: str) -> Selector:
+    """Return the selector of what lives in one namespace."""
+    return In(NAMESPACE_LABEL, frozenset((namespace,)))
+
+
+def of_namespaces(text: str) -> Selector:
+    """Return a namespace selector as a selector of what lives in those namespaces.
+
+    `all()` means any namespace; `global()` means none.
+
+    Source: Calico, updateprocessors/rules.go (parseSelectorAttachPrefix and what follows it).
+    """
+    prefixed = selectors.prefix_labels(selectors.parse(text), NAMESPACE_LABEL_PREFIX)
+    return selectors.map_conditions(
+        prefixed, lambda leaf: Has(NAMESPACE_LABEL) if isinstance(leaf, All) else leaf
+    )
+
+
+def by_name(key: Key) -> str:
+    """Return the key of a kind that is referred to by its name alone."""
+    return key.name
+
+
+def by_key(key: Key) -> Key:
+    """Return the key as it is."""
+    return key

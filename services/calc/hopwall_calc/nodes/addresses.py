@@ -1,0 +1,77 @@
+"""addresses: which of its addresses each endpoint owns.
+
+Two endpoints that claim one address cannot both have it: the older one wins, by creation time, then by
+key. The other one is without it everywhere: in its own rules, in sets and in routes.
+"""
+
+from collections.abc import Iterable
+
+from hopwall_calc.engine import Answer, KeyedNode
+from hopwall_calc.intake import EndpointInput
+from hopwall_model.resources import Key
+
+
+class Addresses(KeyedNode[Key, tuple[str, ...]]):
+    """Endpoint → the addresses it owns, in the order it declared them."""
+
+    name = "addresses"
+
+    def __init__(self, endpoints: KeyedNode[Key, EndpointInput]) -> None:
+        super().__init__()
+        self._endpoints = endpoints.out
+        #: Address → its claimants as (created, key), the owner first.
+        self.claims: dict[str, tuple[tuple[str, Key], ...]] = {}
+
+    def on_endpoints(self) -> Answer:
+        """Mark the changed endpoints, and whoever claims an address of theirs."""
+        touched: set[str] = set()
+        dirty: set[Key] = set()
+        for key, old in self._endpoints.changed.items():
+            dirty.add(key)
+            new = self._endpoints.get(key)
+            if old is not None:
+                touched.update(self._drop(key, old))
+            if new is not None:
+                touched.update(self._claim(key, new))
+        for address in touched:
+            claims = self.claims.get(address, ())
+            if len(claims) > 1 or (claims and claims[0][1] not in dirty):
+                dirty.update(key for _, key in claims)
+        return self.mark(dirty)
+
+    def _claim(self, key: Key, endpoint: EndpointInput) -> Iterable[str]:
+        claim = (_age(endpoint), key)
+        for address in endpoint.addresses:
+            self.claims[address] = tuple(sorted((*self.claims.get(address, ()), claim)))
+        return endpoint.addresses
+
+    def _drop(self, key: Key, endpoint: EndpointInput) -> Iterable[str]:
+        for address in endpoint.addresses:
+            rest = tuple(claim for claim in self.claims[address] if claim[1] != key)
+            if rest:
+                self.claims[address] = rest
+            else:
+                del self.claims[address]
+        return endpoint.addresses
+
+    def rebuild(self) -> None:
+        """Collect the claims anew."""
+        self.claims = {}
+        for key, endpoint in self._endpoints.values.items():
+            self._claim(key, endpoint)
+
+    def keys(self) -> Iterable[Key]:
+        """Return every endpoint."""
+        return self._endpoints
+
+    def compute(self, key: Key) -> tuple[str, ...] | None:
+        """Return the addresses of which the endpoint's claim is the oldest."""
+        endpoint = self._endpoints.get(key)
+        if endpoint is None:
+            return None
+        return tuple(a for a in endpoint.addresses if self.claims[a][0][1] == key)
+
+
+def _age(endpoint: EndpointInput) -> str:
+    """Return what sorts by age; an endpoint of unknown age is younger than all others."""
+    return endpoint.created or "~"

@@ -1,0 +1,232 @@
+"""The shell: events in from the link, updates out to it. Decides when, never what.
+
+Nothing is published before every stored event has been taken in. Events that wait together are flushed
+together. Starting again begins a new epoch, and so does a stream that is not the one followed before;
+following the same stream again from its snapshot does not.
+"""
+
+import asyncio
+import gc
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from hopwall_calc.graph import Graph
+from hopwall_calc.metrics import Metrics
+from hopwall_calc.sequencer import Output
+from hopwall_calc.settings import CalcSettings
+from hopwall_model import codec, topics
+from hopwall_model.events import Event
+from hopwall_model.resources import Key
+from hopwall_model.status import CalcStatus
+from hopwall_model.updates import HostBatch, SnapshotRequest
+from hopwall_runtime import clock
+from hopwall_runtime.health import serve_health
+from hopwall_runtime.link import CaughtUp, Followed, Link, Record, Reset, Unavailable
+
+log = logging.getLogger(__name__)
+
+#: Larger bodies are not published: the host asks for a snapshot, which travels in chunks.
+MAX_BODY_BYTES = 768 * 1024
+#: Hosts that asked and are not known yet hear heartbeats too, up to this many.
+MAX_STRANGERS = 10_000
+
+
+class CalcService:
+    """One run of the service."""
+
+    def __init__(self, settings: CalcSettings, link: Link) -> None:
+        self._settings = settings
+        self._link = link
+        self._metrics = Metrics()
+        self._graph = Graph(_new_epoch(), routes=settings.routing == "direct")
+        self._stream_id: str | None = None
+        self._resyncing = False
+        self._in_sync = False
+        self._revision_at_reset = 0
+        self._status: CalcStatus | None = None
+        self._strangers: set[str] = set()
+        self._rejected_before = 0
+
+    async def run(self) -> None:
+        """Follow the events until cancelled."""
+        await self._link.connect(self._settings)
+        try:
+            await self._ensure_streams()
+            async with (
+                serve_health(self._settings.health_listen, self._not_ready, self._metrics.registry),
+                asyncio.TaskGroup() as tasks,
+            ):
+                tasks.create_task(self._heartbeat(), name="heartbeat")
+                await self._follow()
+        finally:
+            await self._link.close()
+
+    def _not_ready(self) -> str | None:
+        if not self._link.connected:
+            return "NATS is not connected"
+        return None if self._in_sync else "the stored events are still being read"
+
+    async def _ensure_streams(self) -> None:
+        while True:
+            try:
+                await self._link.ensure_streams()
+            except Unavailable as error:
+                log.warning("cannot make the streams: %s; trying again", error)
+                await asyncio.sleep(0.5)
+            else:
+                return
+
+    # ------------------------------------------------------------ in
+
+    async def _follow(self) -> None:
+        serving: Callable[[], Awaitable[None]] | None = None
+        async for items in self._link.follow():
+            self._take(items)
+            if self._resyncing:
+                continue
+            await self._flush()
+            if serving is None:
+                serving = await self._link.serve_chunked(
+                    topics.SNAPSHOT, topics.SNAPSHOT.pattern, self._snapshot
+                )
+
+    def _take(self, items: Sequence[Followed]) -> None:
+        for item in items:
+            if isinstance(item, Reset):
+                self._on_reset(item.stream_id)
+            elif isinstance(item, CaughtUp):
+                self._on_caught_up(item.revision)
+            else:
+                assert isinstance(item, Record)
+                self._on_event(item.event, item.revision)
+
+    def _on_event(self, event: Event, revision: int) -> None:
+        self._metrics.events.inc()
+        self._graph.on_event(event, revision)
+
+    def _on_reset(self, stream_id: str) -> None:
+        # Nothing that is loaded becomes garbage: collecting meanwhile only costs (frozen after it).
+        gc.disable()
+        if not self._resyncing:
+            self._revision_at_reset = self._graph.revision
+        self._resyncing = True
+        self._graph.begin_resync()
+        if self._stream_id not in (None, stream_id):
+            log.warning("the events stream is another one than before: a new epoch begins")
+            self._graph.new_epoch(_new_epoch())
+        self._stream_id = stream_id
+
+    def _on_caught_up(self, revision: int) -> None:
+        self._graph.end_resync(revision)
+        if revision < self._revision_at_reset:
+            log.warning(
+                "the events stream ends at %d and was at %d: a new epoch begins",
+                revision,
+                self._revision_at_reset,
+            )
+            self._graph.new_epoch(_new_epoch())
+        self._resyncing = False
+
+    # ------------------------------------------------------------ out
+
+    async def _flush(self) -> None:
+        with self._metrics.update_time.time():
+            output = self._graph.flush()
+        await self._report_failures()
+        if not self._in_sync or not gc.isenabled():
+            gc.collect()
+            gc.freeze()
+            gc.enable()
+        self._in_sync = True
+        if output is None:
+            return
+        if self._settings.validate:
+            self._check()
+        await self._publish(output)
+        self._measure()
+
+    def _check(self) -> None:
+        differing = self._graph.differences()
+        if differing:
+            raise RuntimeError(f"recomputing gives something else for {', '.join(differing)}")
+
+    async def _report_failures(self) -> None:
+        for failure in self._graph.take_failures():
+            self._metrics.failures.inc()
+            await self._link.reject(f"{failure.where} {failure.key}", failure.reason)
+
+    async def _publish(self, output: Output) -> None:
+        for update in output.shared:
+            body = codec.encode(update)
+            # Too large for a message: the need that follows names a version the host never got, so it
+            # asks for a snapshot.
+            if len(body) <= MAX_BODY_BYTES:
+                await self._send("shared", topics.shared_subject(update.piece.scope), update)
+        for batch in output.batches:
+            await self._send_batch(batch)
+        self._status = CalcStatus(
+            epoch=self._graph.sequencer.epoch,
+            first=output.first,
+            revision=output.revision,
+            at=clock.now_text(),
+            hosts=output.hosts,
+            rejected_messages=self._link.rejected_messages,
+        )
+        await self._send("status", topics.CALC_STATUS.pattern, self._status)
+
+    async def _send_batch(self, batch: HostBatch) -> None:
+        if len(batch.updates) > 1 and len(codec.encode(batch)) > MAX_BODY_BYTES:
+            batch = self._graph.sequencer.skip(batch.host)
+        await self._send("batch", topics.host_batch_subject(batch.host), batch)
+
+    async def _send(self, kind: str, subject: str, value: Any) -> None:
+        try:
+            await self._link.publish(subject, value)
+        except Unavailable as error:
+            # Numbers and versions say what is missing; the host asks for it.
+            log.warning("%s", error)
+        else:
+            self._metrics.messages.labels(kind).inc()
+
+    def _snapshot(self, request: SnapshotRequest) -> bytes:
+        log.info("host %s asks for a snapshot: %s", request.host, request.reason)
+        if len(self._strangers) < MAX_STRANGERS:
+            self._strangers.add(request.host)
+        return codec.encode(self._graph.snapshot(request.host))
+
+    async def _heartbeat(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.heartbeat_s)
+            if not self._in_sync or self._resyncing:
+                continue
+            sequencer = self._graph.sequencer
+            self._strangers.difference_update(sequencer.hosts())
+            for host in (*sequencer.hosts(), *sorted(self._strangers)):
+                await self._send(
+                    "heartbeat", topics.host_batch_subject(host), sequencer.heartbeat(host)
+                )
+            if self._status is not None:
+                await self._send("status", topics.CALC_STATUS.pattern, self._status)
+
+    def _measure(self) -> None:
+        nodes, metrics = self._graph.nodes, self._metrics
+        metrics.revision.set(self._graph.revision)
+        metrics.cluster["workload_endpoints"].set(len(nodes.workload_endpoints.out))
+        metrics.cluster["policies"].set(len(nodes.declared_policies.out))
+        metrics.cluster["profiles"].set(len(nodes.declared_profiles.out))
+        metrics.cluster["hosts"].set(len(nodes.hosts.out))
+        metrics.cluster["sets"].set(len(nodes.sets.members))
+        for node in self._graph.engine.nodes:
+            metrics.node_updates.labels(node.name, "incremental").set(node.n_handled)
+            metrics.node_updates.labels(node.name, "recompute").set(node.n_recomputed)
+
+
+def _new_epoch() -> str:
+    return uuid.uuid4().hex
+
+
+def describe(key: Key) -> str:
+    """Return the subject of a resource's events, for the log."""
+    return topics.event_subject(key)

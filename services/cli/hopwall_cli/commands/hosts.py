@@ -1,0 +1,60 @@
+"""`hopwall hosts`: which host enforces what, and who is behind."""
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from hopwall_cli import table
+from hopwall_cli.client import Client
+
+HEADING = ("HOST", "STATE", "REVISION", "BEHIND", "REFUSED", "WAITING", "DRIFT", "AT", "VERSION")
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declare the command."""
+    parser = commands.add_parser("hosts", help="show which host enforces what")
+    parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    parser.set_defaults(run=run)
+
+
+async def run(args: argparse.Namespace, client: Client) -> int:
+    """Print a line per host, and what a host refuses or waits for below it."""
+    answer = await client.request("GET", "/v1/hosts")
+    hosts = answer.get("items", [])
+    if args.output == "json":
+        sys.stdout.write(json.dumps(answer, indent=2) + "\n")
+    elif not hosts:
+        sys.stdout.write("No host has reported yet.\n")
+    else:
+        sys.stdout.write(table.render(HEADING, [row_of(host) for host in hosts]) + "\n")
+        for host in hosts:
+            for line in notes_of(host):
+                sys.stdout.write(line + "\n")
+    return 0
+
+
+def row_of(host: dict[str, Any]) -> list[str]:
+    """Return a host's cells."""
+    if not host.get("reported"):
+        return [str(host.get("host", "-")), "never reported", *(["-"] * (len(HEADING) - 2))]
+    state = "in sync" if host.get("inSync") else "not in sync"
+    return [
+        str(host.get("host", "-")),
+        state,
+        table.text_of(host.get("revision")),
+        table.text_of(host.get("lag")),
+        str(len(host.get("refused", []))),
+        str(len(host.get("waiting", []))),
+        str(host.get("driftRepaired", 0)),
+        table.text_of(host.get("at")),
+        table.text_of(host.get("version")),
+    ]
+
+
+def notes_of(host: dict[str, Any]) -> list[str]:
+    """Return a sentence for each object that a host refuses or waits for."""
+    name = host.get("host", "")
+    refused = [f"{name} refuses {r['object']}: {r['reason']}" for r in host.get("refused", [])]
+    waiting = [f"{name} waits for {w['endpoint']}: {w['reason']}" for w in host.get("waiting", [])]
+    return refused + waiting

@@ -1,0 +1,129 @@
+"""`hopwall up`: all of it on this one host, supervised. Ending it leaves the kernel as it is."""
+
+import argparse
+import asyncio
+import fcntl
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hopwall_cli.client import Client
+from hopwall_cli.errors import Failure
+from hopwall_cli.interrupt import until_interrupted
+from hopwall_cli.nats_server import NatsServerError
+from hopwall_cli.nats_server import command as nats_command
+from hopwall_cli.supervisor import Child, ChildRefused
+
+#: tool → the Debian package it comes in.
+TOOLS = {
+    "ip": "iproute2",
+    "iptables-restore": "iptables",
+    "iptables-save": "iptables",
+    "ip6tables-restore": "iptables",
+    "conntrack": "conntrack",
+}
+_LOOPBACK = ("127.0.0.1:", "localhost:", "[::1]:", "unix:")
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declare the command."""
+    parser = commands.add_parser("up", help="run everything on this host")
+    parser.add_argument("--listen", default="127.0.0.1:8080", help="where the REST API listens")
+    parser.add_argument("--nats-listen", default="127.0.0.1:4222")
+    parser.add_argument("--state-dir", type=Path, default=Path("/var/lib/hopwall"))
+    parser.add_argument("--host", default=socket.gethostname(), help="this host's name")
+    parser.add_argument("--interface-prefixes", default="tap,cali")
+    parser.add_argument("--backend", choices=("auto", "nft", "legacy"), default="auto")
+    parser.add_argument("--log-level", default="info")
+    parser.set_defaults(run=run)
+
+
+async def run(args: argparse.Namespace, _: object) -> int:
+    """Run until Ctrl-C or SIGTERM; 0 then, 1 when something cannot run."""
+    _check(args)
+    with _only_one(args.state_dir):
+        await until_interrupted(_keep(args))
+    say("ended; the kernel stays as it is.")
+    return 0
+
+
+async def _keep(args: argparse.Namespace) -> None:
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for child in children_of(args):
+                tasks.create_task(child.keep(), name=child.name)
+            tasks.create_task(_announce(args), name="announce")
+    except* ChildRefused as group:
+        raise Failure(str(group.exceptions[0])) from group
+
+
+def say(text: str) -> None:
+    """Print a line of our own or of a child."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def children_of(args: argparse.Namespace) -> list[Child]:
+    """Return the four processes.
+
+    Errors: Failure when the embedded NATS server is not installed.
+    """
+    try:
+        nats = nats_command(listen=args.nats_listen, folder=args.state_dir / "nats")
+    except NatsServerError as error:
+        raise Failure(str(error)) from error
+    common = ["--nats-url", f"nats://{args.nats_listen}", "--log-level", args.log_level]
+    dataplane = ["--host", args.host, "--interface-prefixes", args.interface_prefixes]
+    dataplane += ["--backend", args.backend, "--state-dir", str(args.state_dir / "dataplane")]
+    flags = {"api": ["--listen", args.listen], "calc": [], "dataplane": dataplane}
+    services = [
+        Child(name, [sys.executable, "-m", f"hopwall_{name}", *common, *own], say=say)
+        for name, own in flags.items()
+    ]
+    return [Child("nats", nats, say=say), *services]
+
+
+async def _announce(args: argparse.Namespace) -> None:
+    first = args.listen.split(",")[0]
+    unix = first.startswith("unix:")
+    server = f"unix://{first.removeprefix('unix:')}" if unix else f"http://{first}"
+    client = Client(server)
+    try:
+        await client.ready(timeout_s=3600.0)
+        say(f"ready: the REST API answers at {server}; this host is {args.host}.")
+    finally:
+        await client.close()
+
+
+def _check(args: argparse.Namespace) -> None:
+    if os.geteuid() != 0:
+        raise Failure("hopwall up needs root: it programs this host's routes and iptables.")
+    missing = {tool: package for tool, package in TOOLS.items() if not shutil.which(tool)}
+    if missing:
+        tools, packages = ", ".join(missing), " ".join(sorted(set(missing.values())))
+        raise Failure(f"{tools} is missing: install it with apt-get install {packages}.")
+    for place in args.listen.split(","):
+        if not place.startswith(_LOOPBACK):
+            raise Failure(
+                f"--listen {place}: the API of `hopwall up` has no authentication, so it listens on "
+                "loopback or a unix socket only."
+            )
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock: the kernel drops it however this process ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise Failure(f"hopwall up is running already with {folder}.") from error
+        yield
+    finally:
+        os.close(lock)

@@ -1,0 +1,159 @@
+"""Read resources from YAML and JSON text: many documents, lists, and folders of files.
+
+Checks only what the API cannot: that a file is readable, that a mapping has no key twice (YAML would
+silently keep the last), that every document is an object. What a resource may be is the API's matter.
+"""
+
+import json
+import sys
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from msgspec import Struct
+
+from hopwall_cli.errors import Failure
+
+SUFFIXES = (".yaml", ".yml", ".json")
+
+
+class Document(Struct, frozen=True):
+    """One resource, and where it was read."""
+
+    file: str
+    #: From 1, counting the documents of the file.
+    number: int
+    #: From 1, within a `kind: List`; 0 outside.
+    item: int
+    value: dict[str, Any]
+
+    @property
+    def where(self) -> str:
+        """The place, for people."""
+        item = f", item {self.item}" if self.item else ""
+        return f"{self.file}, document {self.number}{item}"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with JSON's types only: no timestamps, and no key twice."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Hashable, Any]:
+    seen: set[object] = set()
+    for key_node, _ in node.value:
+        key = key_node.value if isinstance(key_node, yaml.ScalarNode) else id(key_node)
+        if key in seen and key != "<<":
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {key!r} is there twice", key_node.start_mark
+            )
+        seen.add(key)
+    loader.flatten_mapping(node)
+    return {
+        loader.construct_object(key, deep=True): loader.construct_object(value, deep=True)
+        for key, value in node.value
+    }
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:timestamp"]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def load_text(text: str, file: str) -> list[Document]:
+    """Return the resources of a text, in their order; empty documents are left out.
+
+    Errors: Failure names the file and the place.
+    """
+    try:
+        values = [json.loads(text)] if file.endswith(".json") else list(_yaml(text))
+    except json.JSONDecodeError as error:
+        raise Failure(f"{file}: line {error.lineno} is no JSON: {error.msg}.") from error
+    except yaml.YAMLError as error:
+        raise Failure(f"{file}: {_yaml_fault(error)}.") from error
+    found: list[Document] = []
+    for number, value in enumerate(values, start=1):
+        found += _resources(file, number, value)
+    return found
+
+
+def _yaml(text: str) -> list[Any]:
+    loader = _Loader(text)
+    values = []
+    try:
+        while loader.check_data():
+            values.append(loader.get_data())
+    finally:
+        loader.dispose()
+    return values
+
+
+def _yaml_fault(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    said = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return f"line {mark.line + 1}: {said}" if mark is not None else said
+
+
+def _resources(file: str, number: int, value: Any) -> list[Document]:
+    if value is None:
+        return []
+    items = value if isinstance(value, list) else [value]
+    listed = isinstance(value, list)
+    if isinstance(value, dict) and str(value.get("kind", "")).endswith("List"):
+        items, listed = value.get("items") or [], True
+    found = []
+    for index, item in enumerate(items, start=1):
+        place = f"{file}, document {number}" + (f", item {index}" if listed else "")
+        if not isinstance(item, dict):
+            raise Failure(f"{place} is no object, but {type(item).__name__}.")
+        _check_plain(place, item)
+        found.append(Document(file, number, index if listed else 0, item))
+    return found
+
+
+def _check_plain(place: str, item: dict[str, Any]) -> None:
+    try:
+        json.dumps(item, allow_nan=False)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise Failure(f"{place} holds a value that JSON has not: {error}.") from error
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files that a path names: itself, or all of a folder, sorted.
+
+    Errors: Failure when there is none.
+    """
+    if path.is_dir():
+        found = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
+        if not found:
+            raise Failure(f"The folder {path} holds no file ending in {', '.join(SUFFIXES)}.")
+        return found
+    return [path]
+
+
+def read(names: Sequence[str]) -> list[Document]:
+    """Return the resources of files, folders and "-" (standard input), in this order.
+
+    Errors: Failure for the first that cannot be read, or when there is no resource at all.
+    """
+    found: list[Document] = []
+    for name in names:
+        if name == "-":
+            found += load_text(sys.stdin.read(), "standard input")
+            continue
+        for path in files_of(Path(name)):
+            found += load_text(_text_of(path), str(path))
+    if not found:
+        raise Failure(f"There is no resource in {', '.join(names)}.")
+    return found
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise Failure(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise Failure(f"{path} is not UTF-8 text.") from error

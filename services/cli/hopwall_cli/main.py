@@ -1,0 +1,74 @@
+"""The `hopwall` command: flags to subcommands, faults to one sentence and an exit code.
+
+Exit codes: 0 done; 1 not done (the reason is on standard error); 2 called in a wrong way.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+
+from hopwall_cli.client import DEFAULT_SERVER, Client, ClientError
+from hopwall_cli.commands import apply, cleanup, delete, get, hosts, lab, up, version
+from hopwall_cli.errors import Failure, Usage
+from hopwall_cli.lab.topology import LabError
+
+COMMANDS = (apply, get, delete, hosts, up, cleanup, lab, version)
+
+Run = Callable[[argparse.Namespace, Client], Awaitable[int]]
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the whole command line."""
+    whole = argparse.ArgumentParser(
+        prog="hopwall",
+        description="A plain routed IP address and a firewall at both ends of every flow.",
+        allow_abbrev=False,
+    )
+    server = os.environ.get("HOPWALL_SERVER", DEFAULT_SERVER)
+    text = f"the REST API, http://… or unix:///path (env HOPWALL_SERVER; now {server})"
+    whole.add_argument("--server", default=server, metavar="URL", help=text)
+    commands = whole.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add(commands)
+    for command_parser in commands.choices.values():
+        command_parser.add_argument(
+            "--server", default=argparse.SUPPRESS, metavar="URL", help=argparse.SUPPRESS
+        )
+    return whole
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    args = parser().parse_args(argv)
+    try:
+        return asyncio.run(_run(args.run, args))
+    except Usage as fault:
+        return _say(fault, 2)
+    except (Failure, ClientError, LabError) as fault:
+        return _say(fault, 1)
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`); Python must not write to it again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _say(fault: Exception, code: int) -> int:
+    for line in str(fault).splitlines():
+        sys.stderr.write(f"hopwall: {line}\n")
+    return code
+
+
+async def _run(run: Run, args: argparse.Namespace) -> int:
+    client = Client(args.server)
+    try:
+        return await run(args, client)
+    finally:
+        await client.close()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,131 @@
+"""Resources as text: a table, YAML, JSON or names. No I/O."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import yaml
+
+from hopwall_model.resources import Resource
+
+Json = dict[str, Any]
+_Cell = Callable[[Json], Any]
+
+MAX_CELL = 60
+
+
+def _spec(*path: str) -> _Cell:
+    def cell(item: Json) -> Any:
+        value: Any = item.get("spec", {})
+        for step in path:
+            value = value.get(step) if isinstance(value, dict) else None
+        return value
+
+    return cell
+
+
+_POLICY: tuple[tuple[str, _Cell], ...] = (
+    ("TIER", lambda item: item.get("spec", {}).get("tier", "default")),
+    ("ORDER", _spec("order")),
+    ("SELECTOR", _spec("selector")),
+    ("TYPES", _spec("types")),
+)
+_NETS: tuple[tuple[str, _Cell], ...] = (("NETS", _spec("nets")),)
+
+#: kind → the columns after its name.
+COLUMNS: dict[str, tuple[tuple[str, _Cell], ...]] = {
+    "WorkloadEndpoint": (
+        ("NODE", _spec("node")),
+        ("INTERFACE", _spec("interfaceName")),
+        ("NETWORKS", _spec("ipNetworks")),
+        ("PROFILES", _spec("profiles")),
+    ),
+    "NetworkPolicy": _POLICY,
+    "GlobalNetworkPolicy": _POLICY,
+    "NetworkSet": _NETS,
+    "GlobalNetworkSet": _NETS,
+    "Profile": (
+        ("INGRESS", lambda item: len(item.get("spec", {}).get("ingress", []))),
+        ("EGRESS", lambda item: len(item.get("spec", {}).get("egress", []))),
+    ),
+    "Tier": (
+        ("ORDER", _spec("order")),
+        ("DEFAULT-ACTION", lambda item: item.get("spec", {}).get("defaultAction", "Deny")),
+    ),
+    "IPPool": (
+        ("CIDR", _spec("cidr")),
+        ("NAT", lambda item: bool(item.get("spec", {}).get("natOutgoing", False))),
+        ("DISABLED", lambda item: bool(item.get("spec", {}).get("disabled", False))),
+    ),
+    "Node": (
+        ("IPV4", _spec("bgp", "ipv4Address")),
+        ("IPV6", _spec("bgp", "ipv6Address")),
+        ("AS", _spec("bgp", "asNumber")),
+    ),
+}
+_WIDE: tuple[tuple[str, _Cell], ...] = (
+    ("LABELS", lambda item: item.get("metadata", {}).get("labels")),
+    ("REVISION", lambda item: item.get("metadata", {}).get("resourceVersion")),
+)
+
+
+def text_of(value: Any) -> str:
+    """Return a value as a table cell shows it."""
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, dict):
+        return ",".join(f"{key}={value[key]}" for key in sorted(value)) or "-"
+    if isinstance(value, list | tuple):
+        return ",".join(str(part) for part in value) or "-"
+    return str(value)
+
+
+def render(heading: Sequence[str], rows: Sequence[Sequence[str]], *, cut: bool = True) -> str:
+    """Return aligned columns under a heading; with `cut`, long cells end in an ellipsis."""
+    shown = [list(heading), *([_cut(cell) if cut else cell for cell in row] for row in rows)]
+    widths = [max(len(row[i]) for row in shown) for i in range(len(heading))]
+    return "\n".join(
+        "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in shown
+    )
+
+
+def _cut(cell: str) -> str:
+    return cell if len(cell) <= MAX_CELL else cell[: MAX_CELL - 1] + "…"
+
+
+def columns_of(kind: type[Resource], *, wide: bool) -> tuple[tuple[str, _Cell], ...]:
+    """Return a kind's columns, its name first."""
+    name: tuple[tuple[str, _Cell], ...] = (("NAME", lambda item: item["metadata"]["name"]),)
+    if kind.NAMESPACED:
+        name = (("NAMESPACE", lambda item: item["metadata"].get("namespace")), *name)
+    return (*name, *COLUMNS[kind.__name__], *(_WIDE if wide else ()))
+
+
+def row_of(kind: type[Resource], item: Json, *, wide: bool) -> list[str]:
+    """Return one resource's cells."""
+    return [text_of(cell(item)) for _, cell in columns_of(kind, wide=wide)]
+
+
+def show(kind: type[Resource], items: Sequence[Json], *, form: str, single: bool) -> str:
+    """Return resources in the form asked for: table, wide, yaml, json or name.
+
+    Shape:  yaml and json of several resources are one `kind: List`, which `apply` reads again.
+    """
+    if form == "name":
+        return "\n".join(f"{kind.PLURAL}/{item['metadata']['name']}" for item in items)
+    if form in ("yaml", "json"):
+        whole: Json = {"apiVersion": "v1", "kind": "List", "items": list(items)}
+        value = items[0] if single else whole
+        if form == "json":
+            return json.dumps(value, indent=2, ensure_ascii=False)
+        return yaml.safe_dump(value, sort_keys=False, allow_unicode=True).rstrip()
+    wide = form == "wide"
+    if not items:
+        return f"There are no {kind.PLURAL}."
+    heading = [name for name, _ in columns_of(kind, wide=wide)]
+    return render(heading, [row_of(kind, item, wide=wide) for item in items], cut=not wide)

@@ -1,0 +1,307 @@
+"""The reconcile loop of one host: wait → fold → gate → read what is stale → apply → report.
+
+One task owns desired, actual and the drivers; messages, link changes and timers only put something in the
+inbox and wake it. Nothing is written before the first snapshot is in, and a snapshot that would empty a host
+that is not empty is asked for again before it is believed.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from hopwall_dataplane.desired import LinkState
+from hopwall_dataplane.drift import Found
+from hopwall_dataplane.feed import AskAgain, Feed, Step
+from hopwall_dataplane.kernel import Kernel, Stale, Turn
+from hopwall_dataplane.metrics import Metrics
+from hopwall_dataplane.settings import DataplaneSettings
+from hopwall_model import codec, topics
+from hopwall_model.status import Drift, HostStatus, Refusal
+from hopwall_model.updates import EndpointSet, HostBatch, Scope, SharedUpdate, SnapshotRequest
+from hopwall_runtime import clock
+from hopwall_runtime.link import Link, Unavailable
+
+log = logging.getLogger(__name__)
+
+#: A batch whose shared pieces are still missing after this time asks for a snapshot.
+_PATIENCE_S = 0.25
+#: Back-off of what could not be done: from, to.
+_RETRY_S = (0.1, 5.0)
+#: How often, and how far apart, an emptying snapshot must repeat itself before it is believed.
+_CONFIRMATIONS = 3
+_CONFIRM_PAUSE_S = 2.0
+
+_decode_batch = codec.decoder(HostBatch)
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far this host has come, as its status will say."""
+
+    epoch: str = ""
+    revision: int = 0
+    #: What `revision` becomes once all that was handed on is in the kernel.
+    goal: int = 0
+    in_sync: bool = False
+    n_drift: int = 0
+
+
+@dataclass
+class Agent:
+    """One host's agent.
+
+    Shape: `_inbox` holds messages in order of arrival; its size is bounded by what calc sends between two
+           snapshots, and a snapshot replaces it.
+    """
+
+    settings: DataplaneSettings
+    link: Link
+    kernel: Kernel
+    metrics: Metrics
+    version: str
+    feed: Feed = field(default_factory=Feed)
+    progress: _Progress = field(default_factory=_Progress)
+    _inbox: deque[HostBatch | SharedUpdate] = field(default_factory=deque)
+    _links: Mapping[str, LinkState] | None = None
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _ask: asyncio.Event = field(default_factory=asyncio.Event)
+    _ask_reason: str = "start"
+    _ended: dict[Scope, Callable[[], Awaitable[None]]] = field(default_factory=dict)
+    _retry_s: float = 0.0
+    _retry_at: float = 0.0
+    _impatient_at: float = 0.0
+    _emptied: int = 0
+    _reported: HostStatus | None = None
+
+    # ------------------------------------------------------------ in
+
+    def on_links(self, links: Mapping[str, LinkState]) -> None:
+        """Take the present interfaces."""
+        self._links = links
+        self._wake.set()
+
+    def _on_message(self, message: HostBatch | SharedUpdate, _subject: str) -> None:
+        self._inbox.append(message)
+        self._wake.set()
+
+    async def _on_reconnect(self) -> None:
+        self._ask_again("reconnect")
+
+    def _ask_again(self, reason: str) -> None:
+        if not self._ask.is_set():
+            log.info("asking calc for a snapshot: %s", reason)
+            self._ask_reason = reason
+            self._ask.set()
+
+    # ------------------------------------------------------------ the loop
+
+    async def run(self) -> None:
+        """Run until cancelled; the kernel is left as it is."""
+        subject = topics.host_batch_subject(self.settings.host_name)
+        await self.link.subscribe(topics.HOST_BATCH, subject, self._on_message)
+        self.link.on_reconnect(self._on_reconnect)
+        await self.kernel.resync()
+        self._ask.set()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._keep_asking(), name="snapshots")
+            tasks.create_task(self._keep_refreshing(), name="refresh")
+            tasks.create_task(self._keep_reporting(), name="heartbeat")
+            while True:
+                await self._wait()
+                await self._turn()
+
+    async def _wait(self) -> None:
+        """Wait until there is something to look at, or until something is due."""
+        now = clock.monotonic()
+        due = [at - now for at in (self._retry_at, self._impatient_at) if at]
+        later = self.kernel.pending_later
+        if later is not None and self.progress.in_sync and not self._retry_at:
+            due.append(later)
+        try:
+            async with asyncio.timeout(max(0.0, min(due)) if due else None):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
+
+    async def _turn(self) -> None:
+        self._fold()
+        await self._subscribe()
+        if not self.progress.in_sync:
+            return
+        try:
+            if self.kernel.stale:
+                await self._drifted(await self.kernel.resync())
+            with self.metrics.apply_seconds.time():
+                turn = await self.kernel.apply()
+        except OSError as error:
+            turn = Turn(held_by=f"the kernel cannot be read: {error}")
+        self._note(turn)
+        await self._report(force=False)
+
+    def _fold(self) -> None:
+        """Fold everything that waits into desired: no I/O, no awaits."""
+        desired = self.kernel.desired
+        if self._links is not None:
+            desired.set_links(self._links)
+            self._links = None
+            # A link that went down took its routes along, whatever we believe.
+            self.kernel.stale.add(Stale.ROUTES)
+        steps: list[Step] = []
+        while self._inbox:
+            message = self._inbox.popleft()
+            if isinstance(message, HostBatch):
+                if not self._believable(message):
+                    continue
+                found = self.feed.on_batch(message)
+            else:
+                found = self.feed.on_shared(message)
+            if isinstance(found, AskAgain):
+                self._ask_again(found.reason)
+                continue
+            steps += found
+        for step in steps:
+            desired.apply(step)
+            self.progress.goal = step.revision
+            self.progress.in_sync = self.progress.in_sync or step.full
+        waits = bool(self.feed.waiting_for)
+        if not waits:
+            self._impatient_at = 0.0
+        elif not self._impatient_at:
+            self._impatient_at = clock.monotonic() + _PATIENCE_S
+        elif clock.monotonic() >= self._impatient_at:
+            self._impatient_at = 0.0
+            self._ask_again(f"missed {self.feed.waiting_for}")
+
+    def _believable(self, batch: HostBatch) -> bool:
+        """Tell whether a snapshot may be applied: one that empties this host must repeat itself."""
+        if not batch.full:
+            return True
+        empties = not any(isinstance(update, EndpointSet) for update in batch.updates)
+        if not empties or batch.epoch == self.feed.epoch or not self.kernel.desired.has_endpoints:
+            self._emptied = 0
+            return True
+        self._emptied += 1
+        if self._emptied >= _CONFIRMATIONS:
+            log.warning("the empty snapshot repeated itself %d times: believed", self._emptied)
+            self._emptied = 0
+            return True
+        log.warning("a new epoch's snapshot has no endpoint for this host: asking again")
+        asyncio.get_running_loop().call_later(_CONFIRM_PAUSE_S, self._ask_again, "confirm empty")
+        return False
+
+    async def _subscribe(self) -> None:
+        needed = self.feed.needed
+        for scope in sorted(needed - self._ended.keys()):
+            subject = topics.shared_subject(scope)
+            self._ended[scope] = await self.link.subscribe(topics.SHARED, subject, self._on_message)
+        for scope in sorted(self._ended.keys() - needed):
+            await self._ended.pop(scope)()
+
+    # ------------------------------------------------------------ what became of it
+
+    def _note(self, turn: Turn) -> None:
+        self.metrics.ops.inc(turn.n_ops)
+        self.metrics.turns.inc()
+        if turn.held_by:
+            self.metrics.failures.inc()
+            self._retry_s = min(max(self._retry_s * 2, _RETRY_S[0]), _RETRY_S[1])
+            self._retry_at = clock.monotonic() + self._retry_s
+            log.warning(
+                "not all is applied, trying again in %.1f s: %s", self._retry_s, turn.held_by
+            )
+            return
+        self._retry_s = self._retry_at = 0.0
+        self.progress.epoch = self.feed.epoch
+        self.progress.revision = self.progress.goal
+
+    async def _drifted(self, found: list[Found]) -> None:
+        self.progress.n_drift += len(found)
+        self.metrics.drift.inc(len(found))
+        host = self.settings.host_name
+        for one in found:
+            log.warning("drift: %s %s: %s; repairing", one.object, one.name, one.detail)
+            note = Drift(
+                host=host,
+                object=one.object,
+                name=one.name,
+                detail=one.detail,
+                at=clock.now_text(),
+            )
+            if self.link.connected:
+                await self.link.publish(topics.drift_subject(host), note)
+
+    def status(self) -> HostStatus:
+        """Say what this host's kernel enforces."""
+        desired = self.kernel.desired
+        refused = [Refusal(object=o, reason=r) for o, r in sorted(self.kernel.refused.items())]
+        return HostStatus(
+            host=self.settings.host_name,
+            epoch=self.progress.epoch,
+            revision=self.progress.revision,
+            received=self.feed.received,
+            in_sync=self.progress.in_sync,
+            at=clock.now_text(),
+            refused=(*refused, *desired.refusals()),
+            waiting=desired.waiting(),
+            drift_repaired=self.progress.n_drift,
+            rejected_messages=self.link.rejected_messages,
+            version=self.version,
+        )
+
+    async def _report(self, *, force: bool) -> None:
+        status = self.status()
+        before = self._reported
+        if not force and before is not None and _same(status, before):
+            return
+        self._reported = status
+        if self.link.connected:
+            await self.link.publish(topics.host_status_subject(status.host), status)
+
+    # ------------------------------------------------------------ tasks beside the loop
+
+    async def _keep_asking(self) -> None:
+        """Fetch a snapshot whenever one is asked for, until one comes."""
+        host = self.settings.host_name
+        while True:
+            await self._ask.wait()
+            request = SnapshotRequest(host=host, reason=self._ask_reason)
+            try:
+                body = await self.link.request_chunked(
+                    topics.snapshot_subject(host), request, timeout_s=10
+                )
+                snapshot = _decode_batch(body)
+            except (Unavailable, codec.CodecError) as error:
+                log.info("no snapshot yet: %s", error)
+                await asyncio.sleep(0.5)
+                continue
+            self._ask.clear()
+            self._inbox.append(snapshot)
+            self._wake.set()
+
+    async def _keep_refreshing(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.refresh_s)
+            self.kernel.stale |= set(Stale)
+            self.kernel.unpark_all()
+            self._wake.set()
+
+    async def _keep_reporting(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.heartbeat_s)
+            await self._report(force=True)
+
+
+def _same(a: HostStatus, b: HostStatus) -> bool:
+    """Tell whether two statuses differ in nothing but their time."""
+    return (a.epoch, a.revision, a.received, a.in_sync, a.refused, a.waiting, a.drift_repaired) == (
+        b.epoch,
+        b.revision,
+        b.received,
+        b.in_sync,
+        b.refused,
+        b.waiting,
+        b.drift_repaired,
+    )

@@ -1,0 +1,56 @@
+"""Removing everything of ours from this host's kernel: an explicit act, never part of stopping.
+
+The order is the reverse of building: routes first, so that nothing is attracted any more; then the jumps and
+chains; then the sets. Whatever is foreign stays.
+"""
+
+import logging
+from collections.abc import Sequence
+
+from hopwall_dataplane.ipsets.elements import DestroySet
+from hopwall_dataplane.iptables.plan import plan_table
+from hopwall_dataplane.iptables.static import TABLES
+from hopwall_dataplane.iptables.transaction import Applied
+from hopwall_dataplane.kernel import Kernel
+from hopwall_dataplane.outcome import Done, Outcome, Retry
+from hopwall_dataplane.routes.route import DeleteRoute
+
+log = logging.getLogger(__name__)
+
+
+async def cleanup(kernel: Kernel, *, dry_run: bool) -> list[str]:
+    """Remove our routes, chains and sets; return a line per thing removed (or that would be).
+
+    Errors: OSError names what could not be read or removed; what came before it is gone.
+    """
+    removed: list[str] = []
+    routes = kernel.routes.read()
+    removed += [f"route {route}" for route in routes.values()]
+    if not dry_run:
+        outcomes = kernel.routes.apply([DeleteRoute(key) for key in routes])
+        _check(outcomes)
+    for family, restore in kernel.restores.items():
+        for table in TABLES:
+            state = await restore.read(table)
+            if isinstance(state, Retry):
+                raise OSError(state.reason)
+            plan = plan_table(table, {}, (), state)
+            for transaction in (plan.now, plan.later):
+                if transaction is None:
+                    continue
+                removed += [f"{family} {table} {name}" for name in sorted(transaction.chains)]
+                if not dry_run:
+                    outcome = await restore.apply(transaction)
+                    if not isinstance(outcome, Applied):
+                        raise OSError(f"table {table} ({family}) could not be cleaned: {outcome}")
+    sets = kernel.sets.read()
+    removed += [f"set {name}" for name in sorted(sets)]
+    if not dry_run:
+        _check(kernel.sets.apply([DestroySet(name) for name in sorted(sets)]))
+    return removed
+
+
+def _check(outcomes: Sequence[Outcome]) -> None:
+    for outcome in outcomes:
+        if not isinstance(outcome, Done):
+            raise OSError(str(outcome))

@@ -1,0 +1,315 @@
+"""All drivers of one host behind two calls: read what is stale, apply what is pending in the safe order.
+
+Adds:    sets → chains → identities (whose address is whose) → routes.
+Removes: routes → identities and members → chains → sets.
+
+A phase that fails holds back the phases that depend on it: an endpoint gets its route only after its chains
+stand. What the kernel refuses closes that object alone and is reported; nothing else waits for it.
+Refuses to decide what is desired.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from hopwall_dataplane import drift
+from hopwall_dataplane.classes import numbers_in
+from hopwall_dataplane.desired import Desired
+from hopwall_dataplane.drift import Found
+from hopwall_dataplane.ipsets.driver import IpsetDriver
+from hopwall_dataplane.ipsets.elements import AddElements, CreateSet, ElementsRefused, SetOp
+from hopwall_dataplane.ipsets.plan import AddressSets
+from hopwall_dataplane.iptables.driver import Restore
+from hopwall_dataplane.iptables.plan import plan_table
+from hopwall_dataplane.iptables.quarantine import closed
+from hopwall_dataplane.iptables.render_policy import CLOSED
+from hopwall_dataplane.iptables.static import JUMPS, TABLES, from_set, to_set
+from hopwall_dataplane.iptables.table import Chain, TableName, TableState
+from hopwall_dataplane.iptables.transaction import Applied, Failed, Transaction, record
+from hopwall_dataplane.links.setup import InterfaceSetup
+from hopwall_dataplane.outcome import Done, Family, Refused, Retry
+from hopwall_dataplane.routes import plan as route_plan
+from hopwall_dataplane.routes.driver import RouteDriver
+from hopwall_dataplane.routes.route import RouteOp
+
+log = logging.getLogger(__name__)
+
+_QUARANTINED_PREFIXES = ("hw-pe-", "hw-pi-", "hw-cf", "hw-ct")
+
+
+class Stale(StrEnum):
+    """A subsystem whose actual state must be read again before it is trusted."""
+
+    SETS = "sets"
+    TABLES = "tables"
+    ROUTES = "routes"
+    SYSCTLS = "sysctls"
+
+
+@dataclass(slots=True)
+class Turn:
+    """What one turn of the loop did."""
+
+    n_ops: int = 0
+    #: Why not all of it could be done now; it is tried again. "" when all is done.
+    held_by: str = ""
+
+
+@dataclass(slots=True)
+class Kernel:
+    """The drivers, what they last said, and which of them are in doubt.
+
+    Owner: the agent's one task.
+    """
+
+    desired: Desired
+    restores: dict[Family, Restore]
+    sets: IpsetDriver
+    routes: RouteDriver
+    interfaces: InterfaceSetup
+    stale: set[Stale] = field(default_factory=lambda: set(Stale))
+    #: Object → the kernel's reason, for everything that is closed because it was refused.
+    refused: dict[str, str] = field(default_factory=dict)
+    _tables: dict[tuple[Family, TableName], TableState] = field(default_factory=dict)
+    _compare_all: set[tuple[Family, TableName]] = field(default_factory=set)
+    _later: dict[tuple[Family, TableName], set[str]] = field(default_factory=dict)
+    _read_once: set[Stale] = field(default_factory=set)
+
+    # ------------------------------------------------------------ reading
+
+    async def resync(self) -> list[Found]:
+        """Read every stale subsystem again; return what others had changed of ours.
+
+        Errors: OSError when the kernel cannot be read; the subsystem stays stale.
+        """
+        found: list[Found] = []
+        if Stale.SETS in self.stale:
+            found += self._resync_sets()
+        if Stale.TABLES in self.stale:
+            found += await self._resync_tables()
+        if Stale.ROUTES in self.stale:
+            found += self._resync_routes()
+        if Stale.SYSCTLS in self.stale:
+            self.interfaces.look_again()
+            self.stale.discard(Stale.SYSCTLS)
+        return found
+
+    def _resync_sets(self) -> list[Found]:
+        content = self.sets.read()
+        names = self._identity_names()
+        found = []
+        for sets, mine in ((self.desired.identity, True), (self.desired.members, False)):
+            part = {n: c for n, c in content.items() if (n in names) is mine}
+            if Stale.SETS in self._read_once:
+                found += drift.in_sets(sets, part)
+            sets.replace_actual(part)
+        self._trust(Stale.SETS)
+        return found
+
+    async def _resync_tables(self) -> list[Found]:
+        found = []
+        for family, restore in self.restores.items():
+            for table in TABLES:
+                state = await restore.read(table)
+                if isinstance(state, Retry):
+                    raise OSError(state.reason)
+                key = (family, table)
+                if Stale.TABLES in self._read_once:
+                    found += drift.in_table(family, table, self._tables[key], state)
+                self._tables[key] = state
+                self._compare_all.add(key)
+                self.desired.classes.remember(numbers_in(state.chains))
+        self._trust(Stale.TABLES)
+        return found
+
+    def _resync_routes(self) -> list[Found]:
+        actual = self.routes.read()
+        found = []
+        if Stale.ROUTES in self._read_once:
+            found = drift.in_routes(self.desired.routes.actual, actual)
+        self.desired.routes.replace_actual(actual)
+        self._trust(Stale.ROUTES)
+        return found
+
+    def _trust(self, subsystem: Stale) -> None:
+        self.stale.discard(subsystem)
+        self._read_once.add(subsystem)
+
+    def _identity_names(self) -> set[str]:
+        return {n for f in Family for n in (from_set(f), to_set(f))}
+
+    # ------------------------------------------------------------ applying
+
+    @property
+    def pending_later(self) -> float | None:
+        """Seconds until removals of chains may be applied; None when there are none."""
+        if not any(self._later.values()):
+            return None
+        return max((r.settled_in_s for r in self.restores.values()), default=0.0)
+
+    async def apply(self) -> Turn:
+        """Bring the kernel to the desired state, as far as it goes now."""
+        turn = Turn()
+        desired = self.desired
+        self._apply_sets(turn, desired.members.plan_additions(), desired.members)
+        creations = [op for op in desired.identity.plan_additions() if isinstance(op, CreateSet)]
+        self._apply_sets(turn, creations, desired.identity)
+        await self._apply_tables(turn)
+        if turn.held_by:
+            return turn
+        # After the chains: forwarding must not be turned on while workloads are not yet closed.
+        self._apply_sysctls(turn)
+        self._apply_sets(turn, desired.identity.plan_additions(), desired.identity)
+        self._apply_routes(turn, route_plan.plan_additions(desired.routes))
+        self._apply_routes(turn, route_plan.plan_removals(desired.routes))
+        self._apply_sets(turn, desired.identity.plan_removals(), desired.identity)
+        self._apply_sets(turn, _only_elements(desired.members.plan_removals()), desired.members)
+        if not self.pending_later:
+            await self._apply_later(turn)
+        return turn
+
+    def _apply_sysctls(self, turn: Turn) -> None:
+        desired = self.desired
+        for op, outcome in self.interfaces.apply(desired.link_indices, desired.interfaces):
+            turn.n_ops += 1
+            if isinstance(outcome, Refused):
+                self.refused[f"sysctl {op.name}"] = outcome.reason
+            elif isinstance(outcome, Retry):
+                self._hold(turn, outcome.reason, Stale.SYSCTLS)
+            else:
+                self.refused.pop(f"sysctl {op.name}", None)
+
+    def _apply_sets(self, turn: Turn, ops: Sequence[SetOp], sets: AddressSets) -> None:
+        if not ops:
+            return
+        turn.n_ops += len(ops)
+        for op, outcome in zip(ops, self.sets.apply(ops), strict=True):
+            sets.record(op, outcome)
+            if isinstance(outcome, Retry):
+                self._hold(turn, outcome.reason, Stale.SETS)
+            elif isinstance(outcome, ElementsRefused):
+                for element, reason in outcome.elements.items():
+                    self.refused[f"set {_set_of(op)} member {element.cidr}"] = reason
+            elif isinstance(outcome, Refused):
+                self.refused[f"set {_set_of(op)}"] = outcome.reason
+            else:
+                self.refused.pop(f"set {_set_of(op)}", None)
+
+    def _apply_routes(self, turn: Turn, ops: Sequence[RouteOp]) -> None:
+        if not ops:
+            return
+        turn.n_ops += len(ops)
+        for op, outcome in zip(ops, self.routes.apply(ops), strict=True):
+            route_plan.record(self.desired.routes, op, outcome)
+            name = f"route {_route_of(op)}"
+            if isinstance(outcome, Done):
+                self.refused.pop(name, None)
+            elif isinstance(outcome, Refused):
+                self.refused[name] = outcome.reason
+            else:
+                self._hold(turn, outcome.reason, Stale.ROUTES)
+
+    def _hold(self, turn: Turn, reason: str, subsystem: Stale) -> None:
+        turn.held_by = turn.held_by or reason
+        self.stale.add(subsystem)
+
+    # ------------------------------------------------------------ tables
+
+    async def _apply_tables(self, turn: Turn) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for family in self.restores:
+                tasks.create_task(self._apply_family(turn, family), name=f"tables {family}")
+
+    async def _apply_family(self, turn: Turn, family: Family) -> None:
+        for table in TABLES:
+            key = (family, table)
+            chains = self.desired.chains.tables[key]
+            if not chains.dirty and key not in self._compare_all:
+                continue
+            dirty = None if key in self._compare_all else set(chains.dirty)
+            plan = plan_table(table, chains.desired, JUMPS[table], self._tables[key], dirty=dirty)
+            if plan.later is not None:
+                self._later.setdefault(key, set()).update(plan.later.removals)
+            if plan.now is not None and not await self._write(turn, key, plan.now):
+                return
+            self._compare_all.discard(key)
+            if dirty is None:
+                chains.dirty.clear()
+            else:
+                chains.dirty -= dirty
+
+    async def _write(self, turn: Turn, key: tuple[Family, TableName], tx: Transaction) -> bool:
+        """Apply one transaction; return whether the table now is as planned (refused chains closed)."""
+        turn.n_ops += tx.n_lines
+        outcome = await self.restores[key[0]].apply_with_quarantine(tx, _stub)
+        names = self._chain_objects()
+        if isinstance(outcome, Applied):
+            reasons = dict(outcome.refused)
+            record(self._tables[key], closed(tx, reasons, _stub))
+            for chain in tx.chains:
+                self.refused.pop(f"{names.get(chain, f'chain {chain}')} ({key[0]})", None)
+            for chain, reason in reasons.items():
+                self.refused[f"{names.get(chain, f'chain {chain}')} ({key[0]})"] = reason
+            return True
+        if isinstance(outcome, Failed):
+            reason = f"iptables refuses table {key[1]} ({key[0]}): {outcome.message}"
+        else:
+            reason = outcome.reason
+        log.error("%s", reason)
+        self._hold(turn, reason, Stale.TABLES)
+        return False
+
+    def _chain_objects(self) -> dict[str, str]:
+        return self.desired.chains.objects if self.refused else {}
+
+    async def _apply_later(self, turn: Turn) -> None:
+        """Remove the chains nothing refers to any more, then the sets they used."""
+        for key, names in self._later.items():
+            if not names or self.desired.identity:
+                continue
+            chains = self.desired.chains.tables[key].desired
+            table = self._tables[key]
+            plan = plan_table(key[1], chains, JUMPS[key[1]], table, dirty=set(names))
+            names.clear()
+            if plan.later is None or not await self._write(turn, key, plan.later):
+                continue
+            still = set(numbers_in(n for state in self._tables.values() for n in state.chains))
+            for class_digest in numbers_in(plan.later.removals):
+                if class_digest not in still:
+                    self.desired.classes.forget(class_digest)
+        self._apply_sets(turn, self.desired.members.plan_removals(), self.desired.members)
+
+    def unpark_all(self) -> None:
+        """Let everything that was refused be tried once more."""
+        self.desired.members.unpark_all()
+        self.desired.identity.unpark_all()
+        self.desired.routes.unpark_all()
+        self._compare_all |= self._tables.keys()
+
+    async def close(self) -> None:
+        """Let go of the drivers; the kernel stays as it is."""
+        for restore in self.restores.values():
+            await restore.close()
+        self.sets.close()
+        self.routes.close()
+
+
+def _stub(chain: str) -> Chain | None:
+    return CLOSED if chain.startswith(_QUARANTINED_PREFIXES) else None
+
+
+def _only_elements(ops: Iterable[SetOp]) -> list[SetOp]:
+    """Leave out the destruction of whole sets: lines may still name them."""
+    return [op for op in ops if not hasattr(op, "name")]
+
+
+def _set_of(op: SetOp) -> str:
+    if isinstance(op, AddElements | CreateSet) or hasattr(op, "spec"):
+        return op.spec.name
+    return op.name
+
+
+def _route_of(op: RouteOp) -> str:
+    return op.route.cidr if hasattr(op, "route") else op.key.cidr

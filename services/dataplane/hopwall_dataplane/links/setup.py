@@ -1,0 +1,59 @@
+"""Which sysctls have been put right, per interface: new interfaces at once, all of them at a refresh.
+
+It refuses to write what is right already, and to look at every interface for each change.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from hopwall_dataplane.links.sysctl import (
+    SetSysctl,
+    SysctlDriver,
+    host_sysctl_names,
+    plan_host,
+    plan_sysctls,
+    workload_sysctls,
+)
+from hopwall_dataplane.outcome import Outcome
+
+
+class InterfaceSetup:
+    """Keeps the host's and the workload interfaces' sysctls as the data path needs them.
+
+    Shape: `_done` is interface → the index it had when it was put right; another index is a new interface.
+    """
+
+    def __init__(self, driver: SysctlDriver) -> None:
+        """Begin with nothing known to be right."""
+        self._driver = driver
+        self._done: dict[str, int] = {}
+        self._host_done = False
+
+    def look_again(self) -> None:
+        """Take nothing for granted at the next `apply`."""
+        self._done.clear()
+        self._host_done = False
+
+    def apply(
+        self, indices: Mapping[str, int], workloads: Iterable[str]
+    ) -> list[tuple[SetSysctl, Outcome]]:
+        """Put right what is not known to be right; return what was written and what became of it.
+
+        Shape:  `indices` are all interfaces of the host, `workloads` those of known endpoints.
+        Errors: OSError when a sysctl cannot be read.
+        """
+        present = {name: indices[name] for name in workloads if name in indices}
+        fresh = [name for name, index in present.items() if self._done.get(name) != index]
+        done: list[tuple[SetSysctl, Outcome]] = []
+        if not self._host_done:
+            # First: turning forwarding on resets what interfaces were set to.
+            done += self._write(
+                plan_host(self._driver.read(host_sysctl_names(indices)), indices, present)
+            )
+            self._host_done = True
+        desired = {n: v for name in sorted(fresh) for n, v in workload_sysctls(name).items()}
+        done += self._write(plan_sysctls(desired, self._driver.read(desired)))
+        self._done = present
+        return done
+
+    def _write(self, ops: list[SetSysctl]) -> list[tuple[SetSysctl, Outcome]]:
+        return list(zip(ops, self._driver.apply(ops), strict=True))

@@ -1,0 +1,109 @@
+"""The dataplane service: settings, drivers and the agent, wired."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from importlib.metadata import version
+
+from hopwall_dataplane.agent import Agent
+from hopwall_dataplane.desired import Desired, LinkState
+from hopwall_dataplane.ipsets.driver import IpsetDriver
+from hopwall_dataplane.iptables.backend import choose
+from hopwall_dataplane.iptables.driver import Restore
+from hopwall_dataplane.iptables.static import RenderSettings
+from hopwall_dataplane.kernel import Kernel
+from hopwall_dataplane.links.codec import Link as NetworkLink
+from hopwall_dataplane.links.monitor import LinkMonitor
+from hopwall_dataplane.links.setup import InterfaceSetup
+from hopwall_dataplane.links.sysctl import SysctlDriver
+from hopwall_dataplane.marks import MarkMaskError, layout
+from hopwall_dataplane.metrics import Metrics
+from hopwall_dataplane.outcome import Family
+from hopwall_dataplane.routes.driver import RouteDriver
+from hopwall_dataplane.settings import DataplaneSettings
+from hopwall_runtime.config import ConfigError
+from hopwall_runtime.health import serve_health
+from hopwall_runtime.link import Link
+
+log = logging.getLogger(__name__)
+
+
+def render_settings(settings: DataplaneSettings) -> RenderSettings:
+    """Return what rendering depends on.
+
+    Errors: ConfigError for a mark mask that cannot be used.
+    """
+    try:
+        marks = layout(int(settings.mark_mask, 0))
+    except (ValueError, MarkMaskError) as error:
+        raise ConfigError(f"mark_mask: {error}") from error
+    return RenderSettings(
+        marks=marks,
+        prefixes=settings.interface_prefixes,
+        workload_to_host="accept" if settings.workload_to_host == "accept" else "drop",
+    )
+
+
+def families_of(settings: DataplaneSettings) -> tuple[Family, ...]:
+    """Return the families this host programs."""
+    return (Family.V4, Family.V6) if settings.ipv6 else (Family.V4,)
+
+
+async def open_kernel(settings: DataplaneSettings) -> Kernel:
+    """Find the tools, start the helpers, open the sockets.
+
+    Errors: BackendError, OSError: before anything is touched.
+    """
+    families = families_of(settings)
+    mode = settings.backend
+    backend = await choose(
+        "nft" if mode == "nft" else "legacy" if mode == "legacy" else "auto", families=families
+    )
+    log.info("using the %s backend of iptables", backend.kind)
+    restores = {family: Restore(family, backend) for family in families}
+    for restore in restores.values():
+        await restore.start()
+    desired = Desired(
+        host=settings.host_name,
+        settings=render_settings(settings),
+        families=families,
+        link_local_gateway=settings.link_local_gateway,
+    )
+    return Kernel(
+        desired=desired,
+        restores=restores,
+        sets=IpsetDriver(),
+        routes=RouteDriver(),
+        interfaces=InterfaceSetup(SysctlDriver()),
+    )
+
+
+async def serve(settings: DataplaneSettings) -> None:
+    """Run the agent until cancelled; the kernel is left as it is."""
+    kernel = await open_kernel(settings)
+    metrics = Metrics()
+    link = Link(f"dataplane-{settings.host_name}")
+    await link.connect(settings)
+    agent = Agent(
+        settings=settings, link=link, kernel=kernel, metrics=metrics, version=version("hopwall")
+    )
+
+    def ready() -> str | None:
+        return (
+            None
+            if agent.progress.revision or agent.progress.in_sync
+            else "no snapshot from calc yet"
+        )
+
+    def on_links(links: Mapping[str, NetworkLink]) -> None:
+        agent.on_links({n: LinkState(index=link.index, up=link.up) for n, link in links.items()})
+
+    monitor = LinkMonitor()
+    try:
+        monitor.start(asyncio.get_running_loop(), on_links)
+        async with serve_health(settings.health_listen, ready, metrics.registry):
+            await agent.run()
+    finally:
+        monitor.close()
+        await kernel.close()
+        await link.close()

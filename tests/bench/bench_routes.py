@@ -1,0 +1,145 @@
+"""10,000 routes: our planner and driver against one packed rtnetlink batch, and against `ip -batch`.
+
+Run as root: `python -m tests.bench.bench_routes`. It works in a namespace of its own.
+"""
+
+import socket
+import struct
+import subprocess
+import sys
+
+from hopwall_dataplane.delta import Delta
+from hopwall_dataplane.routes.driver import RouteDriver
+from hopwall_dataplane.routes.plan import plan_additions, plan_removals, record
+from hopwall_dataplane.routes.route import Route, RouteKey
+from tests.bench.result import Result, compare, table, timed_ms
+from tests.support.netns import Netns
+
+N_ROUTES = 10_000
+N_DEVICES = 8
+N_ROUNDS = 7
+_PER_SEND = 1000
+
+ADDRESSES = [f"10.{64 + i // 65536}.{i // 256 % 256}.{i % 256}" for i in range(N_ROUTES)]
+Times = dict[str, list[float]]
+
+
+def wanted(shift: int) -> list[Route]:
+    """Return the routes, each on the device `shift` further."""
+    return [
+        Route(f"{address}/32", "link", interface=f"tap{(i + shift) % N_DEVICES}")
+        for i, address in enumerate(ADDRESSES)
+    ]
+
+
+class Ours:
+    """Our road: desired, plan, apply, record."""
+
+    def __init__(self) -> None:
+        """Open the driver."""
+        self.driver = RouteDriver()
+        self.delta: Delta[RouteKey, Route] = Delta()
+
+    def go(self, routes: list[Route]) -> None:
+        """Make these routes, and no others, stand."""
+        for key in self.delta.desired.keys() - {route.key for route in routes}:
+            self.delta.remove_desired(key)
+        for route in routes:
+            self.delta.set_desired(route.key, route)
+        ops = plan_additions(self.delta) + plan_removals(self.delta)
+        for op, outcome in zip(ops, self.driver.apply(ops), strict=True):
+            record(self.delta, op, outcome)
+        assert not self.delta
+
+
+class Floor:
+    """The bare kernel: bytes built beforehand, sent in packed batches, every message acknowledged."""
+
+    def __init__(self) -> None:
+        """Open a socket and build all bytes."""
+        self.sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+        self.sock.setsockopt(socket.SOL_SOCKET, 33, 1 << 22)
+        self.sock.setsockopt(270, 10, 1)
+        index = [socket.if_nametoindex(f"tap{i}") for i in range(N_DEVICES)]
+        create, replace, delete = (24, 0x405), (24, 0x505), (25, 0x005)
+        self.add = self.build(create, index)
+        self.replace = self.build(replace, index[1:] + index[:1])
+        self.delete = self.build(delete, [0] * N_DEVICES)
+
+    def build(self, what: tuple[int, int], index: list[int]) -> list[bytes]:
+        """Return all messages of one kind as datagrams."""
+        kind, flags = what
+        scope = 255 if kind == 25 else 253
+        messages = []
+        for i, address in enumerate(ADDRESSES):
+            tail = struct.pack("=HH4s", 8, 1, socket.inet_aton(address))
+            if index[i % N_DEVICES]:
+                tail += struct.pack("=HHI", 8, 4, index[i % N_DEVICES])
+            body = struct.pack("=BBBBBBBBI", 2, 32, 0, 0, 254, 80, scope, 1, 0) + tail
+            messages.append(struct.pack("=IHHII", 16 + len(body), kind, flags, i + 1, 0) + body)
+        return [b"".join(messages[i : i + _PER_SEND]) for i in range(0, N_ROUTES, _PER_SEND)]
+
+    def go(self, datagrams: list[bytes]) -> None:
+        """Send, and take each acknowledgement."""
+        for datagram in datagrams:
+            self.sock.send(datagram)
+            left = _PER_SEND
+            while left:
+                data = self.sock.recv(65536)
+                (code,) = struct.unpack_from("=i", data, 16)
+                assert code == 0
+                left -= 1
+
+
+def batch(verb: str, shift: int) -> str:
+    """Return the text for `ip -batch`."""
+    return "".join(
+        f"route {verb} {address}/32 dev tap{(i + shift) % N_DEVICES} scope link proto 80\n"
+        for i, address in enumerate(ADDRESSES)
+    )
+
+
+def ip_batch(text: str) -> None:
+    """Run `ip -batch`."""
+    subprocess.run(["ip", "-batch", "-"], input=text, text=True, check=True)
+
+
+def measure() -> Times:
+    """Interleave the three ways, each from an empty table: add all, replace all, remove all."""
+    ours, floor = Ours(), Floor()
+    first, second = wanted(0), wanted(1)
+    texts = [batch("add", 0), batch("replace", 1), batch("del", 1)]
+    times: Times = {f"{way} {what}": [] for way in ("ours", "floor", "ip") for what in "arx"}
+    for _ in range(N_ROUNDS):
+        for what, routes in zip("arx", (first, second, []), strict=True):
+            times[f"ours {what}"].append(timed_ms(lambda r=routes: ours.go(r)))  # type: ignore[misc]
+        datagrams = (floor.add, floor.replace, floor.delete)
+        for what, packed in zip("arx", datagrams, strict=True):
+            times[f"floor {what}"].append(timed_ms(lambda p=packed: floor.go(p)))  # type: ignore[misc]
+        for what, text in zip("arx", texts, strict=True):
+            times[f"ip {what}"].append(timed_ms(lambda t=text: ip_batch(t)))  # type: ignore[misc]
+    return times
+
+
+def main() -> list[Result]:
+    """Measure in a namespace of its own and return what was found."""
+    with Netns("benchroutes") as ns:
+        for i in range(N_DEVICES):
+            ns.run(["ip", "link", "add", f"tap{i}", "type", "veth", "peer", "name", f"far{i}"])
+            ns.run(["ip", "link", "set", f"tap{i}", "up"])
+        times = ns.python(measure)
+    names = {"a": "add", "r": "replace", "x": "remove"}
+    return [
+        compare(
+            f"{names[what]} {N_ROUTES:,} routes, planned, against {label}",
+            times[f"ours {what}"],
+            times[f"{way} {what}"],
+            bound,
+        )
+        for way, label, bound in (("floor", "a packed batch", 1.5), ("ip", "ip -batch", 1.0))
+        for what in "arx"
+    ]
+
+
+if __name__ == "__main__":
+    sys.stdout.write(table(main()))

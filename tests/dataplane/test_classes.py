@@ -1,0 +1,125 @@
+"""Policy classes: numbering and chains."""
+
+import pytest
+
+from hopwall_dataplane.classes import (
+    ClassKey,
+    ClassTable,
+    NoRoomForClassError,
+    PolicyClass,
+    numbers_in,
+    render_class,
+)
+from hopwall_dataplane.iptables.render_policy import policy_chain
+from hopwall_dataplane.iptables.static import RenderSettings
+from hopwall_dataplane.marks import layout
+from hopwall_model.updates import PolicyId, TierPolicies
+
+SETTINGS = RenderSettings(marks=layout(), prefixes=("tap",))
+PASSED = f"{SETTINGS.marks.passed:#x}"
+A, B, PROFILE = PolicyId("gnp/a"), PolicyId("gnp/b"), PolicyId("profile/p")
+
+
+def key(*policies: str) -> ClassKey:
+    """Return a class with these ingress policies in one tier."""
+    ids = tuple(PolicyId(p) for p in policies)
+    return ClassKey((TierPolicies(name="default", ingress=ids),), (PROFILE,))
+
+
+def jump(policy: PolicyId) -> str:
+    """Return the line that jumps to a policy's ingress chain."""
+    return f"-j {policy_chain(policy, 'ingress')}"
+
+
+def test_members_of_one_class_share_its_number() -> None:
+    """Only the first member makes a class new."""
+    table = ClassTable(10)
+    first, new = table.join(key("gnp/a"))
+    again, new_again = table.join(key("gnp/a"))
+    assert first == again
+    assert (new, new_again) == (True, False)
+
+
+def test_a_number_is_not_used_again_before_the_kernel_forgot_it() -> None:
+    """A leaving class keeps its number until its chains and elements are gone."""
+    table = ClassTable(10)
+    a, _ = table.join(key("gnp/a"))
+    assert table.leave(a.key) == a
+    b, _ = table.join(key("gnp/b"))
+    assert b.number != a.number
+    table.forget(a.key.digest)
+    c, _ = table.join(key("gnp/c"))
+    assert c.number == a.number
+
+
+def test_the_numbering_is_read_back_from_chain_names() -> None:
+    """A process without memory gives a class the number the kernel knows it by."""
+    before = ClassTable(100)
+    for name in ("gnp/x", "gnp/a", "gnp/b"):
+        before.join(key(name))
+    names = [c.chain(d) for c in before.classes.values() for d in ("egress", "ingress")]
+    after = ClassTable(100)
+    after.remember(numbers_in([*names, "hw-from", "hw-from-2-1", "hw-pe-abc", "hw-cfzz-"]))
+    assert after.join(key("gnp/b"))[0].number == before.classes[key("gnp/b")].number
+    assert after.join(key("gnp/new"))[0].number == 4
+
+
+def test_a_full_table_refuses_a_new_class() -> None:
+    """There is no number beyond the mark's room."""
+    table = ClassTable(1)
+    table.join(key("gnp/a"))
+    with pytest.raises(NoRoomForClassError):
+        table.join(key("gnp/b"))
+
+
+def test_a_class_chain_name_fits_the_kernel() -> None:
+    """Also with the highest number and a stage."""
+    assert len(PolicyClass(0xFFFF, key("gnp/a")).chain("egress", 99)) <= 28
+
+
+def test_a_deny_tier_ends_in_a_drop_and_hides_profiles() -> None:
+    """Profiles are not reached when a tier decided."""
+    made = PolicyClass(1, key("gnp/a", "gnp/b"))
+    rendered = render_class(made, "ingress", SETTINGS, set())
+    assert rendered == {made.chain("ingress"): (jump(A), jump(B), "-j DROP")}
+
+
+def test_a_direction_without_policies_is_left_to_the_profiles() -> None:
+    """The tier of the class has ingress policies only, so egress is the profiles' business."""
+    made = PolicyClass(1, key("gnp/a"))
+    rendered = render_class(made, "egress", SETTINGS, set())
+    profile = f"-j {policy_chain(PROFILE, 'egress')}"
+    assert rendered == {made.chain("egress"): (profile, "-j DROP")}
+
+
+def test_no_policy_and_no_profile_is_closed() -> None:
+    """An endpoint that nobody speaks for gets nothing."""
+    made = PolicyClass(1, ClassKey((), ()))
+    assert render_class(made, "ingress", SETTINGS, set()) == {made.chain("ingress"): ("-j DROP",)}
+
+
+def test_pass_leads_to_the_next_stage() -> None:
+    """After a policy that can pass, a marked packet goes on; the next stage clears the mark."""
+    made = PolicyClass(1, key("gnp/a"))
+    rendered = render_class(made, "ingress", SETTINGS, {(A, "ingress")})
+    assert rendered == {
+        made.chain("ingress"): (
+            jump(A),
+            f"-m mark --mark {PASSED}/{PASSED} -g {made.chain('ingress', 1)}",
+            "-j DROP",
+        ),
+        made.chain("ingress", 1): (
+            f"-j MARK --set-xmark 0x0/{PASSED}",
+            jump(PROFILE),
+            "-j DROP",
+        ),
+    }
+
+
+def test_a_pass_tier_goes_on_inline() -> None:
+    """A tier whose default is pass continues with the next tier."""
+    first = TierPolicies(name="one", default_action="pass", ingress=(A,))
+    second = TierPolicies(name="two", ingress=(B,))
+    made = PolicyClass(1, ClassKey((first, second), ()))
+    rendered = render_class(made, "ingress", SETTINGS, set())
+    assert rendered == {made.chain("ingress"): (jump(A), jump(B), "-j DROP")}

@@ -1,0 +1,186 @@
+"""A calc that says what a test tells it to: the other end of one host's feed, over a real NATS.
+
+It keeps the host's whole state, so that it can answer a snapshot at any time, as calc does.
+"""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+from hopwall_cli.nats_server import NatsServer
+from hopwall_model import codec, topics
+from hopwall_model.status import Drift, HostStatus
+from hopwall_model.updates import (
+    EndpointId,
+    EndpointRemoved,
+    EndpointSet,
+    HostBatch,
+    NeedSet,
+    Scope,
+    SharedPiece,
+    SharedUpdate,
+    SnapshotRequest,
+)
+from hopwall_runtime.config import CommonSettings
+from hopwall_runtime.link import Link
+
+R = TypeVar("R")
+
+
+class CalcStandIn:
+    """One host's calc."""
+
+    def __init__(self, link: Link, host: str, epoch: str = "e1") -> None:
+        self.link = link
+        self.host = host
+        self.epoch = epoch
+        self.number = 1
+        self.revision = 1
+        self.version = 0
+        self.endpoints: dict[EndpointId, EndpointSet] = {}
+        self.pieces: dict[Scope, SharedPiece] = {}
+        self.statuses: list[HostStatus] = []
+        self.drifts: list[Drift] = []
+        self._news = asyncio.Event()
+
+    async def start(self) -> None:
+        """Listen to the host and answer its requests."""
+        subject = topics.snapshot_subject(self.host)
+        await self.link.serve_chunked(topics.SNAPSHOT, subject, self._snapshot)
+        await self.link.subscribe(
+            topics.HOST_STATUS, topics.host_status_subject(self.host), self._on_status
+        )
+        await self.link.subscribe(
+            topics.DRIFT, topics.drift_subject(self.host), lambda d, _: self.drifts.append(d)
+        )
+        await self.link.flush()
+
+    def _on_status(self, status: HostStatus, _subject: str) -> None:
+        self.statuses.append(status)
+        self._news.set()
+
+    def _snapshot(self, _request: SnapshotRequest) -> bytes:
+        needs = [NeedSet(scope=s, version=p.version) for s, p in self.pieces.items()]
+        updates = (*self.pieces.values(), *needs, *self.endpoints.values())
+        return codec.encode(self._batch(updates, full=True))
+
+    def _batch(self, updates: tuple[object, ...], *, full: bool = False) -> HostBatch:
+        return HostBatch(
+            host=self.host,
+            epoch=self.epoch,
+            number=self.number,
+            revision=self.revision,
+            full=full,
+            updates=updates,  # type: ignore[arg-type]
+        )
+
+    def next_version(self) -> int:
+        """Return a version no piece had before."""
+        self.version += 1
+        return self.version
+
+    async def say(
+        self, *, pieces: tuple[SharedPiece, ...] = (), endpoints: tuple[EndpointSet, ...] = ()
+    ) -> None:
+        """Change the state and publish the change."""
+        self.revision += 1
+        self.number += 1
+        updates: list[object] = []
+        for piece in pieces:
+            known = piece.scope in self.pieces
+            self.pieces[piece.scope] = piece
+            if known:
+                shared = SharedUpdate(epoch=self.epoch, revision=self.revision, piece=piece)
+                await self.link.publish(topics.shared_subject(piece.scope), shared)
+            else:
+                updates.append(piece)
+            updates.append(NeedSet(scope=piece.scope, version=piece.version))
+        for endpoint in endpoints:
+            self.endpoints[endpoint.id] = endpoint
+            updates.append(endpoint)
+        await self._publish(updates)
+
+    async def remove(self, endpoint_id: str) -> None:
+        """Take an endpoint away."""
+        self.revision += 1
+        self.number += 1
+        del self.endpoints[EndpointId(endpoint_id)]
+        await self._publish([EndpointRemoved(id=EndpointId(endpoint_id))])
+
+    async def _publish(self, updates: list[object]) -> None:
+        batch = self._batch(tuple(updates))
+        await self.link.publish(topics.host_batch_subject(self.host), batch)
+
+    async def applied(self, timeout_s: float = 10.0) -> HostStatus:
+        """Wait until the host says that it enforces the last revision."""
+        return await self.until(
+            lambda s: s.in_sync and s.epoch == self.epoch and s.revision >= self.revision, timeout_s
+        )
+
+    async def until(
+        self, holds: Callable[[HostStatus], bool], timeout_s: float = 10.0
+    ) -> HostStatus:
+        """Wait for a status of which this holds."""
+        async with asyncio.timeout(timeout_s):
+            while True:
+                if self.statuses and holds(self.statuses[-1]):
+                    return self.statuses[-1]
+                self._news.clear()
+                await self._news.wait()
+
+
+class AgentProcess:
+    """A real agent, started as the service starts it."""
+
+    def __init__(self, nats_url: str, folder: Path, *flags: str) -> None:
+        self._argv = [
+            sys.executable, "-m", "hopwall_dataplane", "--host", "h1", "--nats-url", nats_url,
+            "--health-listen", "127.0.0.1:9099", "--state-dir", str(folder), *flags,
+        ]  # fmt: skip
+        self.log = folder / "agent.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(self._argv, stderr=log, env=dict(os.environ))
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+
+def run_scenario(
+    scenario: Callable[[CalcStandIn, AgentProcess], Awaitable[R]],
+    folder: Path,
+    *flags: str,
+) -> R:
+    """Run a scenario against a real agent and a real NATS in the current namespace."""
+
+    async def whole() -> R:
+        server = NatsServer(listen="127.0.0.1:4222", folder=folder / "nats")
+        await server.start()
+        link = Link("calc")
+        await link.connect(CommonSettings(nats_url=(server.url,)))
+        await link.ensure_streams()
+        calc = CalcStandIn(link, "h1")
+        await calc.start()
+        agent = AgentProcess(server.url, folder, *flags)
+        agent.start()
+        try:
+            return await scenario(calc, agent)
+        except BaseException:
+            sys.stderr.write(agent.log.read_text())
+            raise
+        finally:
+            agent.kill()
+            await link.close()
+            await server.stop()
+
+    return asyncio.run(whole())
