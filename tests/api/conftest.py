@@ -1,9 +1,6 @@
-"""A real API on a real nats-server, and a caller."""
+"""A real API on a real nats-server, and a caller of it."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -11,8 +8,6 @@ from hopwall_cli.nats_server import NatsServer
 from hopwall_runtime.config import CommonSettings
 from hopwall_runtime.link import Link
 from tests.api.caller import Caller, running_api
-
-StartApi = Callable[[], Awaitable[Caller]]
 
 
 @pytest.fixture

@@ -41,14 +41,14 @@ class Ours:
         self.delta: Delta[RouteKey, Route] = Delta()
 
     def go(self, routes: list[Route]) -> None:
-        """Make these routes, and no others, stand."""
-        for key in self.delta.desired.keys() - {route.key for route in routes}:
-            self.delta.remove_desired(key)
+        """Want these routes, or none at all, and make it so."""
+        if not routes:
+            for key in list(self.delta.desired):
+                self.delta.remove_desired(key)
         for route in routes:
             self.delta.set_desired(route.key, route)
         ops = plan_additions(self.delta) + plan_removals(self.delta)
-        for op, outcome in zip(ops, self.driver.apply(ops), strict=True):
-            record(self.delta, op, outcome)
+        record(self.delta, ops, self.driver.apply(ops))
         assert not self.delta
 
 

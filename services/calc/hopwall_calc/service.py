@@ -18,7 +18,6 @@ from hopwall_calc.sequencer import Output
 from hopwall_calc.settings import CalcSettings
 from hopwall_model import codec, topics
 from hopwall_model.events import Event
-from hopwall_model.resources import Key
 from hopwall_model.status import CalcStatus
 from hopwall_model.updates import HostBatch, SnapshotRequest
 from hopwall_runtime import clock
@@ -46,8 +45,8 @@ class CalcService:
         self._in_sync = False
         self._revision_at_reset = 0
         self._status: CalcStatus | None = None
+        #: Hosts that asked for a snapshot and were never sent anything.
         self._strangers: set[str] = set()
-        self._rejected_before = 0
 
     async def run(self) -> None:
         """Follow the events until cancelled."""
@@ -225,8 +224,3 @@ class CalcService:
 
 def _new_epoch() -> str:
     return uuid.uuid4().hex
-
-
-def describe(key: Key) -> str:
-    """Return the subject of a resource's events, for the log."""
-    return topics.event_subject(key)

@@ -68,7 +68,9 @@ def load_text(text: str, file: str) -> list[Document]:
     Errors: Failure names the file and the place.
     """
     try:
-        values = [json.loads(text)] if file.endswith(".json") else list(_yaml(text))
+        values = (
+            [json.loads(text)] if file.endswith(".json") else list(yaml.load_all(text, _Loader))
+        )
     except json.JSONDecodeError as error:
         raise Failure(f"{file}: line {error.lineno} is no JSON: {error.msg}.") from error
     except yaml.YAMLError as error:
@@ -77,17 +79,6 @@ def load_text(text: str, file: str) -> list[Document]:
     for number, value in enumerate(values, start=1):
         found += _resources(file, number, value)
     return found
-
-
-def _yaml(text: str) -> list[Any]:
-    loader = _Loader(text)
-    values = []
-    try:
-        while loader.check_data():
-            values.append(loader.get_data())
-    finally:
-        loader.dispose()
-    return values
 
 
 def _yaml_fault(error: yaml.YAMLError) -> str:

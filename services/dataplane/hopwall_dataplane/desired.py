@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from hopwall_dataplane.chains import ChainBook
+from hopwall_dataplane.claims import Claims
 from hopwall_dataplane.classes import ClassTable, NoRoomForClassError, PolicyClass, class_key
 from hopwall_dataplane.delta import Delta
 from hopwall_dataplane.feed import Step
@@ -84,8 +85,9 @@ class Desired:
     _sets: dict[SetId, BucketedMembers] = field(default_factory=dict)
     _remote: dict[str, BucketedMembers] = field(default_factory=dict)
     _gateways: dict[str, tuple[str, str]] = field(default_factory=dict)
-    _local_claims: dict[str, dict[EndpointId, str]] = field(default_factory=dict)
-    _remote_claims: dict[str, dict[str, str]] = field(default_factory=dict)
+    _identities: Claims[ElementKey, EndpointId, Mark] = field(default_factory=Claims)
+    _local: Claims[str, EndpointId, str] = field(default_factory=Claims)
+    _remote_gateways: Claims[str, str, str] = field(default_factory=Claims)
 
     def __post_init__(self) -> None:
         """Want what every host has: the identity sets, the static chains, the link-local gateway."""
@@ -275,15 +277,12 @@ class Desired:
             return
         added, removed = state.settle()
         for cidr in removed:
-            claims = self._remote_claims[cidr]
-            claims.pop(host, None)
-            if not claims:
-                del self._remote_claims[cidr]
+            self._remote_gateways.drop(cidr, host)
             self._route(cidr)
         gateways = self._gateways[host]
         for cidr in added:
             gateway = gateways[1] if _family(cidr) is Family.V6 else gateways[0]
-            self._remote_claims.setdefault(cidr, {})[host] = gateway
+            self._remote_gateways.put(cidr, host, gateway)
             self._route(cidr)
         if state.dropped:
             del self._remote[host]
@@ -294,17 +293,14 @@ class Desired:
         key = Route(cidr, "link").key
         if _family(cidr) not in self.families:
             return
-        if local := self._local_claims.get(cidr):
-            interface = local[min(local)]
-            if interface:
-                self.routes.set_desired(key, Route(cidr, "link", interface=interface))
-                return
-        elif remote := self._remote_claims.get(cidr):
-            gateway = remote[min(remote)]
-            if gateway:
-                self.routes.set_desired(key, Route(cidr, "via", gateway=gateway))
-                return
-        self.routes.remove_desired(key)
+        interface = self._local.winner(cidr)
+        gateway = self._remote_gateways.winner(cidr) if interface is None else None
+        if interface:
+            self.routes.set_desired(key, Route(cidr, "link", interface=interface))
+        elif gateway:
+            self.routes.set_desired(key, Route(cidr, "via", gateway=gateway))
+        else:
+            self.routes.remove_desired(key)
 
     # ------------------------------------------------------------ endpoints
 
@@ -317,19 +313,31 @@ class Desired:
             after = _Placed(update, policy_class, elements)
             self._placed[update.id] = after
         self._move_interface(update.id, before, after)
-        if before is not None:
-            kept = after.elements if after else {}
-            for key in before.elements.keys() - kept.keys():
-                self.identity.remove_element(*key)
-            if before.policy_class is not None:
-                self._leave(before.policy_class)
+        if before is not None and before.policy_class is not None:
+            self._leave(before.policy_class)
+        self._identify(update.id, before, after)
         if after is not None:
-            for key, mark in after.elements.items():
-                self.identity.set_element(*key, mark)
             after.routes = before.routes if before else frozenset()
             self._place_routes(after)
         elif before is not None:
             self._claim(before, {})
+
+    def _identify(
+        self, endpoint_id: EndpointId, before: _Placed | None, after: _Placed | None
+    ) -> None:
+        """Say whose addresses these are now."""
+        were = before.elements if before else {}
+        are = after.elements if after else {}
+        for key in were.keys() - are.keys():
+            self._identities.drop(key, endpoint_id)
+        for key, mark in are.items():
+            self._identities.put(key, endpoint_id, mark)
+        for key in were.keys() | are.keys():
+            winner = self._identities.winner(key)
+            if winner is None:
+                self.identity.remove_element(*key)
+            else:
+                self.identity.set_element(*key, winner)
 
     def _join(self, endpoint: EndpointSet) -> PolicyClass | None:
         try:
@@ -378,13 +386,10 @@ class Desired:
     def _claim(self, placed: _Placed, claims: dict[str, str]) -> None:
         endpoint_id = placed.endpoint.id
         for cidr in placed.routes - claims.keys():
-            held = self._local_claims[cidr]
-            held.pop(endpoint_id, None)
-            if not held:
-                del self._local_claims[cidr]
+            self._local.drop(cidr, endpoint_id)
             self._route(cidr)
         for cidr, interface in claims.items():
-            self._local_claims.setdefault(cidr, {})[endpoint_id] = interface
+            self._local.put(cidr, endpoint_id, interface)
             self._route(cidr)
         placed.routes = frozenset(claims)
 

@@ -69,8 +69,7 @@ def converge(wanted: list[Route]) -> tuple[int, list[Outcome]]:
         delta.set_desired(route.key, route)
     ops = plan_additions(delta) + plan_removals(delta)
     outcomes = driver.apply(ops)
-    for op, outcome in zip(ops, outcomes, strict=True):
-        record(delta, op, outcome)
+    record(delta, ops, outcomes)
     assert delta.actual == driver.read()
     driver.close()
     return len(ops), outcomes

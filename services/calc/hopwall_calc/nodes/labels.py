@@ -78,8 +78,10 @@ class Labels(KeyedNode[Key, dict[str, str]]):
     def rebuild(self) -> None:
         """Collect the profiles' users anew."""
         self._by_profile = {}
-        for key, item in (*self._endpoints.values.items(), *self._network_sets.values.items()):
-            self._move(key, None, item)
+        for key, endpoint in self._endpoints.values.items():
+            self._move(key, None, endpoint)
+        for key, network_set in self._network_sets.values.items():
+            self._move(key, None, network_set)
 
     def keys(self) -> Iterable[Key]:
         """Return every endpoint and network set."""

@@ -108,7 +108,7 @@ class Needs(Node):
     def recompute(self) -> None:
         """Count everything anew."""
         before = {(host, scope) for host, scopes in self.by_host.items() for scope in scopes}
-        was = {**{pair: True for pair in before}, **self.changed}
+        was = {**dict.fromkeys(before, True), **self.changed}
         self._held, self.by_host, self.by_scope, self.changed = {}, {}, {}, {}
         self._dirty = set(self._uses.out)
         self.finish()

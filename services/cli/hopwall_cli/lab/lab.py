@@ -53,9 +53,12 @@ class Lab:
         backend: str = "nft",
         dhcp: bool = False,
         services: bool = True,
+        agent_flags: Sequence[str] = (),
         say: Say = quiet,
     ) -> None:
         """Describe the lab; with `services=False` it is only namespaces and cables.
+
+        `agent_flags` go to every dataplane process.
 
         Errors: LabError for a bad name or number of hosts.
         """
@@ -68,6 +71,7 @@ class Lab:
         self._backend = backend
         self._dhcp = dhcp
         self._with_services = services
+        self._agent_flags = list(agent_flags)
         self._say = say
         self._relays: dict[str, Process] = {}
         self._probers: dict[str, Prober] = {}
@@ -130,6 +134,7 @@ class Lab:
             namespace = topo.host_namespace(self.name, host)
             state = str(self.folder.path / "state" / host)
             flags = ["--host", host, "--backend", self._backend, "--state-dir", state]
+            flags += self._agent_flags
             self._keep(f"dataplane-{host}", namespace, self._service("dataplane", flags))
         await self._until(self.client.ready(timeout_s=60.0))
         pool = topo.resource("IPPool", "lab-v4", {"cidr": topo.POOL4})
@@ -161,10 +166,10 @@ class Lab:
         self._kept.append(asyncio.get_running_loop().create_task(child.keep(), name=name))
 
     async def _stop_services(self) -> None:
+        await self.client.close()  # first: an API that ends waits for its callers
         for task in self._kept:
             task.cancel()
         await asyncio.gather(*self._kept, return_exceptions=True)
-        await self.client.close()
 
     def describe(self) -> None:
         """Write down what runs, for `lab status` and `lab exec`."""
@@ -211,10 +216,12 @@ class Lab:
         await build.remove_workload(self.name, workload)
         self.describe()
 
-    async def declare(self, *names: str, wait: str = "programmed") -> None:
-        """Tell the API of workloads (all, when none is named), in one call."""
+    async def declare(self, *names: str, wait: str = "programmed") -> dict[str, Any]:
+        """Tell the API of workloads (all, when none is named), in one call; return its answer."""
         wanted = names or tuple(self.workloads)
-        await self.client.apply([self.workloads[name].resource() for name in wanted], wait=wait)
+        return await self.client.apply(
+            [self.workloads[name].resource() for name in wanted], wait=wait
+        )
 
     # ---------------------------------------------------------------- looking
 

@@ -109,7 +109,9 @@ class Responder:
         with self._socket(order, socket.SOCK_RAW, int(protocol)) as sock:
             sock.connect((order["dst"], 0))
             nonce = os.urandom(8)
-            head = struct.pack("!BBHHH", 128 if six else 8, 0, 0, 7, 1)
+            # A new identifier each time, as ping does: a new flow to connection tracking.
+            ident = int.from_bytes(os.urandom(2), "big")
+            head = struct.pack("!BBHHH", 128 if six else 8, 0, 0, ident, 1)
             packet = head + nonce
             packet = packet[:2] + struct.pack("!H", _checksum(packet)) + packet[4:]
             reply = 129 if six else 0

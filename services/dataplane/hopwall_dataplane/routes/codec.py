@@ -72,11 +72,14 @@ _ADDRESS_BYTES = {_AF_INET: 4, _AF_INET6: 16}
 _TAKE_EMPTY = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL
 _REPLACE_OURS = NLM_F_REQUEST | NLM_F_REPLACE
 
-#: (table, type, scope) per kind; v6 has no scopes and ignores ours.
+#: (request, table, type, scope) per kind; v6 has no scopes and ignores ours. A deletion matches any type
+#: and scope.
 _PLACE = {
-    "link": (TABLE_MAIN, _RTN_UNICAST, _SCOPE_LINK),
-    "via": (TABLE_MAIN, _RTN_UNICAST, _SCOPE_UNIVERSE),
-    "local": (TABLE_LOCAL, _RTN_LOCAL, _SCOPE_HOST),
+    "link": (RTM_NEWROUTE, TABLE_MAIN, _RTN_UNICAST, _SCOPE_LINK),
+    "via": (RTM_NEWROUTE, TABLE_MAIN, _RTN_UNICAST, _SCOPE_UNIVERSE),
+    "local": (RTM_NEWROUTE, TABLE_LOCAL, _RTN_LOCAL, _SCOPE_HOST),
+    "absent": (RTM_DELROUTE, TABLE_MAIN, 0, _SCOPE_NOWHERE),
+    "absent local": (RTM_DELROUTE, TABLE_LOCAL, 0, _SCOPE_NOWHERE),
 }
 
 
@@ -96,11 +99,7 @@ def replace_message(op: ReplaceRoute, index: int) -> bytes:
     address, _, length = cidr.partition("/")
     tail = _next_hop(af, route.gateway, index, route.priority)
     flags = _REPLACE_OURS if op.old is not None else _TAKE_EMPTY
-    return (
-        _head(af, length, RTM_NEWROUTE, flags, *_PLACE[route.kind], len(tail))
-        + inet_pton(af, address)
-        + tail
-    )
+    return _head(af, length, flags, route.kind, len(tail)) + inet_pton(af, address) + tail
 
 
 def delete_message(key: RouteKey) -> bytes:
@@ -117,21 +116,17 @@ def delete_message(key: RouteKey) -> bytes:
     elif af == _AF_INET6 and not priority:
         priority = _V6_DEFAULT_PRIORITY
     tail = _next_hop(af, "", 0, priority)
-    return (
-        _head(af, length, RTM_DELROUTE, NLM_F_REQUEST, table, 0, _SCOPE_NOWHERE, len(tail))
-        + inet_pton(af, address)
-        + tail
-    )
+    what = "absent local" if table == TABLE_LOCAL else "absent"
+    return _head(af, length, NLM_F_REQUEST, what, len(tail)) + inet_pton(af, address) + tail
 
 
 # The routes of a host differ in little but their address: what repeats is built once.
 
 
 @lru_cache(maxsize=1024)
-def _head(
-    af: int, length: str, request: int, flags: int, table: int, kind: int, scope: int, tail: int
-) -> bytes:
+def _head(af: int, length: str, flags: int, what: str, tail: int) -> bytes:
     """Build a request up to the destination's address, given the size of what follows that."""
+    request, table, kind, scope = _PLACE[what]
     size = _ADDRESS_BYTES[af]
     total = _HEAD.size + size + tail
     header = (total, request, flags, 0, 0)

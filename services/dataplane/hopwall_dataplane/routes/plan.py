@@ -3,6 +3,8 @@
 Pure. It refuses to decide *whether* a route may stand (its chains first): the agent gates that.
 """
 
+from collections.abc import Sequence
+
 from hopwall_dataplane.delta import ABSENT, Delta
 from hopwall_dataplane.outcome import Done, Outcome, Refused
 from hopwall_dataplane.routes.route import DeleteRoute, ReplaceRoute, Route, RouteKey, RouteOp
@@ -40,12 +42,15 @@ def plan_removals(pending: Delta[RouteKey, Route]) -> list[RouteOp]:
     return [DeleteRoute(key) for key in keys]
 
 
-def record(pending: Delta[RouteKey, Route], op: RouteOp, outcome: Outcome) -> None:
-    """Note in the delta what became of an op; a retry changes nothing and calls for a re-read."""
-    if isinstance(outcome, Refused):
-        pending.park(op.key)
-    elif isinstance(outcome, Done):
-        pending.mark_actual(op.key, ABSENT if isinstance(op, DeleteRoute) else op.route)
+def record(
+    pending: Delta[RouteKey, Route], ops: Sequence[RouteOp], outcomes: Sequence[Outcome]
+) -> None:
+    """Note in the delta what became of ops; a retry changes nothing and calls for a re-read."""
+    for op, outcome in zip(ops, outcomes, strict=True):
+        if isinstance(outcome, Done):
+            pending.mark_actual(op.key, op.route if isinstance(op, ReplaceRoute) else ABSENT)
+        elif isinstance(outcome, Refused):
+            pending.park(op.key)
 
 
 def _prefix_length(key: RouteKey) -> int:

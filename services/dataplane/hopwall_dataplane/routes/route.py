@@ -17,6 +17,8 @@ ROUTE_PROTOCOL = 80
 TABLE_MAIN = 254
 TABLE_LOCAL = 255
 
+_new_tuple = tuple.__new__
+
 RouteKind = Literal["link", "via", "local", "other"]
 
 
@@ -52,7 +54,8 @@ class Route(Struct, frozen=True, gc=False):
     def key(self) -> RouteKey:
         """The place the route takes."""
         table = TABLE_LOCAL if self.kind == "local" else TABLE_MAIN
-        return RouteKey(table, self.cidr, self.priority)
+        # Not RouteKey(…): half the time, and a cold start makes one for each route.
+        return _new_tuple(RouteKey, (table, self.cidr, self.priority))
 
     @property
     def family(self) -> Family:

@@ -1,0 +1,36 @@
+# Every target sets up what it needs by itself. `make help` lists them.
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+.PHONY: help setup demo test lint fmt types bench lock docs clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-8s %s\n", $$1, $$2}'
+
+setup: ## install what is missing (Debian packages, .venv, locked Python packages)
+	@bash tools/setup.sh
+
+demo: setup ## three hosts on this machine: routes, ARP, isolation, both bookends, latency
+	@$(PY) -m hopwall_cli.demo
+
+test: setup ## every test, on the real kernel
+	@$(PY) -m pytest
+
+lint: setup ## format, lint, types, import contracts, budgets
+	@.venv/bin/ruff format --check . && .venv/bin/ruff check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+
+fmt: setup ## format and fix what can be fixed
+	@.venv/bin/ruff check --fix-only -q . ; .venv/bin/ruff format .
+
+bench: setup ## speed, as ratios against the bare tools in the same run
+	@$(PY) -m tests.bench
+
+docs: setup ## write the generated documents anew (calc graph, subjects)
+	@$(PY) -m tests.docs
+
+lock: ## pin all dependencies anew
+	@bash tools/lock.sh
+
+clean: ## remove what the targets made here
+	@rm -rf .venv .setup .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,208 @@
+"""A caller of a running API, and the documents that tests send."""
+
+import asyncio
+import io
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import aiohttp
+
+from hopwall_api.service import serve
+from hopwall_api.settings import ApiSettings
+from hopwall_model import topics
+from hopwall_model.status import CalcStatus, HostStatus
+from hopwall_runtime.link import Link
+
+Doc = dict[str, Any]
+AT = "2026-01-01T00:00:00Z"
+
+
+class Answer:
+    """One HTTP answer, read whole."""
+
+    def __init__(self, response: aiohttp.ClientResponse, body: bytes) -> None:
+        self.status = response.status
+        self.headers = response.headers
+        self.body = body
+
+    @property
+    def json(self) -> Any:
+        """The body as a document."""
+        return json.loads(self.body)
+
+    def problem(self, status: int) -> Doc:
+        """Return the problem document, having checked that it is one of this status."""
+        assert self.status == status, (self.status, self.body)
+        assert self.headers["Content-Type"].startswith("application/problem+json")
+        document: Doc = self.json
+        assert document["status"] == status
+        assert document["type"].startswith("urn:hopwall:problem:")
+        assert document["title"]
+        assert document["detail"]
+        assert len(document["traceId"]) == 32
+        return document
+
+
+class Caller:
+    """Sends requests to one API."""
+
+    def __init__(self, session: aiohttp.ClientSession, socket: str) -> None:
+        self.session = session
+        self.socket = socket
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        headers: dict[str, str] | None = None,
+        data: bytes | None = None,
+        type_: str = "application/json",
+    ) -> Answer:
+        """Send one request and read its answer."""
+        sent = dict(headers or {})
+        if body is not None:
+            data = json.dumps(body).encode()
+        if data is not None:
+            sent.setdefault("Content-Type", type_)
+        # aiohttp warns of large bodies that are not a file.
+        file = io.BytesIO(data) if data is not None else None
+        async with self.session.request(
+            method, f"http://api{path}", data=file, headers=sent
+        ) as response:
+            return Answer(response, await response.read())
+
+    async def get(self, path: str, **headers: str) -> Answer:
+        """GET."""
+        return await self.ask("GET", path, headers=headers)
+
+    async def put(self, path: str, body: Any, **headers: str) -> Answer:
+        """PUT a document."""
+        return await self.ask("PUT", path, body, headers=_named(headers))
+
+    async def post(self, path: str, body: Any, **headers: str) -> Answer:
+        """POST a document."""
+        return await self.ask("POST", path, body, headers=_named(headers))
+
+    async def patch(self, path: str, body: Any, **headers: str) -> Answer:
+        """PATCH by a merge patch."""
+        return await self.ask(
+            "PATCH", path, body, headers=_named(headers), type_="application/merge-patch+json"
+        )
+
+    async def delete(self, path: str, **headers: str) -> Answer:
+        """DELETE."""
+        return await self.ask("DELETE", path, headers=_named(headers))
+
+    async def ready(self) -> None:
+        """Wait until the API says that it is ready."""
+        async with asyncio.timeout(15):
+            while (await self.get("/readyz")).status != 200:
+                await asyncio.sleep(0.02)
+
+
+def _named(headers: dict[str, str]) -> dict[str, str]:
+    return {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+@asynccontextmanager
+async def running_api(nats_url: str, *, wait: bool = True) -> AsyncIterator[Caller]:
+    """Run the API, as its process would, on a unix socket."""
+    with TemporaryDirectory(prefix="hwt-") as folder:
+        socket = str(Path(folder) / "api.sock")
+        settings = ApiSettings(
+            nats_url=(nats_url,), listen=(f"unix:{socket}",), max_connections=200
+        )
+        async with asyncio.TaskGroup() as tasks:
+            service = tasks.create_task(serve(settings))
+            while not Path(socket).exists():  # noqa: ASYNC110  # there is no event of a bound socket
+                await asyncio.sleep(0.005)
+            async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(socket)) as session:
+                caller = Caller(session, socket)
+                try:
+                    if wait:
+                        await caller.ready()
+                    yield caller
+                finally:
+                    service.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await service
+
+
+# ---------------------------------------------------------------- documents
+
+
+def node(name: str, **labels: str) -> Doc:
+    """Return a Node."""
+    return {"kind": "Node", "metadata": {"name": name, "labels": labels}}
+
+
+def endpoint(name: str, host: str = "h1", address: str = "10.65.0.21", **labels: str) -> Doc:
+    """Return a WorkloadEndpoint of namespace default."""
+    return {
+        "kind": "WorkloadEndpoint",
+        "metadata": {"name": name, "namespace": "default", "labels": labels},
+        "spec": {
+            "node": host,
+            "interfaceName": f"tap{name}"[:15],
+            "ipNetworks": [f"{address}/32"],
+        },
+    }
+
+
+ENDPOINTS = "/v1/namespaces/default/workloadendpoints"
+
+#: kind → its collection, and one valid document.
+EXAMPLES: dict[str, tuple[str, Doc]] = {
+    "Node": ("/v1/nodes", node("one")),
+    "IPPool": (
+        "/v1/ippools",
+        {"kind": "IPPool", "metadata": {"name": "one"}, "spec": {"cidr": "10.65.0.0/16"}},
+    ),
+    "Tier": ("/v1/tiers", {"kind": "Tier", "metadata": {"name": "one"}, "spec": {"order": 10}}),
+    "Profile": ("/v1/profiles", {"kind": "Profile", "metadata": {"name": "one"}}),
+    "GlobalNetworkSet": (
+        "/v1/globalnetworksets",
+        {"kind": "GlobalNetworkSet", "metadata": {"name": "one"}, "spec": {"nets": ["10.0.0.0/8"]}},
+    ),
+    "NetworkSet": (
+        "/v1/namespaces/default/networksets",
+        {"kind": "NetworkSet", "metadata": {"name": "one"}, "spec": {"nets": ["10.0.0.0/8"]}},
+    ),
+    "GlobalNetworkPolicy": (
+        "/v1/globalnetworkpolicies",
+        {"kind": "GlobalNetworkPolicy", "metadata": {"name": "one"}, "spec": {"selector": "all()"}},
+    ),
+    "NetworkPolicy": (
+        "/v1/namespaces/default/networkpolicies",
+        {"kind": "NetworkPolicy", "metadata": {"name": "one"}, "spec": {"selector": "all()"}},
+    ),
+    "WorkloadEndpoint": (ENDPOINTS, endpoint("one")),
+}
+
+
+def calc_status(first: int, revision: int, *hosts: str, epoch: str = "e1") -> CalcStatus:
+    """Return a report of calc."""
+    return CalcStatus(epoch=epoch, first=first, revision=revision, at=AT, hosts=hosts)
+
+
+def host_status(host: str, revision: int, *, epoch: str = "e1", **more: Any) -> HostStatus:
+    """Return a report of a host."""
+    fields: dict[str, Any] = {"received": revision, "in_sync": True, **more}
+    return HostStatus(host=host, epoch=epoch, revision=revision, at=AT, **fields)
+
+
+async def say(link: Link, *statuses: CalcStatus | HostStatus) -> None:
+    """Publish the reports as calc and the hosts would."""
+    for status in statuses:
+        if isinstance(status, CalcStatus):
+            subject = topics.CALC_STATUS.pattern
+        else:
+            subject = topics.host_status_subject(status.host)
+        await link.publish(subject, status)
+    await link.flush()

@@ -1,0 +1,192 @@
+"""When is it true: stages of a write from what calc and the hosts report."""
+
+from typing import Any
+
+import pytest
+
+from hopwall_api.progress import Progress, Target, Tracker
+from hopwall_model.resources import Key
+from hopwall_model.status import Refusal, Waiting
+from tests.api.caller import calc_status, host_status
+
+VM = Key("WorkloadEndpoint", "default", "vm1")
+POLICY = Key("GlobalNetworkPolicy", "", "isolate")
+
+
+def stages(progress: Progress) -> dict[str, tuple[str, str]]:
+    """Return each condition's status and reason."""
+    return {c.type: (c.status, c.reason) for c in progress.conditions}
+
+
+def tracked(*statuses: Any) -> Tracker:
+    """Return a tracker that heard these reports."""
+    tracker = Tracker()
+    for status in statuses:
+        if hasattr(status, "host"):
+            tracker.fold_host(status)
+        else:
+            tracker.fold_calc(status)
+    return tracker
+
+
+def programmed(tracker: Tracker, revision: int = 5, key: Key = VM) -> tuple[str, str]:
+    """Return the Programmed condition of one write."""
+    return stages(tracker.progress([Target(key, revision)]))["Programmed"]
+
+
+def test_without_calc_nothing_is_known() -> None:
+    """Stored is all that can be said."""
+    found = stages(Tracker().progress([Target(VM, 5)]))
+    assert found["Accepted"] == ("True", "Stored")
+    assert found["Computed"] == ("Unknown", "NoReport")
+    assert found["Programmed"] == ("Unknown", "NotComputed")
+
+
+def test_computed_when_a_report_covers_the_revision() -> None:
+    """A report of an earlier revision does not do."""
+    tracker = tracked(calc_status(0, 4, "h1"))
+    assert stages(tracker.progress([Target(VM, 5)]))["Computed"] == ("False", "Pending")
+    tracker.fold_calc(calc_status(5, 6, "h1"))
+    assert tracker.progress([Target(VM, 5)]).reached("computed")
+
+
+@pytest.mark.parametrize(
+    ("status", "wanted"),
+    [
+        (None, ("False", "Pending")),
+        (host_status("h1", 4), ("False", "Pending")),
+        (host_status("h1", 5, epoch="e0"), ("False", "Pending")),
+        (host_status("h1", 5, in_sync=False), ("False", "Pending")),
+        (host_status("h1", 5), ("True", "Enforced")),
+        (host_status("h1", 9), ("True", "Enforced")),
+        (
+            host_status("h1", 5, refused=(Refusal(object="endpoint default/vm1", reason="x"),)),
+            ("False", "Refused"),
+        ),
+        (
+            host_status("h1", 5, refused=(Refusal(object="endpoint default/vm2", reason="x"),)),
+            ("True", "Enforced"),
+        ),
+        (
+            host_status("h1", 5, refused=(Refusal(object="set s:1", reason="x"),)),
+            ("False", "Refused"),
+        ),
+        (
+            host_status("h1", 5, waiting=(Waiting(endpoint="default/vm1", reason="no tap"),)),
+            ("False", "Pending"),
+        ),
+        (
+            host_status("h1", 5, waiting=(Waiting(endpoint="default/vm2", reason="no tap"),)),
+            ("True", "Enforced"),
+        ),
+    ],
+)
+def test_programmed_only_when_the_host_says_so(status: Any, wanted: tuple[str, str]) -> None:
+    """One host concerned, in each of its states."""
+    tracker = tracked(calc_status(0, 4, "h1"), calc_status(5, 5, "h1"))
+    if status is not None:
+        tracker.fold_host(status)
+    assert programmed(tracker) == wanted
+
+
+def test_only_the_hosts_of_the_covering_report_matter() -> None:
+    """A host that this revision did not change may lag behind as far as it likes."""
+    tracker = tracked(
+        calc_status(0, 4, "h1", "h2"),
+        calc_status(5, 5, "h1"),
+        calc_status(6, 6, "h2"),
+        host_status("h1", 5),
+        host_status("h2", 1),
+    )
+    assert programmed(tracker, 5) == ("True", "Enforced")
+    assert programmed(tracker, 6) == ("False", "Pending")
+
+
+def test_a_revision_that_concerns_nobody_is_programmed() -> None:
+    """A policy that selects nobody is in force at once."""
+    tracker = tracked(calc_status(0, 4, "h1"), calc_status(5, 5))
+    assert programmed(tracker) == ("True", "NoHosts")
+
+
+def test_a_new_epoch_covers_everything_and_forgets_the_old() -> None:
+    """The first report of an epoch names all hosts, and only reports of that epoch count."""
+    tracker = tracked(calc_status(0, 5, "h1"), host_status("h1", 5))
+    assert programmed(tracker) == ("True", "Enforced")
+    tracker.fold_calc(calc_status(0, 5, "h1", "h2", epoch="e2"))
+    progress = tracker.progress([Target(VM, 5)])
+    assert stages(progress)["Programmed"] == ("False", "Pending")
+    assert [one.host for one in progress.laggards] == ["h1", "h2"]
+    tracker.fold_host(host_status("h1", 5, epoch="e2"))
+    tracker.fold_host(host_status("h2", 5, epoch="e2"))
+    assert programmed(tracker) == ("True", "Enforced")
+
+
+def test_a_report_that_was_missed_makes_every_host_matter() -> None:
+    """In a gap nobody can say whom a revision concerns, so it is not called programmed lightly."""
+    tracker = tracked(
+        calc_status(0, 4, "h1", "h2"),
+        calc_status(8, 9, "h1"),
+        host_status("h1", 9),
+        host_status("h2", 4),
+    )
+    assert programmed(tracker, 6) == ("Unknown", "HostsUnknown")
+    tracker.fold_host(host_status("h2", 6))
+    assert programmed(tracker, 6) == ("True", "Enforced")
+
+
+def test_an_old_report_does_not_turn_time_back() -> None:
+    """A repeated or late report of the same epoch changes nothing."""
+    tracker = tracked(calc_status(0, 4), calc_status(5, 9, "h1"), calc_status(0, 4))
+    assert tracker.calc is not None
+    assert tracker.calc.revision == 9
+    assert programmed(tracker, 9) == ("False", "Pending")
+
+
+def test_many_writes_are_programmed_when_all_are() -> None:
+    """A bulk apply waits for the hosts of every item."""
+    tracker = tracked(
+        calc_status(0, 4, "h1", "h2"),
+        calc_status(5, 5, "h1"),
+        calc_status(6, 6, "h2"),
+        host_status("h1", 6),
+        host_status("h2", 5),
+    )
+    progress = tracker.progress([Target(VM, 5), Target(POLICY, 6)])
+    assert (progress.hosts.desired, progress.hosts.programmed) == (2, 1)
+    assert progress.laggards[0].reason == "Host h2 enforces revision 5 of 6."
+
+
+def test_a_refused_policy_is_named_and_settles_the_wait() -> None:
+    """Once every host has answered and one refuses, more waiting is in vain."""
+    refused = (Refusal(object="policy gnp/isolate", reason="too long"),)
+    tracker = tracked(
+        calc_status(0, 5, "h1", "h2"), host_status("h1", 5), host_status("h2", 5, refused=refused)
+    )
+    progress = tracker.progress([Target(POLICY, 5)])
+    assert progress.settled()
+    assert progress.hosts.failed == 1
+    assert "too long" in progress.laggards[0].reason
+    assert programmed(tracker, 5, VM) == ("True", "Enforced")
+
+
+def test_a_removed_endpoint_does_not_wait_for_its_interface() -> None:
+    """Waiting for an interface delays a value, not an absence."""
+    waiting = (Waiting(endpoint="default/vm1", reason="no tap"),)
+    tracker = tracked(calc_status(0, 5, "h1"), host_status("h1", 5, waiting=waiting))
+    assert tracker.progress([Target(VM, 5, removed=True)]).reached("programmed")
+
+
+def test_lag_is_counted_within_one_epoch() -> None:
+    """Revisions of two epochs are never compared."""
+    tracker = tracked(calc_status(0, 9, "h1"), host_status("h1", 4), host_status("h2", 4, epoch="x"))
+    assert tracker.lag_of("h1") == 5
+    assert tracker.lag_of("h2") is None
+    assert tracker.lag_of("h3") is None
+
+
+def test_many_laggards_are_counted_and_some_named() -> None:
+    """An answer stays small however many hosts there are."""
+    hosts = [f"h{i}" for i in range(500)]
+    progress = tracked(calc_status(0, 5, *hosts)).progress([Target(VM, 5)])
+    assert progress.hosts.desired == 500
+    assert len(progress.laggards) == 100

@@ -1,0 +1,239 @@
+"""The fold of steps: whatever the path, the same state; and what single steps cost."""
+
+import re
+from collections.abc import Mapping
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hopwall_dataplane.desired import Desired, LinkState
+from hopwall_dataplane.feed import Step
+from hopwall_dataplane.ipsets.elements import AddElements
+from hopwall_dataplane.iptables.static import RenderSettings, from_set, to_set
+from hopwall_dataplane.marks import layout
+from hopwall_dataplane.outcome import Family
+from hopwall_dataplane.routes.route import Route
+from hopwall_model.updates import (
+    EndpointId,
+    EndpointRemoved,
+    EndpointSet,
+    Entity,
+    NeedRemoved,
+    PolicyId,
+    PolicySet,
+    ResolvedRule,
+    RoutesBucket,
+    Scope,
+    SetBucket,
+    SetId,
+    TierPolicies,
+    Update,
+)
+
+SETTINGS = RenderSettings(marks=layout(), prefixes=("tap",))
+LINKS = {f"tap{i}": LinkState(index=i, up=True) for i in range(4)}
+
+
+def fresh(mask: int = 0xFFFFFF00) -> Desired:
+    """Return a host that knows nothing but its links."""
+    settings = RenderSettings(marks=layout(mask), prefixes=("tap",))
+    desired = Desired("h1", settings, (Family.V4, Family.V6), "169.254.1.1")
+    desired.set_links(LINKS)
+    return desired
+
+
+def step(*updates: Update, full: bool = False, fresh_scopes: tuple[Scope, ...] = ()) -> Step:
+    """Return a step."""
+    return Step("e", 1, full=full, updates=updates, fresh=frozenset(fresh_scopes))
+
+
+def endpoint(number: int, *policies: str, address: int = 0, tap: int = 0) -> EndpointSet:
+    """Return endpoint d/e<number> with these ingress policies."""
+    ids = tuple(PolicyId(p) for p in policies)
+    return EndpointSet(
+        id=EndpointId(f"d/e{number}"),
+        interface=f"tap{tap}",
+        addresses=(f"10.65.0.{address}/32", f"fd65::{address:x}/128"),
+        tiers=(TierPolicies(name="default", ingress=ids),) if ids else (),
+    )
+
+
+def policy(name: str, *sets: str, action: str = "allow") -> PolicySet:
+    """Return a policy whose one rule names these sets."""
+    source = Entity(sets=tuple(SetId(s) for s in sets))
+    rule = ResolvedRule(id="r", action=action, source=source)  # type: ignore[arg-type]
+    return PolicySet(id=PolicyId(name), version=1, ingress=(rule,), egress=(rule,))
+
+
+def picture(desired: Desired) -> dict[str, object]:
+    """Return all that is desired, with classes told by what they are instead of by number."""
+    marks = desired.settings.marks
+    named = {c.number: c.key.digest for c in desired.classes.classes.values()}
+
+    def classless(text: str) -> str:
+        return re.sub(r"hw-c([ft])[0-9a-f]+-", r"hw-c\1-", text)
+
+    chains = {
+        (family, table, classless(name)): tuple(classless(body) for body in bodies)
+        for (family, table), held in desired.chains.tables.items()
+        for name, bodies in held.desired.items()
+        if not name.startswith(("hw-from", "hw-to"))
+    }
+    identities = {}
+    for family in desired.families:
+        for name, bits in ((from_set(family), marks.source), (to_set(family), marks.destination)):
+            for element, mark in desired.identity.content(name).desired.items():
+                assert mark is not None
+                assert mark.mask == bits.mask
+                identities[name, element] = named[mark.value >> bits.shift]
+    sets = {
+        name: sorted(desired.members.content(name).desired)
+        for name in desired.members.specs.desired
+    }
+    routes = dict(desired.routes.desired)
+    return {"chains": chains, "identities": identities, "sets": sets, "routes": routes}
+
+
+policies = st.sampled_from(["gnp/a", "gnp/b", "gnp/c"])
+sets = st.sampled_from(["s:x", "s:y"])
+members = st.lists(
+    st.sampled_from([f"10.9.{i}.0/24" for i in range(8)] + ["fd09::/64"]), unique=True
+)
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> Update:
+    """Draw one change of anything."""
+    kind = draw(st.sampled_from(["endpoint", "gone", "policy", "set", "routes", "drop"]))
+    if kind == "endpoint":
+        chosen = draw(st.lists(policies, max_size=2, unique=True))
+        number = draw(st.integers(0, 3))
+        return endpoint(
+            number, *chosen, address=draw(st.integers(1, 4)), tap=draw(st.integers(0, 5))
+        )
+    if kind == "gone":
+        return EndpointRemoved(id=EndpointId(f"d/e{draw(st.integers(0, 3))}"))
+    if kind == "policy":
+        action = draw(st.sampled_from(["allow", "deny", "pass"]))
+        return policy(draw(policies), *draw(st.lists(sets, max_size=2, unique=True)), action=action)
+    if kind == "set":
+        return SetBucket(id=SetId(draw(sets)), version=1, members=tuple(sorted(draw(members))))
+    if kind == "routes":
+        cidrs = draw(st.lists(st.integers(1, 6), unique=True))
+        return RoutesBucket(
+            host=draw(st.sampled_from(["h1", "h2", "h3"])),
+            version=1,
+            gateway_v4=draw(st.sampled_from(["", "172.18.203.126", "172.18.203.129"])),
+            cidrs=tuple(sorted(f"10.65.0.{n}/32" for n in cidrs)),
+        )
+    scope = draw(st.sampled_from(["policy/gnp/a", "set/s:x", "routes/h2"]))
+    return NeedRemoved(scope=Scope(scope))
+
+
+def final(updates: list[Update]) -> Step:
+    """Return the snapshot that says what the changes leave."""
+    endpoints: dict[str, Update] = {}
+    pieces: dict[Scope, Update] = {}
+    for update in updates:
+        match update:
+            case EndpointSet():
+                endpoints[update.id] = update
+            case EndpointRemoved():
+                endpoints.pop(update.id, None)
+            case NeedRemoved():
+                pieces.pop(update.scope, None)
+            case PolicySet() | SetBucket() | RoutesBucket():
+                pieces[update.scope] = update
+    return step(*pieces.values(), *endpoints.values(), full=True, fresh_scopes=tuple(pieces))
+
+
+@given(st.lists(changes(), max_size=25), st.integers(0, 25))
+def test_the_path_does_not_matter(updates: list[Update], cut: int) -> None:
+    """Steps one by one, all in two steps, and a snapshot at the end or alone: one picture."""
+    one_by_one = fresh()
+    for update in updates:
+        one_by_one.apply(step(update))
+    alone = fresh()
+    alone.apply(final(updates))
+    assert picture(one_by_one) == picture(alone)
+
+    resnapped = fresh()
+    for update in updates[:cut]:
+        resnapped.apply(step(update))
+    resnapped.apply(final(updates))
+    assert picture(resnapped) == picture(alone)
+
+
+@given(st.lists(changes(), max_size=20), st.permutations(sorted(LINKS)))
+def test_links_may_come_at_any_time(updates: list[Update], order: list[str]) -> None:
+    """Whether an interface comes before or after its endpoint makes no difference."""
+    late = Desired("h1", SETTINGS, (Family.V4, Family.V6), "169.254.1.1")
+    present: dict[str, LinkState] = {}
+    for i, update in enumerate(updates):
+        if i < len(order):
+            present = {**present, order[i]: LINKS[order[i]]}
+            late.set_links(present)
+        late.apply(step(update))
+    late.set_links(LINKS)
+    early = fresh()
+    for update in updates:
+        early.apply(step(update))
+    assert picture(late) == picture(early)
+
+
+def test_a_member_of_a_known_class_changes_no_chain() -> None:
+    """Joining is two elements a family and a route: no chain is dirty."""
+    desired = fresh()
+    desired.apply(step(policy("gnp/a"), endpoint(0, "gnp/a", address=1)))
+    for table in desired.chains.tables.values():
+        table.dirty.clear()
+    desired.apply(step(endpoint(1, "gnp/a", address=2, tap=1)))
+    assert not any(table.dirty for table in desired.chains.tables.values())
+    adds = [op for op in desired.identity.plan_additions() if isinstance(op, AddElements)]
+    assert {op.spec.name for op in adds} == {"hw4-from", "hw4-to", "hw6-from", "hw6-to"}
+    assert desired.routes.desired[Route("10.65.0.2/32", "link").key].interface == "tap1"
+
+
+def test_a_policy_change_dirties_only_its_own_chains() -> None:
+    """A policy shared by many classes is rewritten once per direction and family."""
+    desired = fresh()
+    classes = [endpoint(i, "gnp/a", *(["gnp/b"] * (i % 2)), address=i + 1) for i in range(4)]
+    desired.apply(step(policy("gnp/a"), policy("gnp/b"), *classes))
+    for table in desired.chains.tables.values():
+        table.dirty.clear()
+    desired.apply(step(policy("gnp/a", action="deny")))
+    dirty: Mapping[object, set[str]] = {
+        k: t.dirty for k, t in desired.chains.tables.items() if t.dirty
+    }
+    assert {key: len(names) for key, names in dirty.items()} == {
+        (Family.V4, "filter"): 1,
+        (Family.V6, "filter"): 1,
+    }
+
+
+def test_an_endpoint_without_room_for_its_class_is_closed_and_named() -> None:
+    """More classes than the mask has room for: no identity, no route, and a sentence."""
+    desired = fresh(mask=0x3FF)  # ten bits: four a direction, fifteen classes
+    for number in range(16):
+        desired.apply(step(policy(f"gnp/{number}")))
+        desired.apply(step(endpoint(number, f"gnp/{number}", address=number + 1)))
+    (refused,) = desired.refusals()
+    assert refused.object == "endpoint d/e15"
+    assert "mark_mask" in refused.reason
+    assert Route("10.65.0.16/32", "link").key not in desired.routes.desired
+    desired.classes.forget("nobody")
+    desired.apply(step(EndpointRemoved(id=EndpointId("d/e15"))))
+    assert desired.refusals() == ()
+
+
+def test_a_local_address_beats_the_same_address_elsewhere() -> None:
+    """While an endpoint moves here, its old host's route does not win."""
+    desired = fresh()
+    remote = RoutesBucket(
+        host="h2", version=1, gateway_v4="172.18.203.126", cidrs=("10.65.0.1/32",)
+    )
+    desired.apply(step(remote, endpoint(0, address=1)))
+    key = Route("10.65.0.1/32", "link").key
+    assert desired.routes.desired[key].kind == "link"
+    desired.apply(step(EndpointRemoved(id=EndpointId("d/e0"))))
+    assert desired.routes.desired[key].kind == "via"

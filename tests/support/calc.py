@@ -1,0 +1,62 @@
+"""A graph and the hosts that listen to it, held against the oracle."""
+
+from collections.abc import Iterable
+
+from hopwall_calc.graph import Graph
+from hopwall_calc.sequencer import Output
+from hopwall_model.events import Event
+from tests.support.fold import FoldedHost, HostState
+from tests.support.oracle import Oracle
+from tests.support.states import State
+
+
+class Cloud:
+    """Takes steps, delivers what they send, checks every host."""
+
+    def __init__(self, *, routes: bool = True, recompute_all: bool = False) -> None:
+        self._routes = routes
+        self._recompute_all = recompute_all
+        self.graph = Graph("epoch-1", routes=routes)
+        self.hosts: dict[str, FoldedHost] = {}
+        self.revision = 0
+        self.reported = -1
+        # The epoch opens on nothing, as it does for a cloud that grows while calc runs.
+        self.deliver(self.graph.flush())
+
+    def step(self, events: Iterable[Event]) -> Output:
+        """Take in the events, flush once, deliver."""
+        for event in events:
+            self.revision += 1
+            self.graph.on_event(event, self.revision)
+        output = self.graph.flush(recompute_all=self._recompute_all)
+        return self.deliver(output)
+
+    def deliver(self, output: Output | None) -> Output:
+        """Deliver as NATS would: shared pieces to all who listen, then each host's batch."""
+        if output is None:
+            return Output(first=self.reported + 1, revision=self.reported)
+        assert output.first in (0, self.reported + 1, output.revision)
+        self.reported = output.revision
+        assert output.hosts == tuple(batch.host for batch in output.batches)
+        for update in output.shared:
+            for host in self.hosts.values():
+                host.on_shared(update)
+        for batch in output.batches:
+            host = self.hosts.get(batch.host)
+            if host is None:
+                host = self.hosts[batch.host] = FoldedHost(batch.host, self.graph.snapshot)
+                host.epoch = batch.epoch
+            host.on_batch(batch)
+        return output
+
+    def check(self, state: State, where: str) -> None:
+        """Compare every host with the oracle, and its snapshot with what it has folded."""
+        oracle = Oracle(state.resources, routes=self._routes)
+        names = oracle.hosts()
+        assert names <= self.hosts.keys(), where
+        for name, host in self.hosts.items():
+            wanted = oracle.state(name) if name in names else HostState()
+            assert host.state() == wanted, f"{where}: {name}"
+            fresh = FoldedHost(name, self.graph.snapshot)
+            fresh.on_batch(self.graph.snapshot(name))
+            assert fresh.state() == wanted, f"{where}: snapshot of {name}"

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Set up what is missing: Debian packages, a virtual environment in .venv, the locked Python packages.
+# Says what it installs; does nothing when all is there. Debian packages and PyPI only.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf '==> %s\n' "$*"; }
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+[ "$(id -u)" = 0 ] || fail "run this as root: network namespaces, iptables and routes need it."
+python=${PYTHON:-python3}
+command -v "$python" >/dev/null || fail "$python is not installed: apt-get install python3 (3.11 or newer)."
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+  fail "$("$python" --version) is too old: Python 3.11 or newer is needed (set PYTHON=/path/to/it)."
+
+# ---------------------------------------------------------------- Debian packages
+missing=()
+need() { # need PACKAGE COMMAND...
+  local package=$1 tool
+  shift
+  for tool in "$@"; do
+    PATH="$PATH:/usr/sbin:/sbin" command -v "$tool" >/dev/null || { missing+=("$package"); return; }
+  done
+}
+need iptables iptables-nft-restore ip6tables-nft-restore iptables-legacy-restore
+need iproute2 ip
+need ipset ipset
+if [ ! -x .venv/bin/python ] && ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+  missing+=(python3-venv)
+fi
+if [ "${#missing[@]}" -gt 0 ]; then
+  say "installing Debian packages: ${missing[*]}"
+  command -v apt-get >/dev/null || fail "install these packages by hand: ${missing[*]}"
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq
+  apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+# ---------------------------------------------------------------- Python packages
+stamp=.setup/python
+wanted=$(cat locks/dev.lock pyproject.toml | sha256sum | cut -d' ' -f1)
+if [ ! -x .venv/bin/python ]; then
+  say "making a virtual environment in .venv ($("$python" --version))"
+  "$python" -m venv .venv
+  rm -f "$stamp"
+fi
+if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+  say "installing $(grep -c '^[a-z0-9].*==' locks/dev.lock) Python packages from PyPI, as pinned in locks/dev.lock"
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/dev.lock
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+  mkdir -p .setup
+  printf '%s\n' "$wanted" >"$stamp"
+  say "set up"
+fi
