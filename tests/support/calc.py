@@ -53,7 +53,8 @@ class Cloud:
         """Compare every host with the oracle, and its snapshot with what it has folded."""
         oracle = Oracle(state.resources, routes=self._routes)
         names = oracle.hosts()
-        assert names <= self.hosts.keys(), where
+        for name in names - self.hosts.keys():
+            assert oracle.state(name) == HostState(), f"{where}: {name} was told nothing"
         for name, host in self.hosts.items():
             wanted = oracle.state(name) if name in names else HostState()
             assert host.state() == wanted, f"{where}: {name}"

@@ -45,7 +45,7 @@ class CalcService:
         self._in_sync = False
         self._revision_at_reset = 0
         self._status: CalcStatus | None = None
-        #: Hosts that asked for a snapshot and were never sent anything.
+        #: Hosts that asked for a snapshot: some may be known to nobody yet.
         self._strangers: set[str] = set()
 
     async def run(self) -> None:
@@ -201,8 +201,7 @@ class CalcService:
             if not self._in_sync or self._resyncing:
                 continue
             sequencer = self._graph.sequencer
-            self._strangers.difference_update(sequencer.hosts())
-            for host in (*sequencer.hosts(), *sorted(self._strangers)):
+            for host in sorted({*sequencer.hosts(), *self._graph.nodes.hosts.out, *self._strangers}):
                 await self._send(
                     "heartbeat", topics.host_batch_subject(host), sequencer.heartbeat(host)
                 )

@@ -82,7 +82,9 @@ def _pack(op: RouteOp, names: "_Names") -> bytes | Outcome:
         if route.kind == "other":
             return Refused(f"route {route} is of a kind that is only read, never written")
         interface = "lo" if route.kind == "local" else route.interface
-        index = names.index_of(interface) if interface else 0
+        index = names.indices.get(interface)
+        if index is None:
+            index = names.look_up(interface)
         if interface and not index:
             return Retry(f"route {route} waits for its interface {interface} to appear")
         return replace_message(op, index)
@@ -94,19 +96,17 @@ class _Names:
     """Interface names and indices, looked up once per call: they may change between calls."""
 
     def __init__(self) -> None:
-        self._indices: dict[str, int] = {}
+        self.indices: dict[str, int] = {"": 0}
         self._names: dict[int, str] = {}
 
-    def index_of(self, name: str) -> int:
-        """Return the interface's index, 0 when there is none of that name."""
-        found = self._indices.get(name)
-        if found is None:
-            try:
-                found = socket.if_nametoindex(name)
-            except OSError:
-                found = 0
-            self._indices[name] = found
-        return found
+    def look_up(self, name: str) -> int:
+        """Ask for an interface's index, 0 when there is none of that name, and remember it."""
+        try:
+            index = socket.if_nametoindex(name)
+        except OSError:
+            index = 0
+        self.indices[name] = index
+        return index
 
     def name_of(self, index: int) -> str:
         """Return the interface's name, "" when there is none of that index."""

@@ -25,7 +25,7 @@ def plan_additions(pending: Delta[RouteKey, Route]) -> list[RouteOp]:
     """
     actual = pending.actual
     sets = pending.pending_sets()
-    sets.sort(key=lambda item: _RANK[item[1].kind] + _prefix_length(item[0]))
+    sets.sort(key=lambda item: _RANK[item[1].kind] + int(item[1].cidr.partition("/")[2]))
     return [ReplaceRoute(key, route, actual.get(key)) for key, route in sets]
 
 
@@ -38,7 +38,7 @@ def plan_removals(pending: Delta[RouteKey, Route]) -> list[RouteOp]:
     Owner:  only routes that carry our protocol number can appear here.
     """
     keys = [key for key, _ in pending.pending_removals()]
-    keys.sort(key=_prefix_length, reverse=True)
+    keys.sort(key=lambda key: -int(key.cidr.partition("/")[2]))
     return [DeleteRoute(key) for key in keys]
 
 
@@ -51,9 +51,3 @@ def record(
             pending.mark_actual(op.key, op.route if isinstance(op, ReplaceRoute) else ABSENT)
         elif isinstance(outcome, Refused):
             pending.park(op.key)
-
-
-def _prefix_length(key: RouteKey) -> int:
-    """Return the prefix length of a key's destination."""
-    cidr = key.cidr
-    return int(cidr[cidr.index("/") + 1 :])
