@@ -120,7 +120,7 @@ async def running_api(nats_url: str, *, wait: bool = True) -> AsyncIterator[Call
         )
         async with asyncio.TaskGroup() as tasks:
             service = tasks.create_task(serve(settings))
-            while not Path(socket).exists():  # noqa: ASYNC110  # there is no event of a bound socket
+            while not Path(socket).exists():  # there is no event of a bound socket
                 await asyncio.sleep(0.005)
             async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(socket)) as session:
                 caller = Caller(session, socket)

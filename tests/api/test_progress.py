@@ -178,7 +178,9 @@ def test_a_removed_endpoint_does_not_wait_for_its_interface() -> None:
 
 def test_lag_is_counted_within_one_epoch() -> None:
     """Revisions of two epochs are never compared."""
-    tracker = tracked(calc_status(0, 9, "h1"), host_status("h1", 4), host_status("h2", 4, epoch="x"))
+    tracker = tracked(
+        calc_status(0, 9, "h1"), host_status("h1", 4), host_status("h2", 4, epoch="x")
+    )
     assert tracker.lag_of("h1") == 5
     assert tracker.lag_of("h2") is None
     assert tracker.lag_of("h3") is None

@@ -11,10 +11,10 @@ from tests.api.caller import (
     ENDPOINTS,
     EXAMPLES,
     Caller,
+    calc_status,
     endpoint,
     host_status,
     node,
-    calc_status,
     running_api,
     say,
 )
@@ -35,7 +35,9 @@ async def test_a_selector_filters_a_list(caller: Caller) -> None:
     listed = (await caller.get('/v1/nodes?labelSelector=role == "db"')).json
     assert [one["metadata"]["name"] for one in listed["items"]] == ["n000", "n003", "n006", "n009"]
     assert listed["metadata"]["resourceVersion"] == "10"
-    assert "character" in (await caller.get("/v1/nodes?labelSelector=role ==")).problem(400)["detail"]
+    assert (
+        "character" in (await caller.get("/v1/nodes?labelSelector=role ==")).problem(400)["detail"]
+    )
     await caller.put(f"{ENDPOINTS}/vm1", endpoint("vm1"))
     query = 'labelSelector=projectcalico.org/namespace == "default"'
     assert len((await caller.get(f"/v1/workloadendpoints?{query}")).json["items"]) == 1
@@ -113,7 +115,12 @@ async def test_hosts_show_how_far_each_has_come(caller: Caller, link: Link) -> N
     while len((await caller.get("/v1/hosts")).json["items"]) < 2:
         pass
     first, second = (await caller.get("/v1/hosts")).json["items"]
-    assert (first["host"], first["reported"], first["lag"], first["inSync"]) == ("h1", True, 5, True)
+    assert (first["host"], first["reported"], first["lag"], first["inSync"]) == (
+        "h1",
+        True,
+        5,
+        True,
+    )
     assert second == {"host": "h2", "reported": False}
     assert (await caller.get("/v1/hosts/h1")).json["revision"] == 4
     (await caller.get("/v1/hosts/h9")).problem(404)
@@ -127,7 +134,10 @@ async def test_the_service_tells_of_itself(caller: Caller) -> None:
     await caller.put("/v1/nodes/a", node("a"))
     metrics = (await caller.get("/metrics")).body.decode()
     assert 'hopwall_api_resources{kind="Node"} 1.0' in metrics
-    assert 'hopwall_api_requests_total{method="PUT",route="/v1/nodes/{name}",status="201"} 1.0' in metrics
+    assert (
+        'hopwall_api_requests_total{method="PUT",route="/v1/nodes/{name}",status="201"} 1.0'
+        in metrics
+    )
 
 
 async def test_the_document_is_valid_and_names_every_route(caller: Caller) -> None:

@@ -1,9 +1,9 @@
 """The folded copy: order, revisions, undo, ring, and exchange of pictures."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import pytest
 from hopwall_api.store import NOTHING, Change, Store, TooOld, labels_of
 from hopwall_model.events import Event, ResourceRemoved, ResourceSet
 from hopwall_model.resources import (
@@ -173,9 +173,7 @@ def test_a_stream_that_lost_something_begins_another_history(
     assert store.lineage == 1
 
 
-steps = st.lists(
-    st.tuples(st.sampled_from("abcdefgh"), st.booleans()), min_size=1, max_size=60
-)
+steps = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.booleans()), min_size=1, max_size=60)
 
 
 @given(before=steps, after=steps, n=st.integers(1, 4))

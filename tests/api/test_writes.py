@@ -9,7 +9,8 @@ import pytest
 from hopwall_cli.nats_server import NatsServer
 from hopwall_model import topics
 from hopwall_model.resources import Key
-from hopwall_runtime.link import Append, Link, Record
+from hopwall_runtime.follower import Record
+from hopwall_runtime.link import Append, Link
 from tests.api.caller import ENDPOINTS, EXAMPLES, Caller, Doc, endpoint, node, running_api
 
 pytestmark = pytest.mark.nats

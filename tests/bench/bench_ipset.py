@@ -5,6 +5,7 @@ Run as root: `python -m tests.bench.bench_ipset`. It works in a namespace of its
 
 import subprocess
 import sys
+from functools import partial
 
 from hopwall_dataplane.ipsets.driver import IpsetDriver
 from hopwall_dataplane.ipsets.elements import Element, SetSpec
@@ -61,15 +62,15 @@ def measure() -> Times:
     times: Times = {name: [] for name in ("ours", "fold", "read", "one", "restore", "restore one")}
     for _ in range(N_ROUNDS):
         sets = AddressSets()
-        times["fold"].append(timed_ms(lambda s=sets: fold(s, elements)))  # type: ignore[misc]
-        times["ours"].append(timed_ms(lambda s=sets: settle(driver, s)))  # type: ignore[misc]
+        times["fold"].append(timed_ms(partial(fold, sets, elements)))
+        times["ours"].append(timed_ms(partial(settle, driver, sets)))
         times["read"].append(timed_ms(driver.read))
         sets.set_element(NAMES[500], Element("10.99.0.1/32"))
-        times["one"].append(timed_ms(lambda s=sets: settle(driver, s)))  # type: ignore[misc]
+        times["one"].append(timed_ms(partial(settle, driver, sets)))
         subprocess.run(["ipset", "destroy"], check=True)
-        times["restore"].append(timed_ms(lambda: restore(text)))
+        times["restore"].append(timed_ms(partial(restore, text)))
         line = f"add {NAMES[500]} 10.99.0.1\n"
-        times["restore one"].append(timed_ms(lambda t=line: restore(t)))  # type: ignore[misc]
+        times["restore one"].append(timed_ms(partial(restore, line)))
         subprocess.run(["ipset", "destroy"], check=True)
     driver.close()
     return times

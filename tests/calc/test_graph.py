@@ -7,6 +7,7 @@ import pytest
 from hopwall_calc.engine import mermaid
 from hopwall_calc.graph import Graph, Nodes, wire
 from hopwall_model.events import Event, ResourceRemoved, ResourceSet
+from hopwall_model.resources import Resource
 from hopwall_model.updates import HostBatch
 from tests.support.calc import Cloud
 from tests.support.expand import expand, walk
@@ -91,8 +92,8 @@ def test_only_concerned_hosts_get_a_batch() -> None:
 def test_shared_update_is_published_once() -> None:
     """However many hosts use a policy, its change is one message, and one small need for each host."""
     cloud = Cloud(routes=False)
-    endpoints = [endpoint(f"e{i}", f"h{i}") for i in range(20)]
-    cloud.step([ResourceSet(resource=r) for r in (*endpoints, gnp("p", "all()", rule()))])
+    endpoints: list[Resource] = [endpoint(f"e{i}", f"h{i}") for i in range(20)]
+    cloud.step([ResourceSet(resource=r) for r in [*endpoints, gnp("p", "all()", rule())]])
     output = cloud.step([ResourceSet(resource=gnp("p", "all()", rule("Deny")))])
     assert len(output.shared) == 1
     assert [len(batch.updates) for batch in output.batches] == [1] * 20

@@ -1,7 +1,7 @@
 """The NATS link against a real server."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -12,16 +12,8 @@ from hopwall_model.resources import Key, Metadata, Node
 from hopwall_model.status import CalcStatus, Rejected
 from hopwall_model.updates import SnapshotRequest
 from hopwall_runtime.config import CommonSettings
-from hopwall_runtime.link import (
-    Append,
-    CaughtUp,
-    Conflict,
-    Followed,
-    Link,
-    Record,
-    Reset,
-    Unavailable,
-)
+from hopwall_runtime.follower import CaughtUp, Followed, Record, Reset
+from hopwall_runtime.link import Append, Conflict, Link, Unavailable
 
 pytestmark = pytest.mark.nats
 
@@ -57,6 +49,13 @@ async def take(follower: AsyncIterator[list[Followed]], until: type) -> list[Fol
             if any(isinstance(item, until) for item in items):
                 return seen
     raise AssertionError
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    """Wait until this holds."""
+    async with asyncio.timeout(5):
+        while not holds():
+            await asyncio.sleep(0.01)
 
 
 async def test_append_returns_the_revision_and_refuses_a_stale_expectation(link: Link) -> None:
@@ -122,7 +121,7 @@ async def test_a_bad_event_is_reported_and_skipped(link: Link) -> None:
     await link.append([node_event("good")])
     seen = await take(link.follow(), CaughtUp)
     assert [i.revision for i in seen if isinstance(i, Record)] == [2]
-    await link.flush()
+    await eventually(lambda: bool(noted))
     assert link.rejected_messages == 1
     assert noted[0].subject == "hopwall.event.node._.bad"
 
@@ -185,4 +184,8 @@ async def test_last_status_shows_what_was_said_before(link: Link) -> None:
     status = CalcStatus(epoch="e", first=0, revision=3, at="2026-01-01T00:00:00Z")
     await link.publish(topics.CALC_STATUS.pattern, status)
     await link.flush()
-    assert [s async for s in link.last_status(topics.CALC_STATUS)] == [status]
+    seen: list[CalcStatus] = []
+    async with asyncio.timeout(5):
+        while not seen:
+            seen = [s async for s in link.last_status(topics.CALC_STATUS)]
+    assert seen == [status]

@@ -42,11 +42,10 @@ class Cloud:
             for host in self.hosts.values():
                 host.on_shared(update)
         for batch in output.batches:
-            host = self.hosts.get(batch.host)
-            if host is None:
-                host = self.hosts[batch.host] = FoldedHost(batch.host, self.graph.snapshot)
-                host.epoch = batch.epoch
-            host.on_batch(batch)
+            if batch.host not in self.hosts:
+                self.hosts[batch.host] = FoldedHost(batch.host, self.graph.snapshot)
+                self.hosts[batch.host].epoch = batch.epoch
+            self.hosts[batch.host].on_batch(batch)
         return output
 
     def check(self, state: State, where: str) -> None:

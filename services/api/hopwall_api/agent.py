@@ -17,7 +17,8 @@ from hopwall_model import topics
 from hopwall_model.events import ResourceRemoved
 from hopwall_model.status import CalcStatus, HostStatus
 from hopwall_runtime import clock
-from hopwall_runtime.link import CaughtUp, Followed, Link, Record, Reset, Unavailable
+from hopwall_runtime.follower import CaughtUp, Followed, Record, Reset
+from hopwall_runtime.link import Link, Unavailable
 
 log = logging.getLogger(__name__)
 

@@ -25,16 +25,8 @@ from hopwall_model import codec, topics
 from hopwall_model.events import ResourceRemoved, ResourceSet
 from hopwall_model.resources import KIND_BY_NAME, Key
 from hopwall_runtime import clock
-from hopwall_runtime.link import (
-    MAX_BATCH,
-    Append,
-    Conflict,
-    Link,
-    Record,
-    Unavailable,
-    Unconfirmed,
-    Unreadable,
-)
+from hopwall_runtime.follower import Record, Unreadable
+from hopwall_runtime.link import MAX_BATCH, Append, Conflict, Link, Unavailable, Unconfirmed
 
 log = logging.getLogger(__name__)
 

@@ -89,7 +89,8 @@ class LabelIndex(Generic[S]):
     ) -> dict[S, Delta]:
         """Take in changed items, then changed selectors (None: gone); return what that changed.
 
-        A selector that is gone is not in the answer. An item that is gone has left.
+        A selector that is gone is not in the answer. An item that is gone has left. Where a name got
+        another selector in the same call, an item may be on both sides: ask `items_of`.
         """
         deltas: dict[S, Delta] = {}
         if len(items) > BULK_ITEMS:

@@ -21,8 +21,9 @@ from hopwall_model.events import Event
 from hopwall_model.status import CalcStatus
 from hopwall_model.updates import HostBatch, SnapshotRequest
 from hopwall_runtime import clock
+from hopwall_runtime.follower import CaughtUp, Followed, Record, Reset
 from hopwall_runtime.health import serve_health
-from hopwall_runtime.link import CaughtUp, Followed, Link, Record, Reset, Unavailable
+from hopwall_runtime.link import Link, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -201,7 +202,9 @@ class CalcService:
             if not self._in_sync or self._resyncing:
                 continue
             sequencer = self._graph.sequencer
-            for host in sorted({*sequencer.hosts(), *self._graph.nodes.hosts.out, *self._strangers}):
+            for host in sorted(
+                {*sequencer.hosts(), *self._graph.nodes.hosts.out, *self._strangers}
+            ):
                 await self._send(
                     "heartbeat", topics.host_batch_subject(host), sequencer.heartbeat(host)
                 )

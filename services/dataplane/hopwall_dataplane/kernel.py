@@ -201,8 +201,9 @@ class Kernel:
         if not ops:
             return
         turn.n_ops += len(ops)
-        for op, outcome in zip(ops, self.routes.apply(ops), strict=True):
-            route_plan.record(self.desired.routes, op, outcome)
+        outcomes = self.routes.apply(ops)
+        route_plan.record(self.desired.routes, ops, outcomes)
+        for op, outcome in zip(ops, outcomes, strict=True):
             name = f"route {_route_of(op)}"
             if isinstance(outcome, Done):
                 self.refused.pop(name, None)

@@ -1,11 +1,9 @@
-"""The NATS link of a service: the only importer of nats.
+"""The NATS link of a service: with `follower`, the only importer of nats.
 
 What it adds to the client, each for a reason (experiments in docs/design/wire.md):
 
 - it never gives up reconnecting, and notices a dead server within seconds, not minutes;
-- the events stream is followed with a push consumer whose deliveries are counted here: an ordered
-  consumer or KV watch misses messages silently after an overflow or a lost tail, this one starts again
-  from a snapshot;
+- the events stream is followed so that nothing is missed silently (`follower`);
 - a message that does not decode is counted, reported on `hopwall.rejected.<service>` and skipped;
 - values larger than a message travel as numbered chunks.
 """
@@ -23,9 +21,6 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from nats.js.api import (
-    AckPolicy,
-    ConsumerConfig,
-    DeliverPolicy,
     DiscardPolicy,
     StorageType,
     StreamConfig,
@@ -34,11 +29,18 @@ from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from hopwall_model import codec, topics
 from hopwall_model.codec import CodecError
-from hopwall_model.events import Event
 from hopwall_model.status import Rejected
 from hopwall_model.topics import Topic
 from hopwall_runtime import clock
 from hopwall_runtime.config import CommonSettings
+from hopwall_runtime.follower import (
+    DoubtError,
+    Followed,
+    Follower,
+    Record,
+    Unreadable,
+    follower_config,
+)
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -48,7 +50,6 @@ CHUNK_BYTES = 512 * 1024
 #: Messages in one atomic batch. Source: NATS ADR-50.
 MAX_BATCH = 1000
 HISTORY_PER_SUBJECT = 65
-_HEARTBEAT_S = 2.0
 _ERR_WRONG_LAST_SEQUENCE = 10071
 _HDR_PART = "Hopwall-Part"
 _HDR_WRITE_ID = "Hopwall-Write-Id"
@@ -78,39 +79,6 @@ class Append:
     body: bytes
     expected: int
     headers: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """One stored event. `revision` is its stream sequence."""
-
-    revision: int
-    event: Event
-    headers: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """A stored message that is no event. Its revision still counts for compare-and-set."""
-
-    revision: int
-
-
-@dataclass(frozen=True, slots=True)
-class Reset:
-    """What follows is a snapshot of the stream from nothing. `stream_id` changes when the stream does."""
-
-    stream_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class CaughtUp:
-    """Every event that was stored when the snapshot began has been delivered, up to `revision`."""
-
-    revision: int
-
-
-Followed = Reset | Record | CaughtUp
 
 
 class Link:
@@ -411,78 +379,17 @@ class Link:
         """
         while True:
             try:
-                async for items in self._follow_once():
+                async for items in Follower(self._nc, self._js, self.reject).follow():
                     yield items
-            except (NatsError, TimeoutError, _Doubt) as error:
+            except (NatsError, TimeoutError, DoubtError) as error:
                 log.warning("following the events again from a snapshot: %s", error)
                 await asyncio.sleep(0.2)
-
-    async def _follow_once(self) -> AsyncIterator[list[Followed]]:
-        queue: asyncio.Queue[Msg | None] = asyncio.Queue()
-        inbox = self._nc.new_inbox()
-
-        async def on_message(message: Msg) -> None:
-            queue.put_nowait(message)
-
-        subscription = await self._nc.subscribe(
-            inbox, cb=on_message, pending_msgs_limit=-1, pending_bytes_limit=-1
-        )
-        try:
-            info = await self._js.stream_info(topics.EVENTS_STREAM)
-            consumer = await self._js.add_consumer(
-                topics.EVENTS_STREAM, _follower_config(inbox, topics.EVENT.pattern)
-            )
-            yield [Reset(f"{info.created}" if info.created else "unknown")]
-            cursor = _Cursor(remaining=consumer.num_pending or 0, revision=info.state.last_seq)
-            if cursor.remaining == 0:
-                yield [CaughtUp(cursor.revision)]
-            while True:
-                async with asyncio.timeout(3 * _HEARTBEAT_S):
-                    messages = [await queue.get()]
-                while not queue.empty() and len(messages) < 1000:
-                    messages.append(queue.get_nowait())
-                items = await self._decode_followed(messages, cursor)
-                if items:
-                    yield items
-        finally:
-            if not self._nc.is_closed:
-                await subscription.unsubscribe()
-
-    async def _decode_followed(
-        self, messages: Sequence[Msg | None], cursor: "_Cursor"
-    ) -> list[Followed]:
-        items: list[Followed] = []
-        for message in messages:
-            assert message is not None
-            if message.headers and message.headers.get("Status") == "100":
-                await self._on_control(message, cursor)
-                continue
-            revision = cursor.advance(message.reply)
-            try:
-                event = topics.EVENT.decode(message.data)
-            except CodecError as error:
-                await self.reject(message.subject, str(error))
-            else:
-                items.append(
-                    Record(revision=revision, event=event, headers=dict(message.headers or {}))
-                )
-            if cursor.just_caught_up():
-                items.append(CaughtUp(revision))
-        return items
-
-    async def _on_control(self, message: Msg, cursor: "_Cursor") -> None:
-        headers = message.headers or {}
-        if message.reply:  # flow control: the server waits for this echo
-            await self._nc.publish(message.reply, b"")
-        last = headers.get("Nats-Last-Consumer")
-        if last is not None and int(last) != cursor.delivered:
-            raise _Doubt(f"{cursor.delivered} deliveries seen, the server sent {last}")
 
     async def last_status(self, topic: Topic[T]) -> AsyncIterator[T]:
         """Yield the last status message of each subject of the topic: what a late starter missed."""
         consumer_inbox = self._nc.new_inbox()
         subscription = await self._nc.subscribe(consumer_inbox)
-        config = _follower_config(consumer_inbox, topic.pattern)
+        config = follower_config(consumer_inbox, topic.pattern)
         config.idle_heartbeat = None
         config.flow_control = None
         try:
@@ -500,53 +407,6 @@ class Link:
         finally:
             if not self._nc.is_closed:
                 await subscription.unsubscribe()
-
-
-class _Doubt(Exception):
-    """A delivery may have been missed."""
-
-
-class _Cursor:
-    """Counts deliveries of one consumer, so that a missing one is seen."""
-
-    def __init__(self, *, remaining: int, revision: int) -> None:
-        self.remaining = remaining
-        self.revision = revision
-        self.delivered = 0
-
-    def advance(self, reply: str) -> int:
-        """Return the stream sequence of this delivery.
-
-        Source: NATS JetStream ack subject, `$JS.ACK.<stream>.<consumer>.<tries>.<stream seq>.<consumer
-                seq>.<time>.<pending>`, or with domain and account before the stream (ADR-15).
-        """
-        tokens = reply.split(".")
-        stream_seq, consumer_seq = (
-            int(t) for t in (tokens[5:7] if len(tokens) == 9 else tokens[7:9])
-        )
-        if consumer_seq != self.delivered + 1:
-            raise _Doubt(f"delivery {consumer_seq} came after {self.delivered}")
-        self.delivered = consumer_seq
-        self.revision = max(self.revision, stream_seq)
-        return stream_seq
-
-    def just_caught_up(self) -> bool:
-        return self.remaining != 0 and self.delivered == self.remaining
-
-
-def _follower_config(inbox: str, pattern: str) -> ConsumerConfig:
-    return ConsumerConfig(
-        deliver_subject=inbox,
-        filter_subject=pattern,
-        deliver_policy=DeliverPolicy.LAST_PER_SUBJECT,
-        ack_policy=AckPolicy.NONE,
-        max_deliver=1,
-        mem_storage=True,
-        num_replicas=1,
-        inactive_threshold=30,
-        idle_heartbeat=_HEARTBEAT_S,
-        flow_control=True,
-    )
 
 
 def _cas_headers(write: Append) -> dict[str, str]:

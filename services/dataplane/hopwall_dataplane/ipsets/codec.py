@@ -10,6 +10,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Mapping
+from socket import inet_ntop, inet_pton
 from typing import NamedTuple, cast
 
 from hopwall_dataplane.ipsets.elements import (
@@ -69,6 +70,17 @@ _HOST_LENGTH = {Family.V4: "32", Family.V6: "128"}
 _FAMILY_OF = {int(socket.AF_INET): Family.V4, int(socket.AF_INET6): Family.V6}
 #: Room in one list of elements, less what surrounds it.
 _LIST_BYTES = MAX_ATTRIBUTE_BYTES - 4
+
+
+#: How the kernel lays out an element that is an IPv4 address and a prefix length: what surrounds the two.
+_V4_HEADS = b"".join(
+    (
+        _HH.pack(12, _D_IP | NLA_F_NESTED),
+        _HH.pack(8, 1 | NLA_F_NET_BYTEORDER),
+        _HH.pack(5, _D_CIDR),
+    )
+)
+_V4_BYTES = 20
 
 
 class PackedElements(NamedTuple):
@@ -159,7 +171,7 @@ class ElementPacker:
     def pack(self, element: Element, mark: Mark | None) -> bytes:
         """Return one element as a nested attribute."""
         address, _, length = element.cidr.partition("/")
-        packed = socket.inet_pton(self._af, address)
+        packed = inet_pton(self._af, address)
         is_host = length == self._host_length
         if is_host and mark is None and not self._with_interface and not element.interface:
             return self._host_head + packed
@@ -284,12 +296,16 @@ def _parse_spec(name: str, table: Mapping[int, bytes]) -> SetSpec:
 
 def _parse_element(data: bytes, start: int, end: int, af: int) -> tuple[Element, Mark | None]:
     """Read one element."""
+    heads = data[start : start + 8] + data[start + 12 : start + 16]
+    if heads == _V4_HEADS and end - start == _V4_BYTES:
+        # Nearly all there are: an IPv4 address and a prefix length, and nothing else.
+        return Element(f"{inet_ntop(af, data[start + 8 : start + 12])}/{data[start + 16]}"), None
     address = interface = ""
     length = 32 if af == socket.AF_INET else 128
     mark: Mark | None = None
     for kind, first, last in attributes(data, start, end):
         if kind == _D_IP:
-            address = socket.inet_ntop(af, data[first + 4 : last])
+            address = inet_ntop(af, data[first + 4 : last])
         elif kind == _D_CIDR:
             length = data[first]
         elif kind == _D_IFACE:

@@ -108,7 +108,7 @@ def delete_message(key: RouteKey) -> bytes:
     Errors: `ValueError` or `OSError` when the address is not one.
     Source: fib_table_delete() in net/ipv4/fib_trie.c, ip6_route_del() in net/ipv6/route.c.
     """
-    table, cidr, priority = key
+    cidr, table, priority = key
     af = _AF_INET6 if ":" in cidr else _AF_INET
     address, _, length = cidr.partition("/")
     if table == TABLE_LOCAL:
@@ -183,7 +183,7 @@ def parse_route(body: bytes, name_of: Callable[[int], str]) -> tuple[RouteKey, R
     device = name_of(index) if index else ""
     shape = _shape(kind, table, gateway, device) if plain else "other"
     interface = device if shape == "link" else ""
-    return RouteKey(table, cidr, priority), Route(cidr, shape, gateway, interface, priority)
+    return RouteKey(cidr, table, priority), Route(cidr, shape, gateway, interface, priority)
 
 
 def _shape(kind: int, table: int, gateway: str, interface: str) -> RouteKind:

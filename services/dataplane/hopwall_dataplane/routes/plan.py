@@ -13,7 +13,7 @@ from hopwall_dataplane.routes.route import DeleteRoute, ReplaceRoute, Route, Rou
 _RANK = {"local": 0, "link": 1000, "via": 2000, "other": 3000}
 
 
-def plan_additions(pending: Delta[RouteKey, Route]) -> list[RouteOp]:
+def plan_additions(pending: Delta[RouteKey, Route]) -> list[ReplaceRoute]:
     """Turn pending routes into replacements.
 
     A changed next hop is one replace, never delete-then-add, so no packet sees a gap.
@@ -29,7 +29,7 @@ def plan_additions(pending: Delta[RouteKey, Route]) -> list[RouteOp]:
     return [ReplaceRoute(key, route, actual.get(key)) for key, route in sets]
 
 
-def plan_removals(pending: Delta[RouteKey, Route]) -> list[RouteOp]:
+def plan_removals(pending: Delta[RouteKey, Route]) -> list[DeleteRoute]:
     """Turn unwanted routes into deletions.
 
     Shape:  longest prefix first, then by key.

@@ -29,8 +29,9 @@ class RouteKey(NamedTuple):
     priority is a new route and then a removal, and no packet sees a gap.
     """
 
-    table: int
+    #: First, as it tells most keys apart: sorting is quicker.
     cidr: str
+    table: int = TABLE_MAIN
     priority: int = 0
 
 
@@ -55,7 +56,7 @@ class Route(Struct, frozen=True, gc=False):
         """The place the route takes."""
         table = TABLE_LOCAL if self.kind == "local" else TABLE_MAIN
         # Not RouteKey(…): half the time, and a cold start makes one for each route.
-        return _new_tuple(RouteKey, (table, self.cidr, self.priority))
+        return _new_tuple(RouteKey, (self.cidr, table, self.priority))
 
     @property
     def family(self) -> Family:

@@ -1,0 +1,180 @@
+"""A random life of a cloud: after every flush, all hosts are what the oracle says."""
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from hopwall_model.events import ResourceRemoved, ResourceSet
+from hopwall_model.resources import Resource, Rule, key_of
+from tests.support import states
+from tests.support.calc import Cloud
+from tests.support.states import State
+
+HOSTS = ("h1", "h2", "h3")
+SELECTORS = (
+    "",
+    "a == '1'",
+    "a != '1'",
+    "has(b)",
+    "a in {'1', '2'} && !has(b)",
+    "a == '2' || b == '1'",
+    "b contains '1'",
+)
+NAMESPACE_SELECTORS = ("", "all()", "global()", "env == 'x'", "env != 'x'")
+NETS = ("10.0.0.0/8", "10.65.0.0/24", "0.0.0.0/0", "fd00::/8", "::/0")
+ADDRESSES = (*(f"10.65.0.{i}/32" for i in range(1, 6)), "fd00::1/128", "fd00::2/128")
+
+labels = st.dictionaries(st.sampled_from("ab"), st.sampled_from(["1", "2", "12"]), max_size=2)
+names = st.sampled_from(("one", "two", "three"))
+namespaces = st.sampled_from(("default", "blue"))
+selectors = st.sampled_from(SELECTORS)
+nets = st.lists(st.sampled_from(NETS), max_size=3, unique=True).map(tuple)
+
+entities = st.fixed_dictionaries(
+    {},
+    optional={
+        "nets": nets,
+        "not_nets": nets,
+        "selector": selectors,
+        "not_selector": selectors,
+        "namespace_selector": st.sampled_from(NAMESPACE_SELECTORS),
+    },
+)
+
+
+@st.composite
+def rules(draw: st.DrawFn, *, passes: bool = True) -> Rule:
+    """Return a rule with a random match."""
+    actions = ["Allow", "Deny", "Log", *(["Pass"] if passes else [])]
+    more: dict[str, Any] = {}
+    source, destination = draw(entities), draw(entities)
+    if draw(st.booleans()):
+        more["protocol"] = draw(st.sampled_from(["TCP", "UDP"]))
+        destination["ports"] = draw(st.sampled_from([(80,), (80, "81:90"), ("1:65535", 5)]))
+    return states.rule(
+        draw(st.sampled_from(actions)), source=source, destination=destination, **more
+    )
+
+
+@st.composite
+def endpoints(draw: st.DrawFn) -> Resource:
+    """Return a workload endpoint."""
+    profiles = draw(st.lists(st.sampled_from(["p1", "p2", "kns.blue"]), max_size=2, unique=True))
+    return states.endpoint(
+        draw(names),
+        draw(st.sampled_from(HOSTS)),
+        *draw(st.lists(st.sampled_from(ADDRESSES), max_size=3, unique=True)),
+        labels=draw(labels),
+        profiles=tuple(profiles),
+        namespace=draw(namespaces),
+        created=draw(st.none() | st.sampled_from(["2020", "2021"])),
+    )
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> Resource:
+    """Return a policy of either kind."""
+    spec: dict[str, Any] = {
+        "tier": draw(st.sampled_from(["default", "t1", "t2"])),
+        "order": draw(st.none() | st.sampled_from([1.0, 2.0])),
+        "types": draw(st.sampled_from([(), ("Ingress",), ("Egress",), ("Ingress", "Egress")])),
+        "egress": tuple(draw(st.lists(rules(), max_size=1))),
+    }
+    ingress = draw(st.lists(rules(), max_size=2))
+    if draw(st.booleans()):
+        return states.np(draw(names), draw(selectors), *ingress, namespace=draw(namespaces), **spec)
+    spec["namespace_selector"] = draw(st.sampled_from(["", "all()", "env == 'x'"]))
+    return states.gnp(draw(names), draw(selectors), *ingress, **spec)
+
+
+@st.composite
+def others(draw: st.DrawFn) -> Resource:
+    """Return a profile, tier, network set or host."""
+    kind = draw(st.sampled_from(["profile", "kns", "tier", "set", "host"]))
+    if kind == "profile":
+        ingress = draw(st.lists(rules(passes=False), max_size=1))
+        return states.profile(draw(st.sampled_from(["p1", "p2"])), draw(labels), *ingress)
+    if kind == "kns":
+        value = draw(st.sampled_from("xy"))
+        return states.profile(f"kns.{draw(namespaces)}", {"pcns.env": value})
+    if kind == "tier":
+        order = draw(st.none() | st.sampled_from([1.0, 5_000_000.0]))
+        action = draw(st.sampled_from(["Deny", "Pass"]))
+        return states.tier(draw(st.sampled_from(["t1", "t2"])), order, action)
+    if kind == "set":
+        if draw(st.booleans()):
+            return states.global_set(draw(names), draw(labels), *draw(nets))
+        return states.network_set(draw(names), draw(labels), *draw(nets))
+    return states.host(
+        draw(st.sampled_from((*HOSTS, "h4"))), draw(st.sampled_from(["", "172.18.0.1/24"]))
+    )
+
+
+class CloudMachine(RuleBasedStateMachine):
+    """Resources come, change and go; flushes happen now and then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cloud = Cloud()
+        self.resources: dict[Any, Resource] = {}
+        self.waiting: list[ResourceSet | ResourceRemoved] = []
+
+    @rule(resource=endpoints() | policies() | others())
+    def put(self, resource: Resource) -> None:
+        """Set a resource."""
+        self.resources[key_of(resource)] = resource
+        self.waiting.append(ResourceSet(resource=resource))
+
+    @rule(choice=st.randoms(use_true_random=False))
+    def remove(self, choice: Any) -> None:
+        """Remove a resource that is there."""
+        if self.resources:
+            key = choice.choice(sorted(self.resources))
+            del self.resources[key]
+            self.waiting.append(ResourceRemoved(key=key))
+
+    @rule()
+    def flush(self) -> None:
+        """Flush what waits."""
+        self.cloud.step(self.waiting)
+        self.waiting = []
+        self.cloud.check(State("now", self.resources), "now")
+
+    @rule()
+    def resync(self) -> None:
+        """Take everything in again from a snapshot of the stream."""
+        graph = self.cloud.graph
+        self.cloud.revision += len(self.waiting)
+        graph.begin_resync()
+        for resource in self.resources.values():
+            graph.on_event(ResourceSet(resource=resource), self.cloud.revision)
+        graph.end_resync(self.cloud.revision)
+        self.waiting = []
+        self.cloud.step([])
+        self.cloud.check(State("now", self.resources), "now")
+
+    @rule()
+    def compare_with_twin(self) -> None:
+        """Recompute everything."""
+        self.flush()
+        assert self.cloud.graph.differences() == []
+        assert self.cloud.graph.take_failures() == []
+
+    @invariant()
+    def nothing_waits_for_ever(self) -> None:
+        """Keep the number of unflushed events small."""
+        if len(self.waiting) >= 6:
+            self.flush()
+
+
+pytestmark = pytest.mark.timeout(600)
+TestCloudMachine = CloudMachine.TestCase
+TestCloudMachine.settings = settings(
+    max_examples=60,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
