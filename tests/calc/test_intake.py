@@ -1,9 +1,12 @@
 """What is kept of each resource, and what is refused."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hopwall_calc import intake
-from hopwall_model.problems import Invalid
+from hopwall_model import validate_kinds
+from hopwall_model.problems import Findings, Invalid
 from hopwall_model.resources import NodeAddress
 from tests.support.states import endpoint, global_set, gnp, host, np, rule, tier
 
@@ -16,6 +19,28 @@ def test_endpoint_owns_single_addresses(address: str) -> None:
         return
     with pytest.raises(Invalid):
         intake.endpoint(endpoint("e", "h", address))
+
+
+@given(
+    st.lists(st.integers(0, 256), min_size=4, max_size=4),
+    st.sampled_from(["/32", "", "/31", "/032"]),
+    st.sampled_from(["", "02:00:00:00:00:01", "01:00:00:00:00:01", "00:00:00:00:00:00", "2:0"]),
+)
+def test_plainly_valid_is_valid(octets: list[int], length: str, mac: str) -> None:
+    """What the quick look passes, the validator passes and leaves as it is."""
+    address = ".".join(map(str, octets)) + length
+    spec = endpoint("e", "h", address, mac=mac).spec
+    if intake._plainly_valid(spec):
+        found = Findings()
+        assert validate_kinds.workload_endpoint(found, "", spec) == spec
+        assert found.problems == []
+
+
+def test_the_usual_endpoint_is_plainly_valid() -> None:
+    """The quick look is worth its lines only if it passes what clouds are made of."""
+    usual = endpoint("e", "host-1", "10.65.0.21/32", mac="02:00:0a:41:00:15", orchestrator="k8s")
+    assert intake._plainly_valid(usual.spec)
+    assert not intake._plainly_valid(endpoint("e", "Host_1", "10.65.0.21/32").spec)
 
 
 def test_zero_nets_are_cut_in_two() -> None:

@@ -55,6 +55,10 @@ class Oracle:
         self.profiles = {r.metadata.name: r for r in values if isinstance(r, Profile)}
         self.tiers = {r.metadata.name: r for r in values if isinstance(r, Tier)}
         self.nodes = {r.metadata.name: r for r in values if isinstance(r, Node)}
+        self.claimants: dict[str, list[WorkloadEndpoint]] = {}
+        for endpoint in self.endpoints:
+            for address in endpoint.spec.ip_networks:
+                self.claimants.setdefault(address, []).append(endpoint)
 
     def hosts(self) -> set[str]:
         """Return the hosts that are declared or used."""
@@ -89,11 +93,7 @@ class Oracle:
         return tuple(
             address
             for address in endpoint.spec.ip_networks
-            if all(
-                age(endpoint) <= age(other)
-                for other in self.endpoints
-                if address in other.spec.ip_networks
-            )
+            if all(age(endpoint) <= age(other) for other in self.claimants[address])
         )
 
     def labels(self, item: WorkloadEndpoint | NetworkSet | GlobalNetworkSet) -> dict[str, str]:

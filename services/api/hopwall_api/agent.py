@@ -71,7 +71,12 @@ class Api:
                     self.store.fold(item.revision, item.event)
                     self._gather(item)
                 case CaughtUp(revision):
+                    lineage = self.store.lineage
                     self.store.caught_up(revision)
+                    if self.store.lineage != lineage:
+                        # Another history: what was promised of the old one cannot be shown.
+                        log.error("the events stream is not the one that was read before")
+                        self.writer.stored = 0
         self.news.ring()
 
     def _gather(self, record: Record) -> None:
@@ -106,8 +111,18 @@ class Api:
         await self.link.subscribe(topics.HOST_STATUS, topics.HOST_STATUS.pattern, self._on_host)
         while True:
             doubt.clear()
+            await self.make_streams()
             await self.catch_up_statuses()
             await doubt.wait()
+
+    async def make_streams(self) -> None:
+        """Make the streams that are missing, trying until NATS takes it."""
+        while True:
+            try:
+                return await self.link.ensure_streams()
+            except Unavailable as error:
+                log.warning("%s; trying again", error)
+                await asyncio.sleep(0.5)
 
     async def catch_up_statuses(self) -> None:
         """Fold the last status of each sender, unless it has spoken meanwhile."""

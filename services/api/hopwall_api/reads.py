@@ -23,21 +23,23 @@ _PER_TURN = 1000
 _WRITE_TIME_S = 30.0
 
 
-def api_in_sync(request: web.Request) -> Api:
-    """Return the API, once it has read the stream.
+async def api_in_sync(request: web.Request) -> Api:
+    """Return the API, once it has read the stream, and all that was written through it.
 
     Errors: ApiProblem 503.
     """
     api = request.app[API]
     if not api.store.in_sync:
         raise problems.unavailable("The API is still reading the events stream; try again.")
+    if not await api.writer.shown():
+        raise problems.unavailable("What was written last cannot be shown yet; try again.")
     return api
 
 
 async def get(request: web.Request, kind: type[Resource]) -> web.StreamResponse:
     """Return one resource with how far its last write has come."""
     refuse_unknown(query_of(request.query), ())
-    api = api_in_sync(request)
+    api = await api_in_sync(request)
     key = Key(kind.__name__, request.match_info.get("namespace", ""), request.match_info["name"])
     stored = api.store.get(key)
     if stored is None:
@@ -53,7 +55,7 @@ async def list_(request: web.Request, kind: type[Resource]) -> web.StreamRespons
     options = list_options(
         query_of(request.query), request.headers, kind=kind.__name__, namespace=namespace
     )
-    api = api_in_sync(request)
+    api = await api_in_sync(request)
     if options.watch:
         return await watch(request, api, kind.__name__, namespace, options)
     at = options.at if options.at is not None else api.store.revision
@@ -201,7 +203,7 @@ def _host_view(api: Api, host: str) -> HostView:
 async def hosts(request: web.Request) -> web.StreamResponse:
     """List the hosts and how far each has come."""
     refuse_unknown(query_of(request.query), ())
-    api = api_in_sync(request)
+    api = await api_in_sync(request)
     nodes = api.store.page("Node", None, at=api.store.revision, after=None, n=sys.maxsize)
     names = {stored.resource.metadata.name for stored in nodes} | api.tracker.hosts.keys()
     return json_response(HostViewList(items=tuple(_host_view(api, name) for name in sorted(names))))
@@ -210,7 +212,7 @@ async def hosts(request: web.Request) -> web.StreamResponse:
 async def host(request: web.Request) -> web.StreamResponse:
     """Return one host and how far it has come."""
     refuse_unknown(query_of(request.query), ())
-    api = api_in_sync(request)
+    api = await api_in_sync(request)
     name = request.match_info["host"]
     if name not in api.tracker.hosts and api.store.get(Key("Node", "", name)) is None:
         raise problems.not_found(f"Host {name} has not reported, and no Node of this name exists.")

@@ -27,7 +27,7 @@ async def serve(settings: ApiSettings) -> None:
     async with _listening(api, settings):
         await link.connect(settings)
         try:
-            await link.ensure_streams()
+            await api.make_streams()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(api.follow_events(), name="events")
                 tasks.create_task(api.follow_statuses(), name="statuses")

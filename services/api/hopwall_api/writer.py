@@ -59,6 +59,8 @@ class Writer:
         self._news = news
         self._batches = asyncio.Semaphore(_BATCHES_AT_ONCE)
         self.n_conflicts = 0
+        #: The highest revision that was acknowledged here: reads must show it.
+        self.stored = 0
 
     async def write(
         self, keys: Sequence[Key], planner: Planner, source: Source, *, dry: bool = False
@@ -102,11 +104,15 @@ class Writer:
         if writes:
             appends = [self._append(plan, source) for plan in writes]
             revisions = await self._append_all(appends)
-            top = max(revisions)
-            if not await self._news.until(lambda: self._store.revision >= top, _READ_OWN_WRITE_S):
-                log.warning("revision %d is stored, but reads do not show it yet", top)
+            self.stored = max(self.stored, *revisions)
+            if not await self.shown(_READ_OWN_WRITE_S):
+                log.warning("revision %d is stored, but reads do not show it yet", self.stored)
         of_key = dict(zip((plan.key for plan in writes), revisions, strict=True))
         return tuple(_written(plan, of_key.get(plan.key)) for plan in plans)
+
+    async def shown(self, timeout_s: float = _READ_OWN_WRITE_S) -> bool:
+        """Wait until reads show everything that was acknowledged here; tell whether they do."""
+        return await self._news.until(lambda: self._store.revision >= self.stored, timeout_s)
 
     async def _append_all(self, appends: Sequence[Append]) -> list[int]:
         if not self._link.connected:

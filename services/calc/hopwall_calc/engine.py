@@ -163,13 +163,20 @@ class KeyedNode(Node, Generic[K, V]):
 
     def finish(self) -> None:
         """Compute the dirty keys."""
-        for key in self.dirty:
-            value = attempt(self.name, key, lambda key=key: self.compute(key))  # type: ignore[misc]
-            if isinstance(value, Failure):
-                self.failures.append(value)
-                value = self.closed(key)
+        keys, self.dirty = list(self.dirty), set()
+        values = attempt(self.name, "all", lambda: [self.compute(key) for key in keys])
+        if isinstance(values, Failure):
+            # One of them fails: ask for each by itself.
+            values = [self._compute_or_close(key) for key in keys]
+        for key, value in zip(keys, values, strict=True):
             self.out.put(key, value)
-        self.dirty = set()
+
+    def _compute_or_close(self, key: K) -> V | None:
+        value = attempt(self.name, key, lambda: self.compute(key))
+        if isinstance(value, Failure):
+            self.failures.append(value)
+            return self.closed(key)
+        return value
 
     def recompute(self) -> None:
         """Compute every key, with fresh indexes."""

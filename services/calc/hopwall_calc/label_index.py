@@ -55,9 +55,12 @@ class LabelIndex(Generic[S]):
         self._bearers: dict[str, dict[str, BitMap]] = {}
         self._selectors: dict[S, Selector] = {}
         self._meant: dict[S, BitMap] = {}
-        #: (label, value), or (label, None) for any value, or None: selectors to ask.
-        self._to_ask: dict[tuple[str, str | None] | None, dict[S, None]] = {}
-        self._asked_by: dict[S, tuple[tuple[str, str | None] | None, ...]] = {}
+        #: Label → value, or None for any value → the selectors to ask of its bearers.
+        self._to_ask: dict[str, dict[str | None, dict[S, None]]] = {}
+        #: The selectors to ask of everyone.
+        self._ask_always: dict[S, None] = {}
+        #: Selector → where it stands in `_to_ask`; nowhere: it is asked always.
+        self._anchors: dict[S, tuple[tuple[str, str | None], ...]] = {}
 
     # ------------------------------------------------------------ questions
 
@@ -183,20 +186,27 @@ class LabelIndex(Generic[S]):
     # ------------------------------------------------------------ which selectors to ask
 
     def _add_questions(self, name: S, selector: Selector) -> None:
-        self._asked_by[name] = self._anchor(selector)
-        for question in self._asked_by[name]:
-            self._to_ask.setdefault(question, {})[name] = None
+        anchors = self._anchor(selector)
+        if anchors is None:
+            self._ask_always[name] = None
+            return
+        self._anchors[name] = anchors
+        for label, value in anchors:
+            self._to_ask.setdefault(label, {}).setdefault(value, {})[name] = None
 
     def _drop_questions(self, name: S) -> None:
-        for question in self._asked_by.pop(name, ()):
-            names = self._to_ask[question]
-            del names[name]
-            if not names:
-                del self._to_ask[question]
+        self._ask_always.pop(name, None)
+        for label, value in self._anchors.pop(name, ()):
+            by_value = self._to_ask[label]
+            del by_value[value][name]
+            if not by_value[value]:
+                del by_value[value]
+                if not by_value:
+                    del self._to_ask[label]
 
-    def _anchor(self, selector: Selector) -> tuple[tuple[str, str | None] | None, ...]:
+    def _anchor(self, selector: Selector) -> tuple[tuple[str, str | None], ...] | None:
         """Return the requirement that the fewest items meet, as the labels that meet it."""
-        best: tuple[tuple[str, str | None] | None, ...] = (None,)
+        best: tuple[tuple[str, str | None], ...] | None = None
         fewest = float("inf")
         for label, values in requirements(selector):
             bearers = self._bearers.get(label, {})
@@ -210,11 +220,12 @@ class LabelIndex(Generic[S]):
         return best
 
     def _candidates(self, labels: Labels) -> dict[S, None]:
-        found: dict[S, None] = {}
-        for question in (None, *labels.items(), *((label, None) for label in labels)):
-            names = self._to_ask.get(question)
-            if names:
-                found.update(names)
+        found = dict(self._ask_always)
+        for label, value in labels.items():
+            by_value = self._to_ask.get(label)
+            if by_value is not None:
+                found.update(by_value.get(value, {}))
+                found.update(by_value.get(None, {}))
         return found
 
     # ------------------------------------------------------------ items and their bitmaps

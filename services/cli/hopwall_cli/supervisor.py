@@ -6,10 +6,13 @@ is the child's own rule.
 
 import asyncio
 import contextlib
+import os
 import signal
-from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
-from collections.abc import Callable, Sequence
+from asyncio.subprocess import DEVNULL, STDOUT, Process
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from hopwall_cli.child import bound
 from hopwall_runtime import clock
@@ -72,29 +75,59 @@ class Child:
             pause = min(pause * 2, LONGEST_PAUSE_S)
 
     async def _once(self) -> int:
-        with contextlib.ExitStack() as stack:
-            out = stack.enter_context(self._log.open("ab")) if self._log else PIPE
+        async with self._output() as (file, pump):
             process = await asyncio.create_subprocess_exec(
-                *bound(self._argv), stdin=DEVNULL, stdout=out, stderr=STDOUT, start_new_session=True
+                *bound(self._argv),
+                stdin=DEVNULL,
+                stdout=file,
+                stderr=STDOUT,
+                start_new_session=True,
             )
-        self._process = process
-        self.starts += 1
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                pump = tasks.create_task(self._pump(process), name=f"output of {self.name}")
+            file.close()
+            self._process = process
+            self.starts += 1
+            try:
                 code = await process.wait()
-                # A helper of the child may hold the pipe open: what is not said now is lost.
-                await asyncio.wait([pump], timeout=0.2)
-                pump.cancel()
+            finally:
+                await end(process)
+            await pump()
             return code
-        finally:
-            await end(process)
 
-    async def _pump(self, process: Process) -> None:
-        if process.stdout is None:
+    @asynccontextmanager
+    async def _output(self) -> AsyncIterator[tuple[BinaryIO, Callable[[], Awaitable[None]]]]:
+        """Open what the child writes to; yield it, and how to wait for the last that it said.
+
+        A pipe of our own: asyncio's would make `wait` wait for whoever holds the pipe, not for the child.
+        """
+        if self._log is not None:
+            with self._log.open("ab") as file:
+                yield file, _nothing
             return
-        while line := await _line(process.stdout):
+        read_end, write_end = os.pipe()
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb")
+        )
+        with os.fdopen(write_end, "wb") as file:
+            async with asyncio.TaskGroup() as tasks:
+                pump = tasks.create_task(self._pump(reader), name=f"output of {self.name}")
+
+                async def last_words() -> None:
+                    await asyncio.wait([pump], timeout=1.0)
+
+                try:
+                    yield file, last_words
+                finally:
+                    pump.cancel()
+                    transport.close()
+
+    async def _pump(self, reader: asyncio.StreamReader) -> None:
+        while line := await _line(reader):
             self._say(f"{self.name:<10} | {line.decode(errors='replace').rstrip()}")
+
+
+async def _nothing() -> None:
+    """Wait for nothing."""
 
 
 async def _line(stream: asyncio.StreamReader) -> bytes:
@@ -107,19 +140,21 @@ async def _line(stream: asyncio.StreamReader) -> bytes:
 
 
 async def end(process: Process) -> None:
-    """End a process: asked first, then made to."""
-    if process.returncode is not None:
-        return
-    with contextlib.suppress(ProcessLookupError):
-        process.send_signal(signal.SIGTERM)
-        process.send_signal(signal.SIGCONT)
-    try:
-        async with asyncio.timeout(END_S):
-            await process.wait()
-    except TimeoutError:
+    """End a process with its helpers: asked first, then made to."""
+    if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGCONT)
+        try:
+            async with asyncio.timeout(END_S):
+                await process.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    # What it left of its group: each child leads a session of its own.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _how(code: int) -> str:

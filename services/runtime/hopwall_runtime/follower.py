@@ -92,13 +92,19 @@ class Follower:
         self._nc = nc
         self._js = js
         self._reject = reject
+        #: None stands for a doubt from outside.
+        self._queue: asyncio.Queue[Msg | None] = asyncio.Queue()
+
+    def doubt(self) -> None:
+        """Note that a delivery may have been missed: the connection was lost for a while."""
+        self._queue.put_nowait(None)
 
     async def follow(self) -> AsyncIterator[list[Followed]]:
         """Yield Reset, the records of the snapshot, CaughtUp, then live records.
 
         Errors: DoubtError, TimeoutError or the client's errors when something may have been missed.
         """
-        queue: asyncio.Queue[Msg | None] = asyncio.Queue()
+        queue = self._queue
         inbox = self._nc.new_inbox()
 
         async def on_message(message: Msg) -> None:
@@ -133,7 +139,8 @@ class Follower:
     ) -> list[Followed]:
         items: list[Followed] = []
         for message in messages:
-            assert message is not None
+            if message is None:
+                raise DoubtError("the connection was lost for a while")
             if message.headers and message.headers.get("Status") == "100":
                 await self._on_control(message, cursor)
                 continue

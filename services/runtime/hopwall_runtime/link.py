@@ -89,6 +89,7 @@ class Link:
         self._nc: Any = nats.aio.client.Client()
         self._js: Any = None
         self.rejected_messages = 0
+        self._follower: Follower | None = None
         self._reconnect_listeners: list[Callable[[], Awaitable[None]]] = []
 
     # ------------------------------------------------------------ connection
@@ -147,6 +148,8 @@ class Link:
 
     async def _on_reconnected(self) -> None:
         log.info("NATS: connected again")
+        if self._follower is not None:
+            self._follower.doubt()
         for listener in self._reconnect_listeners:
             await listener()
 
@@ -262,7 +265,12 @@ class Link:
     # ------------------------------------------------------------ the events stream
 
     async def ensure_streams(self) -> None:
-        """Create the events and status streams, or bring their settings up to date."""
+        """Create the events and status streams where they are missing.
+
+        The status stream is in memory: it is missing after a restart of the server.
+
+        Errors: Unavailable.
+        """
         events = StreamConfig(
             name=topics.EVENTS_STREAM,
             subjects=[topics.EVENT.pattern],
@@ -282,9 +290,15 @@ class Link:
         )
         for config in (events, status):
             try:
-                await self._js.stream_info(config.name)
-            except NotFoundError:
-                await self._js.add_stream(config)
+                await self._ensure_stream(config)
+            except (NatsError, TimeoutError) as error:
+                raise Unavailable(f"cannot make the stream {config.name}: {error}") from error
+
+    async def _ensure_stream(self, config: StreamConfig) -> None:
+        try:
+            await self._js.stream_info(config.name)
+        except NotFoundError:
+            await self._js.add_stream(config)
 
     async def append(self, writes: Sequence[Append]) -> list[int]:
         """Store the events, all or none; return their revisions in order.
@@ -379,7 +393,8 @@ class Link:
         """
         while True:
             try:
-                async for items in Follower(self._nc, self._js, self.reject).follow():
+                self._follower = Follower(self._nc, self._js, self.reject)
+                async for items in self._follower.follow():
                     yield items
             except (NatsError, TimeoutError, DoubtError) as error:
                 log.warning("following the events again from a snapshot: %s", error)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hopwall_cli.client import Client
+from hopwall_cli.client import Client, ClientError
 from hopwall_cli.errors import Failure
 from hopwall_cli.interrupt import until_interrupted
 from hopwall_cli.nats_server import NatsServerError
@@ -52,13 +52,25 @@ async def run(args: argparse.Namespace, _: object) -> int:
 
 
 async def _keep(args: argparse.Namespace) -> None:
+    nats, *services = children_of(args)
     try:
-        async with asyncio.TaskGroup() as tasks:
-            for child in children_of(args):
-                tasks.create_task(child.keep(), name=child.name)
-            tasks.create_task(_announce(args), name="announce")
-    except* ChildRefused as group:
-        raise Failure(str(group.exceptions[0])) from group
+        async with asyncio.TaskGroup() as outer:
+            server = outer.create_task(nats.keep(), name=nats.name)
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    for child in services:
+                        tasks.create_task(child.keep(), name=child.name)
+                    tasks.create_task(_announce(args), name="announce")
+            finally:
+                server.cancel()  # last: the others still have something to say to it
+    except* (ChildRefused, ClientError) as group:
+        raise Failure(str(_first(group))) from group
+
+
+def _first(fault: BaseException) -> BaseException:
+    while isinstance(fault, BaseExceptionGroup):
+        fault = fault.exceptions[0]
+    return fault
 
 
 def say(text: str) -> None:

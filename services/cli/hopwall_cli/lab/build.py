@@ -147,7 +147,6 @@ async def _tap(host_name: str, machine: Workload, name: str) -> Process:
     assert relay.stdout is not None
     assert relay.stderr is not None
     if await relay.stdout.readline() != b"ready\n":
-        said = (await relay.stderr.read()).decode(errors="replace").strip()
-        await relay.wait()
+        said = (await relay.communicate())[1].decode(errors="replace").strip()
         raise LabError(f"workload {machine.name} gets no TAP device: {said}")
     return relay

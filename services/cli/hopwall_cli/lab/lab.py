@@ -167,9 +167,11 @@ class Lab:
 
     async def _stop_services(self) -> None:
         await self.client.close()  # first: an API that ends waits for its callers
-        for task in self._kept:
-            task.cancel()
-        await asyncio.gather(*self._kept, return_exceptions=True)
+        nats, *others = self._kept  # last: the others still have something to say to it
+        for group in (others, [nats]):
+            for task in group:
+                task.cancel()
+            await asyncio.gather(*group, return_exceptions=True)
 
     def describe(self) -> None:
         """Write down what runs, for `lab status` and `lab exec`."""

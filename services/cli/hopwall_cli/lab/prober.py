@@ -65,9 +65,7 @@ class Prober:
                 process.kill()
             await process.wait()
         if self._reader is not None:
-            self._reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reader
+            await self._reader  # ends with the output of the process
         self._fail_waiting()
 
     async def ask(

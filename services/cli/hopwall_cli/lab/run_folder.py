@@ -57,18 +57,31 @@ class RunFolder:
         Errors: LabError when it has a living owner.
         """
         ROOT.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        while True:
+            lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(lock)
+                raise LabError(
+                    f"lab {self.name} is running already; "
+                    f"`hopwall lab down --name {self.name}` ends it."
+                ) from error
+            if self._is_current(lock):
+                self._lock = lock
+                return
+            os.close(lock)  # its last owner removed it between our two steps
+
+    def _is_current(self, lock: int) -> bool:
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self.release()
-            raise LabError(
-                f"lab {self.name} is running already; `hopwall lab down --name {self.name}` ends it."
-            ) from error
+            return self._lock_path.stat().st_ino == os.fstat(lock).st_ino
+        except FileNotFoundError:
+            return False
 
     def release(self) -> None:
-        """Stop being the owner."""
+        """Stop being the owner, and leave no lock file."""
         if self._lock >= 0:
+            self._lock_path.unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = -1
 

@@ -72,15 +72,10 @@ _FAMILY_OF = {int(socket.AF_INET): Family.V4, int(socket.AF_INET6): Family.V6}
 _LIST_BYTES = MAX_ATTRIBUTE_BYTES - 4
 
 
-#: How the kernel lays out an element that is an IPv4 address and a prefix length: what surrounds the two.
-_V4_HEADS = b"".join(
-    (
-        _HH.pack(12, _D_IP | NLA_F_NESTED),
-        _HH.pack(8, 1 | NLA_F_NET_BYTEORDER),
-        _HH.pack(5, _D_CIDR),
-    )
-)
-_V4_BYTES = 20
+#: How the kernel lays out an element that is an IPv4 address, and perhaps a prefix length: what surrounds
+#: them.
+_V4_HEAD = _HH.pack(12, _D_IP | NLA_F_NESTED) + _HH.pack(8, 1)
+_CIDR_HEAD = _HH.pack(5, _D_CIDR)
 
 
 class PackedElements(NamedTuple):
@@ -296,10 +291,13 @@ def _parse_spec(name: str, table: Mapping[int, bytes]) -> SetSpec:
 
 def _parse_element(data: bytes, start: int, end: int, af: int) -> tuple[Element, Mark | None]:
     """Read one element."""
-    heads = data[start : start + 8] + data[start + 12 : start + 16]
-    if heads == _V4_HEADS and end - start == _V4_BYTES:
-        # Nearly all there are: an IPv4 address and a prefix length, and nothing else.
-        return Element(f"{inet_ntop(af, data[start + 8 : start + 12])}/{data[start + 16]}"), None
+    if data[start : start + 8] == _V4_HEAD:
+        # Nearly all there are: an IPv4 address, perhaps a prefix length, and nothing else.
+        rest = data[start + 12 : end]
+        if not rest:
+            return Element(f"{inet_ntop(af, data[start + 8 : end])}/32"), None
+        if len(rest) == 8 and rest[:4] == _CIDR_HEAD:
+            return Element(f"{inet_ntop(af, data[start + 8 : start + 12])}/{rest[4]}"), None
     address = interface = ""
     length = 32 if af == socket.AF_INET else 128
     mark: Mark | None = None

@@ -1,0 +1,128 @@
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hopwall_cli.supervisor import Child, ChildRefused
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process runs (a zombie does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def until(condition: object, timeout_s: float = 10.0) -> None:
+    """Wait until a callable is true."""
+    assert callable(condition)
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+async def test_child_that_dies_is_started_again_and_said() -> None:
+    """A killed child comes back with a new process, and the operator is told."""
+    said: list[str] = []
+    child = Child("sleeper", ["sleep", "60"], say=said.append)
+    task = asyncio.get_running_loop().create_task(child.keep())
+    await until(lambda: child.pid)
+    first = child.pid
+    child.signal(signal.SIGKILL)
+    await until(lambda: child.pid not in (0, first))
+    assert said == ["sleeper ended by signal 9; starting it again in 0.2 s."]
+    second = child.pid
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not alive(second)
+
+
+async def test_what_a_child_says_is_passed_on_with_its_name() -> None:
+    """Each line of a child, on either stream, is one line with its name before it."""
+    said: list[str] = []
+    child = Child("talker", ["sh", "-c", "echo one; echo two >&2; sleep 60"], say=said.append)
+    task = asyncio.get_running_loop().create_task(child.keep())
+    await until(lambda: len(said) == 2)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert said == ["talker     | one", "talker     | two"]
+
+
+async def test_helpers_of_a_child_end_with_it() -> None:
+    """What a child started and left behind is ended before the child is started again."""
+    said: list[str] = []
+    child = Child("leader", ["sh", "-c", "sleep 60 & echo $!; exit 1"], say=said.append)
+    task = asyncio.get_running_loop().create_task(child.keep())
+    await until(lambda: child.starts == 2)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    helper = int(said[0].rpartition(" ")[2])
+    assert not alive(helper)
+
+
+async def test_child_that_refuses_its_settings_is_not_started_again() -> None:
+    """Exit code 2 is a wrong setting: trying again is no use."""
+    child = Child("wrong", ["sh", "-c", "exit 2"], say=lambda _: None)
+    with pytest.raises(ChildRefused, match="wrong refuses its settings"):
+        await child.keep()
+    assert child.starts == 1
+
+
+async def test_stopped_child_ends_too() -> None:
+    """A child that was frozen is ended in order."""
+    child = Child("frozen", ["sleep", "60"], say=lambda _: None)
+    task = asyncio.get_running_loop().create_task(child.keep())
+    await until(lambda: child.pid)
+    pid = child.pid
+    os.kill(pid, signal.SIGSTOP)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not alive(pid)
+
+
+def test_children_die_with_a_killed_parent() -> None:
+    """kill -9 of the supervisor leaves no child behind."""
+    program = (
+        "import asyncio\n"
+        "from hopwall_cli.supervisor import Child\n"
+        "async def main():\n"
+        "    child = Child('x', ['sleep', '60'], say=print)\n"
+        "    task = asyncio.get_running_loop().create_task(child.keep())\n"
+        "    while not child.pid:\n"
+        "        await asyncio.sleep(0.01)\n"
+        "    await asyncio.sleep(0.5)\n"
+        "    print(child.pid, flush=True)\n"
+        "    await task\n"
+        "asyncio.run(main())\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert alive(pid)
+        parent.kill()
+    end = time.monotonic() + 5.0
+    while alive(pid) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not alive(pid)
+
+
+def test_command_that_is_not_there_is_one_sentence() -> None:
+    """A missing program is named."""
+    done = subprocess.run(
+        [sys.executable, "-m", "hopwall_cli.child", str(os.getpid()), "--", "/no/such"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 127
+    assert done.stderr == "/no/such cannot be started: No such file or directory.\n"
