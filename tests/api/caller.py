@@ -111,12 +111,17 @@ def _named(headers: dict[str, str]) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def running_api(nats_url: str, *, wait: bool = True) -> AsyncIterator[Caller]:
+async def running_api(
+    nats_url: str, *, wait: bool = True, idle_timeout_s: int = 60
+) -> AsyncIterator[Caller]:
     """Run the API, as its process would, on a unix socket."""
     with TemporaryDirectory(prefix="hwt-") as folder:
         socket = str(Path(folder) / "api.sock")
         settings = ApiSettings(
-            nats_url=(nats_url,), listen=(f"unix:{socket}",), max_connections=200
+            nats_url=(nats_url,),
+            listen=(f"unix:{socket}",),
+            max_connections=200,
+            idle_timeout_s=idle_timeout_s,
         )
         async with asyncio.TaskGroup() as tasks:
             service = tasks.create_task(serve(settings))

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import os
 import signal
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
@@ -63,8 +65,6 @@ async def test_a_frozen_server_leaves_the_outcome_unknown_and_says_so(
 ) -> None:
     """A silent server is no refusal: the problem says that the write may be stored."""
     await caller.put("/v1/nodes/a", node("a"))
-    import os
-
     os.kill(nats_server.pid, signal.SIGSTOP)
     try:
         answer = await caller.put("/v1/nodes/b", node("b"), Idempotency_Key="k1")
@@ -123,10 +123,27 @@ async def test_a_body_that_never_comes_is_given_up(
     (await caller.get("/v1/nodes/a")).problem(404)
 
 
+async def test_a_head_that_never_ends_is_given_up(nats_server: NatsServer) -> None:
+    """A connection that sends a request drop by drop is closed after the idle time."""
+    async with running_api(nats_server.url, idle_timeout_s=1) as caller:
+        reader, writer = await asyncio.open_unix_connection(caller.socket)
+        received = b"-"
+        async with asyncio.timeout(10):
+            while received:
+                try:
+                    writer.write(b"GET /v1/nodes HTTP/1.1\r\nX-Drop: 1\r\n"[:1])
+                    received = await asyncio.wait_for(reader.read(100), 0.2)
+                except TimeoutError:
+                    continue
+                except ConnectionError:
+                    break
+        writer.close()
+
+
 async def test_a_chunked_body_is_cut_at_the_limit(caller: Caller) -> None:
     """Without a declared length the limit holds as well."""
 
-    async def endless():  # type: ignore[no-untyped-def]  # a generator of bytes
+    async def endless() -> AsyncIterator[bytes]:
         for _ in range(40):
             yield b" " * 65536
 

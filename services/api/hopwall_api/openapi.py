@@ -37,7 +37,7 @@ _QUERY: dict[str, tuple[str, Json]] = {
     ),
     "continue": ("The token of the page before; all pages show the same revision.", _TEXT),
     "watch": (
-        "Send changes as server-sent events: set, removed, bookmark.",
+        "Send changes as server-sent events: set, removed, bookmark, gone (list again).",
         {"enum": ["true", "false"]},
     ),
     "resourceVersion": ("Watch the changes after this revision.", _TEXT),

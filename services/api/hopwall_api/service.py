@@ -24,16 +24,16 @@ async def serve(settings: ApiSettings) -> None:
     """
     link = Link("api")
     api = Api(link)
-    async with _listening(api, settings):
-        await link.connect(settings)
-        try:
+    try:
+        # On the way out: first the requests end, while the stream is still folded, then the link.
+        async with asyncio.TaskGroup() as tasks, _listening(api, settings):
+            await link.connect(settings)
             await api.make_streams()
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(api.follow_events(), name="events")
-                tasks.create_task(api.follow_statuses(), name="statuses")
-        finally:
-            api.stop()
-            await link.close()
+            tasks.create_task(api.follow_events(), name="events")
+            tasks.create_task(api.follow_statuses(), name="statuses")
+            await asyncio.Event().wait()
+    finally:
+        await link.close()
 
 
 @asynccontextmanager

@@ -27,14 +27,14 @@ class Stored(Struct, frozen=True, gc=False):
     revision: int
 
 
-class Held(Struct, frozen=True):
+class Held(Struct, frozen=True, gc=False):
     """What is known of a key: `last` is the sequence of its subject's last message, 0 if none."""
 
     last: int
     stored: Stored | None
 
 
-class Change(Struct, frozen=True, kw_only=True):
+class Change(Struct, frozen=True, kw_only=True, gc=False):
     """One event as a watcher sees it. `known` is False when what was before it is not known."""
 
     revision: int

@@ -1,7 +1,7 @@
 """Watching a list: server-sent events from the ring of recent changes.
 
 A watcher is a cursor into the store's ring, so it costs no memory of its own however slow it is. Who falls
-behind the ring, or does not take bytes for `_WRITE_TIME_S`, is cut and has to resume or list again.
+behind the ring is sent `gone` and has to list again; who takes no bytes for `_WRITE_TIME_S` is cut.
 
 Source: WHATWG HTML, server-sent events.
 """
@@ -151,7 +151,7 @@ async def _follow(response: web.StreamResponse, api: Api, one: _Watch, cursor: i
             changes, lineage = [], -1
         if api.store.lineage != lineage:
             gone = {"status": 410, "detail": "The changes since are not remembered; list again."}
-            await _send(response, _event("error", codec.encode(gone), None))
+            await _send(response, _event("gone", codec.encode(gone), None))
             return
         if changes:
             cursor = changes[-1].revision

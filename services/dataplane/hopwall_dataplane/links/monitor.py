@@ -3,9 +3,9 @@
 Level-triggered: a change only says "look again", and what is delivered is always all links. It refuses
 to say what changed.
 
-It reads events itself, on the agent's own loop, rather than through pyroute2 in a thread. Measured with
-a burst of 1,000 link events: pyroute2 0.9.7 lost events with its own buffer size and took 290 ms of the
-interpreter with a larger one (a dump of 1,000 links 360 ms); this takes about 10 ms for either.
+It reads events itself, on the agent's own loop, rather than through pyroute2 in a thread: in a burst of
+1,000 link events pyroute2 0.9.7 lost some with its own buffer size, and took 290 ms of the interpreter
+with a larger one (docs/decisions/0004-own-netlink-codec.md).
 """
 
 import asyncio
