@@ -155,7 +155,7 @@ _NO_MAC = "00:00:00:00:00:00"
 def _plainly_valid(spec: WorkloadEndpointSpec) -> bool:
     """Tell whether the endpoint is certainly valid and canonical, at a tenth of what `validate` costs.
 
-    Whatever is not plain is left to `validate` to judge: this only ever says yes when that would.
+    Whatever is not plain is left to `validate` to judge. Texts that calc does not keep are not looked at.
     """
     return (
         all(_PLAIN_V4.fullmatch(address) for address in spec.ip_networks)

@@ -199,7 +199,7 @@ class CalcService:
     async def _heartbeat(self) -> None:
         while True:
             await asyncio.sleep(self._settings.heartbeat_s)
-            if not self._in_sync or self._resyncing:
+            if not self._in_sync:
                 continue
             sequencer = self._graph.sequencer
             for host in sorted(

@@ -245,14 +245,10 @@ class Kernel:
         """Apply one transaction; return whether the table now is as planned (refused chains closed)."""
         turn.n_ops += tx.n_lines
         outcome = await self.restores[key[0]].apply_with_quarantine(tx, _stub)
-        names = self._chain_objects()
         if isinstance(outcome, Applied):
             reasons = dict(outcome.refused)
             record(self._tables[key], closed(tx, reasons, _stub))
-            for chain in tx.chains:
-                self.refused.pop(f"{names.get(chain, f'chain {chain}')} ({key[0]})", None)
-            for chain, reason in reasons.items():
-                self.refused[f"{names.get(chain, f'chain {chain}')} ({key[0]})"] = reason
+            self._note_chains(key[0], tx, reasons)
             return True
         if isinstance(outcome, Failed):
             reason = f"iptables refuses table {key[1]} ({key[0]}): {outcome.message}"
@@ -262,8 +258,16 @@ class Kernel:
         self._hold(turn, reason, Stale.TABLES)
         return False
 
-    def _chain_objects(self) -> dict[str, str]:
-        return self.desired.chains.objects if self.refused else {}
+    def _note_chains(self, family: Family, tx: Transaction, reasons: dict[str, str]) -> None:
+        if not self.refused and not reasons:
+            return
+        objects = self.desired.chains.objects
+        for chain in tx.chains:
+            name = f"{objects.get(chain, f'chain {chain}')} ({family})"
+            if chain in reasons:
+                self.refused[name] = reasons[chain]
+            else:
+                self.refused.pop(name, None)
 
     async def _apply_later(self, turn: Turn) -> None:
         """Remove the chains nothing refers to any more, then the sets they used."""
@@ -273,8 +277,10 @@ class Kernel:
             chains = self.desired.chains.tables[key].desired
             table = self._tables[key]
             plan = plan_table(key[1], chains, JUMPS[key[1]], table, dirty=set(names))
+            if plan.later is not None and not await self._write(turn, key, plan.later):
+                continue
             names.clear()
-            if plan.later is None or not await self._write(turn, key, plan.later):
+            if plan.later is None:
                 continue
             still = set(numbers_in(n for state in self._tables.values() for n in state.chains))
             for class_digest in numbers_in(plan.later.removals):

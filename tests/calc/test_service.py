@@ -1,0 +1,318 @@
+"""The calc service against a real nats-server."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import pytest
+from aiohttp import ClientSession
+
+from hopwall_calc.service import CalcService
+from hopwall_calc.settings import CalcSettings
+from hopwall_cli.nats_server import NatsServer
+from hopwall_model import codec, topics
+from hopwall_model.events import Event, ResourceRemoved, ResourceSet
+from hopwall_model.resources import Resource, key_of
+from hopwall_model.status import CalcStatus, Rejected
+from hopwall_model.topics import Topic
+from hopwall_model.updates import HostBatch, SharedUpdate, SnapshotRequest
+from hopwall_runtime.config import CommonSettings
+from hopwall_runtime.follower import CaughtUp, Record, Reset
+from hopwall_runtime.link import Append, Link
+from tests.conftest import free_port
+from tests.support.fold import FoldedHost
+from tests.support.oracle import Oracle
+from tests.support.states import DB1, POLICED, TIERED, TWO_HOSTS, WEB1, State, endpoint
+
+T = TypeVar("T")
+
+pytestmark = pytest.mark.nats
+
+
+class Listener:
+    """Hears everything that calc says, and plays the API."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.shared: list[SharedUpdate] = []
+        self.batches: list[HostBatch] = []
+        self.statuses: list[CalcStatus] = []
+        self.rejected: list[Rejected] = []
+        self.log: list[Any] = []
+        self._last: dict[str, int] = {}
+
+    async def start(self) -> None:
+        """Subscribe to all of it."""
+        kept: tuple[tuple[Topic[Any], list[Any]], ...] = (
+            (topics.SHARED, self.shared),
+            (topics.HOST_BATCH, self.batches),
+            (topics.CALC_STATUS, self.statuses),
+            (topics.REJECTED, self.rejected),
+        )
+        for topic, where in kept:
+            await self.link.subscribe(topic, topic.pattern, self._keep(where))
+        await self.link.flush()
+
+    def _keep(self, kept: list[Any]) -> Callable[[Any, str], None]:
+        def keep(value: Any, subject: str) -> None:
+            del subject
+            kept.append(value)
+            self.log.append(value)
+
+        return keep
+
+    async def write(self, *events: Event) -> int:
+        """Store events one by one; return the last revision."""
+        revision = 0
+        for event in events:
+            subject = topics.event_subject(event.key)
+            write = Append(
+                subject=subject,
+                body=codec.encode(event),
+                expected=self._last.get(subject, 0),
+                headers={},
+            )
+            [revision] = await self.link.append([write])
+            self._last[subject] = revision
+        return revision
+
+    async def put(self, *resources: Resource) -> int:
+        """Store resources; return the last revision."""
+        return await self.write(*(ResourceSet(resource=r) for r in resources))
+
+    async def resolved(self, revision: int, epoch: str | None = None) -> CalcStatus:
+        """Wait until calc has resolved the revision, in an epoch that is not the one given."""
+        return await eventually(
+            lambda: next(
+                (s for s in self.statuses if s.revision >= revision and s.epoch != epoch), None
+            )
+        )
+
+    async def snapshot(self, host: str) -> HostBatch:
+        """Ask as a host does."""
+        body = await self.link.request_chunked(
+            topics.snapshot_subject(host), SnapshotRequest(host=host), timeout_s=5
+        )
+        return topics.HOST_BATCH.decode(body)
+
+    async def host(self, name: str) -> FoldedHost:
+        """Return a host that has just asked for its snapshot."""
+        snapshot = await self.snapshot(name)
+        host = FoldedHost(name, lambda _: snapshot)
+        host.on_batch(snapshot)
+        return host
+
+
+async def eventually(question: Callable[[], T | None]) -> T:
+    """Wait until the question has an answer, and return it."""
+    async with asyncio.timeout(10):
+        while not (answer := question()):
+            await asyncio.sleep(0.01)
+    return answer
+
+
+@pytest.fixture
+async def listener(nats_server: NatsServer) -> AsyncIterator[Listener]:
+    """Connect a listener and make the streams."""
+    link = Link("test")
+    await link.connect(CommonSettings(nats_url=(nats_server.url,)))
+    await link.ensure_streams()
+    listener = Listener(link)
+    await listener.start()
+    yield listener
+    await link.close()
+
+
+@asynccontextmanager
+async def running(nats_server: NatsServer, **more: Any) -> AsyncIterator[CalcService]:
+    """Run a calc service."""
+    settings = CalcSettings(nats_url=(nats_server.url,), heartbeat_s=0.2, validate=True, **more)
+    service = CalcService(settings, Link("calc"))
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(service.run())
+        try:
+            yield service
+        finally:
+            task.cancel()
+
+
+async def assert_hosts(listener: Listener, state: State) -> None:
+    """Compare each host's snapshot with the oracle."""
+    oracle = Oracle(state.resources)
+    for name in oracle.hosts():
+        assert (await listener.host(name)).state() == oracle.state(name)
+
+
+async def test_events_become_batches(nats_server: NatsServer, listener: Listener) -> None:
+    """A host that follows its feed and its scopes has what the oracle says; status comes last."""
+    await listener.put(*TWO_HOSTS)
+    async with running(nats_server):
+        opened = await listener.resolved(1)
+        assert opened.first == 0
+        assert set(opened.hosts) == {"h1", "h2"}
+        host = await listener.host("h2")
+        before = len(listener.log)
+        await listener.put(*(r for r in POLICED if key_of(r) not in TWO_HOSTS.resources))
+        last = await listener.put(endpoint("web2", "h2", "10.65.0.7/32", labels={"role": "web"}))
+        status = await listener.resolved(last)
+        assert "h2" in status.hosts
+        for said in listener.log[before:]:
+            if isinstance(said, SharedUpdate):
+                host.on_shared(said)
+            elif isinstance(said, HostBatch) and said.host == "h2":
+                host.on_batch(said)
+        state = POLICED.with_("", endpoint("web2", "h2", "10.65.0.7/32", labels={"role": "web"}))
+        assert host.state() == Oracle(state.resources).state("h2")
+        assert host.n_snapshots == 1
+        assert host.revision == last
+        said_by = [type(x) for x in listener.log[before:]]
+        assert said_by.index(CalcStatus) > said_by.index(HostBatch)
+
+
+async def test_status_ranges_leave_no_gap(nats_server: NatsServer, listener: Listener) -> None:
+    """From 0 on, each status begins where the one before it ended; a repeat repeats."""
+    async with running(nats_server):
+        await listener.resolved(0)
+        for resource in TIERED:
+            last = await listener.put(resource)
+            await listener.resolved(last)
+    expected = 0
+    for status in dict.fromkeys((s.first, s.revision) for s in listener.statuses):
+        assert status[0] == expected
+        expected = status[1] + 1
+
+
+async def test_nothing_is_said_before_the_stored_events_are_in(
+    nats_server: NatsServer, listener: Listener
+) -> None:
+    """The first thing calc says of a host includes every event that was stored when it started."""
+    last = await listener.put(*(endpoint(f"e{i}", "h1", f"10.1.0.{i}/32") for i in range(1, 200)))
+    async with running(nats_server):
+        status = await listener.resolved(0)
+    assert status.revision == last
+    assert listener.batches[0].revision == last
+
+
+async def test_snapshot_is_the_whole_of_a_host(nats_server: NatsServer, listener: Listener) -> None:
+    """Whoever asks gets what the oracle says; a stranger gets an empty one, and heartbeats."""
+    last = await listener.put(*TIERED)
+    async with running(nats_server):
+        await listener.resolved(last)
+        await assert_hosts(listener, TIERED)
+        stranger = await listener.snapshot("h99")
+        assert (stranger.number, stranger.full, stranger.updates) == (0, True, ())
+        await eventually(lambda: [b for b in listener.batches if b.host == "h99"])
+
+
+async def test_heartbeat_repeats_the_last_number(
+    nats_server: NatsServer, listener: Listener
+) -> None:
+    """A host hears its number again and again, with nothing in it."""
+    last = await listener.put(*POLICED)
+    async with running(nats_server):
+        await listener.resolved(last)
+        await listener.write(ResourceRemoved(key=key_of(DB1)))
+        await listener.resolved(last + 1)
+        before = len(listener.batches)
+        await eventually(lambda: len(listener.batches) > before + 4)
+        numbers = {(b.host, b.number, b.updates) for b in listener.batches[before:]}
+        assert numbers == {("h1", 2, ()), ("h2", 2, ())}
+
+
+async def test_restart_is_a_new_epoch_with_the_same_content(
+    nats_server: NatsServer, listener: Listener
+) -> None:
+    """After a restart hosts are told to ask, and get the same state."""
+    last = await listener.put(*TIERED)
+    async with running(nats_server):
+        first = await listener.resolved(last)
+        await assert_hosts(listener, TIERED)
+    async with running(nats_server):
+        second = await listener.resolved(last, epoch=first.epoch)
+        assert second.first == 0
+        await assert_hosts(listener, TIERED)
+
+
+async def test_reconnect_keeps_the_epoch(nats_server: NatsServer, listener: Listener) -> None:
+    """Following the same stream again is no new epoch; what happened meanwhile is swept in."""
+    last = await listener.put(*TIERED)
+    async with running(nats_server) as service:
+        first = await listener.resolved(last)
+        assert service._stream_id is not None
+        service._take([Reset(service._stream_id)])
+        assert service._resyncing
+        service._take([Record(revision=last, event=ResourceSet(resource=WEB1), headers={})])
+        service._take([CaughtUp(last)])
+        await service._flush()
+        assert service._graph.sequencer.epoch == first.epoch
+        last = await listener.put(DB1)
+        assert (await listener.resolved(last)).epoch == first.epoch
+        await assert_hosts(listener, State("", {}).with_("", WEB1, DB1))
+
+
+async def test_another_stream_is_a_new_epoch(nats_server: NatsServer, listener: Listener) -> None:
+    """A stream with another identity, or one that ends before the last revision, opens an epoch."""
+    last = await listener.put(*POLICED)
+    async with running(nats_server) as service:
+        first = await listener.resolved(last)
+        service._take([Reset("another"), CaughtUp(last)])
+        await service._flush()
+        second = await listener.resolved(0, epoch=first.epoch)
+        assert service._graph.snapshot("h1").updates == ()
+        service._take([Reset("another"), CaughtUp(last - 1)])
+        await service._flush()
+        await eventually(lambda: {s.epoch for s in listener.statuses} - {first.epoch, second.epoch})
+
+
+async def test_bad_event_is_skipped_and_reported(
+    nats_server: NatsServer, listener: Listener, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Bytes that are no event, and an event whose resource is invalid, stop nothing."""
+    caplog.set_level(logging.ERROR)
+    async with running(nats_server):
+        await listener.resolved(0)
+        garbage = Append(
+            subject="hopwall.event.node._.x", body=b"{not json", expected=0, headers={}
+        )
+        await listener.link.append([garbage])
+        await listener.put(endpoint("bad", "h1", "not an address"))
+        last = await listener.put(*POLICED)
+        await listener.resolved(last)
+        await assert_hosts(listener, POLICED)
+        rejected = await eventually(
+            lambda: listener.rejected if len(listener.rejected) > 1 else None
+        )
+    assert rejected[0].subject == "hopwall.event.node._.x"
+    assert "default/bad" in rejected[1].subject
+    assert "not an address" in rejected[1].reason
+
+
+async def test_batch_too_large_for_a_message_leaves_a_gap(
+    nats_server: NatsServer, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Instead of a message that NATS would refuse, the host hears a number that makes it ask."""
+    monkeypatch.setattr("hopwall_calc.service.MAX_BODY_BYTES", 300)
+    async with running(nats_server):
+        await listener.resolved(0)
+        last = await listener.put(*POLICED)
+        await listener.resolved(last)
+        heard = [b for b in listener.batches if b.host == "h2" and b.number]
+        assert all(len(codec.encode(b)) <= 300 or len(b.updates) == 1 for b in heard)
+        await assert_hosts(listener, POLICED)
+
+
+async def test_health_and_metrics(nats_server: NatsServer, listener: Listener) -> None:
+    """Ready once the stored events are in; Calico's metrics under our prefix."""
+    port = free_port()
+    last = await listener.put(*POLICED)
+    async with running(nats_server, health_listen=f"127.0.0.1:{port}"), ClientSession() as http:
+        await listener.resolved(last)
+        async with http.get(f"http://127.0.0.1:{port}/readyz") as answer:
+            assert answer.status == 200
+        async with http.get(f"http://127.0.0.1:{port}/metrics") as answer:
+            text = await answer.text()
+    assert "hopwall_cluster_workload_endpoints 3.0" in text
+    assert "hopwall_calc_graph_update_time_seconds_count" in text
+    assert 'hopwall_calc_output_messages_total{kind="status"}' in text
