@@ -13,9 +13,6 @@ from hopwall_api.progress import Progress
 from hopwall_model import codec
 from hopwall_model.resources import Key, Resource
 
-#: A waiting request looks again at most this often, however many hosts report.
-_LOOK_PAUSE_S = 0.02
-
 REQUEST_ID = web.RequestKey("request_id", str)
 TRACE_ID = web.RequestKey("trace_id", str)
 API = web.AppKey("api", Api)
@@ -102,7 +99,7 @@ async def answer(request: web.Request, outcome: Outcome, options: WriteOptions) 
         return progress.reached(options.stage) or progress.settled() or api.stopping
 
     if options.stage != "accepted":
-        await api.news.until(settled, options.timeout_s, pause_s=_LOOK_PAUSE_S)
+        await api.news.until(settled, options.timeout_s)
     late = not progress.reached(options.stage)
     return _render(outcome, progress, late=late, headers=headers)
 

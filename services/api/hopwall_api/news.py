@@ -6,6 +6,10 @@ from collections.abc import Callable
 from hopwall_runtime import clock
 
 
+#: A look below this costs less than the message that rang.
+_QUICK_S = 0.0005
+
+
 class News:
     """One bell for all that wait. Ringing costs nothing when nobody waits."""
 
@@ -26,16 +30,21 @@ class News:
         except TimeoutError:
             return
 
-    async def until(
-        self, holds: Callable[[], bool], timeout_s: float, *, pause_s: float = 0.0
-    ) -> bool:
-        """Wait until the condition holds; return whether it does. Looks at most once per `pause_s`."""
+    async def until(self, holds: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait until the condition holds; return whether it does.
+
+        A look that takes long is followed by a pause as long as itself, so that one who waits never takes
+        more than half of the loop; a quick one is repeated at every ring.
+        """
         end = clock.monotonic() + timeout_s
-        while not holds():
-            left = end - clock.monotonic()
-            if left <= 0:
+        while True:
+            began = clock.monotonic()
+            if holds():
+                return True
+            now = clock.monotonic()
+            if now >= end:
                 return False
-            await self.wait(left)
-            if pause_s:
-                await asyncio.sleep(min(pause_s, max(0.0, left)))
-        return True
+            if now - began > _QUICK_S:
+                await asyncio.sleep(min(now - began, end - now))
+            else:
+                await self.wait(end - now)
