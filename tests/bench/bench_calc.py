@@ -10,6 +10,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from hopwall_calc.graph import Graph
 from hopwall_model import codec
 from hopwall_model.events import Event, ResourceRemoved, ResourceSet
@@ -23,6 +25,7 @@ from hopwall_model.resources import (
     NodeSpec,
     Profile,
     ProfileSpec,
+    Resource,
     Rule,
     WorkloadEndpoint,
     WorkloadEndpointSpec,
@@ -67,10 +70,15 @@ def policy(number: int, n_apps: int) -> GlobalNetworkPolicy:
     )
 
 
+def turned(given: GlobalNetworkPolicy) -> GlobalNetworkPolicy:
+    """Return the policy with its rules in the other order."""
+    return replace(given, spec=replace(given.spec, ingress=given.spec.ingress[::-1]))
+
+
 def cloud(n_endpoints: int, n_policies: int, n_hosts: int) -> list[Event]:
     """Return the events of a cloud, in random order."""
     n_apps = max(1, n_policies)
-    resources = [
+    resources: list[Resource] = [
         Profile(
             metadata=Metadata(name="default"),
             spec=ProfileSpec(egress=(Rule(action="Allow"),), labels_to_apply={"cloud": "one"}),
@@ -171,7 +179,7 @@ def _changes(graph: Graph, n_endpoints: int, n_policies: int, n_hosts: int) -> N
     removed = [ResourceRemoved(key=key_of(e)) for e in {key_of(e): e for e in changed}.values()]
     report("endpoint removed", [step(event) for event in removed])
     report("endpoint added", [step(ResourceSet(resource=e)) for e in changed])
-    again = [policy(i % n_policies, n_apps + 1) for i in range(50)]
+    again = [turned(policy(i % n_policies, n_apps)) for i in range(50)]
     report("policy changed", [step(ResourceSet(resource=p)) for p in again])
 
 

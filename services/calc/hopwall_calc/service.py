@@ -42,6 +42,7 @@ class CalcService:
         self._metrics = Metrics()
         self._graph = Graph(_new_epoch(), routes=settings.routing == "direct")
         self._stream_id: str | None = None
+        self._stream_changed = False
         self._resyncing = False
         self._in_sync = False
         self._revision_at_reset = 0
@@ -113,21 +114,21 @@ class CalcService:
             self._revision_at_reset = self._graph.revision
         self._resyncing = True
         self._graph.begin_resync()
-        if self._stream_id not in (None, stream_id):
-            log.warning("the events stream is another one than before: a new epoch begins")
-            self._graph.new_epoch(_new_epoch())
+        self._stream_changed |= self._stream_id not in (None, stream_id)
         self._stream_id = stream_id
 
     def _on_caught_up(self, revision: int) -> None:
         self._graph.end_resync(revision)
-        if revision < self._revision_at_reset:
+        if self._stream_changed or revision < self._revision_at_reset:
             log.warning(
-                "the events stream ends at %d and was at %d: a new epoch begins",
+                "the events stream is not the one followed before (it ends at %d, and was at %d):"
+                " a new epoch begins",
                 revision,
                 self._revision_at_reset,
             )
+            # Only now: until the flush that follows, hosts are answered from the old epoch.
             self._graph.new_epoch(_new_epoch())
-        self._resyncing = False
+        self._stream_changed = self._resyncing = False
 
     # ------------------------------------------------------------ out
 
@@ -135,7 +136,8 @@ class CalcService:
         with self._metrics.update_time.time():
             output = self._graph.flush()
         await self._report_failures()
-        if not self._in_sync or not gc.isenabled():
+        if not gc.isenabled():
+            gc.unfreeze()
             gc.collect()
             gc.freeze()
             gc.enable()
