@@ -167,10 +167,18 @@ async def test_a_tombstone_is_delivered_as_an_absence(link: Link) -> None:
 async def test_large_answers_travel_in_chunks(link: Link) -> None:
     """An answer larger than a message arrives whole."""
     body = bytes(range(256)) * 8192
-    await link.serve_chunked(topics.SNAPSHOT, "hopwall.snapshot.*", lambda _: body)
+    await link.serve_chunked(topics.SNAPSHOT, "hopwall.snapshot.*", lambda *_: body)
     request = SnapshotRequest(host="h1")
     answer = await link.request_chunked(topics.snapshot_subject("h1"), request, timeout_s=5)
     assert answer == body
+
+
+async def test_a_refused_request_is_reported_and_not_answered(link: Link) -> None:
+    """Who asks on one subject for what belongs on another gets nothing."""
+    await link.serve_chunked(topics.SNAPSHOT, "hopwall.snapshot.*", lambda *_: None)
+    with pytest.raises(Unavailable):
+        await link.request_chunked("hopwall.snapshot.h1", SnapshotRequest(host="h2"), timeout_s=0.5)
+    assert link.rejected_messages == 1
 
 
 async def test_a_request_nobody_serves_is_unavailable(link: Link) -> None:

@@ -63,7 +63,7 @@ class CalcStandIn:
         self.statuses.append(status)
         self._news.set()
 
-    def _snapshot(self, _request: SnapshotRequest) -> bytes:
+    def _snapshot(self, _request: SnapshotRequest, _subject: str) -> bytes:
         needs = [NeedSet(scope=s, version=p.version) for s, p in self.pieces.items()]
         updates = (*self.pieces.values(), *needs, *self.endpoints.values())
         return codec.encode(self._batch(updates, full=True))

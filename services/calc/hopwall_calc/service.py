@@ -10,7 +10,6 @@ import gc
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 from hopwall_calc.graph import Graph
 from hopwall_calc.metrics import Metrics
@@ -165,7 +164,7 @@ class CalcService:
             # Too large for a message: the need that follows names a version the host never got, so it
             # asks for a snapshot.
             if len(body) <= MAX_BODY_BYTES:
-                await self._send("shared", topics.shared_subject(update.piece.scope), update)
+                await self._send("shared", topics.shared_subject(update.piece.scope), body)
         for batch in output.batches:
             await self._send_batch(batch)
         self._status = CalcStatus(
@@ -176,23 +175,30 @@ class CalcService:
             hosts=output.hosts,
             rejected_messages=self._link.rejected_messages,
         )
-        await self._send("status", topics.CALC_STATUS.pattern, self._status)
+        await self._send_status(self._status)
 
     async def _send_batch(self, batch: HostBatch) -> None:
-        if len(batch.updates) > 1 and len(codec.encode(batch)) > MAX_BODY_BYTES:
-            batch = self._graph.sequencer.skip(batch.host)
-        await self._send("batch", topics.host_batch_subject(batch.host), batch)
+        body = codec.encode(batch)
+        if len(batch.updates) > 1 and len(body) > MAX_BODY_BYTES:
+            body = codec.encode(self._graph.sequencer.skip(batch.host))
+        await self._send("batch", topics.host_batch_subject(batch.host), body)
 
-    async def _send(self, kind: str, subject: str, value: Any) -> None:
+    async def _send_status(self, status: CalcStatus) -> None:
+        await self._send("status", topics.CALC_STATUS.pattern, codec.encode(status))
+
+    async def _send(self, kind: str, subject: str, body: bytes) -> None:
         try:
-            await self._link.publish(subject, value)
+            await self._link.publish_encoded(subject, body)
         except Unavailable as error:
             # Numbers and versions say what is missing; the host asks for it.
             log.warning("%s", error)
         else:
             self._metrics.messages.labels(kind).inc()
 
-    def _snapshot(self, request: SnapshotRequest) -> bytes:
+    def _snapshot(self, request: SnapshotRequest, subject: str) -> bytes | None:
+        # A host's credential lets it ask on its own subject only: it must not get another's state there.
+        if subject != topics.snapshot_subject(request.host):
+            return None
         log.info("host %s asks for a snapshot: %s", request.host, request.reason)
         if len(self._strangers) < MAX_STRANGERS:
             self._strangers.add(request.host)
@@ -207,11 +213,10 @@ class CalcService:
             for host in sorted(
                 {*sequencer.hosts(), *self._graph.nodes.hosts.out, *self._strangers}
             ):
-                await self._send(
-                    "heartbeat", topics.host_batch_subject(host), sequencer.heartbeat(host)
-                )
+                body = codec.encode(sequencer.heartbeat(host))
+                await self._send("heartbeat", topics.host_batch_subject(host), body)
             if self._status is not None:
-                await self._send("status", topics.CALC_STATUS.pattern, self._status)
+                await self._send_status(self._status)
 
     def _measure(self) -> None:
         nodes, metrics = self._graph.nodes, self._metrics

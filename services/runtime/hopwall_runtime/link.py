@@ -160,8 +160,12 @@ class Link:
 
         Errors: Unavailable when the connection is closed or its buffer is full.
         """
+        await self.publish_encoded(subject, codec.encode(value))
+
+    async def publish_encoded(self, subject: str, body: bytes) -> None:
+        """Publish what is encoded already; otherwise as `publish`."""
         try:
-            await self._nc.publish(subject, codec.encode(value))
+            await self._nc.publish(subject, body)
         except NatsError as error:
             raise Unavailable(f"cannot publish on {subject}: {error}") from error
 
@@ -209,9 +213,13 @@ class Link:
     # ------------------------------------------------------------ large requests
 
     async def serve_chunked(
-        self, topic: Topic[T], subject: str, answer: Callable[[T], bytes]
+        self, topic: Topic[T], subject: str, answer: Callable[[T, str], bytes | None]
     ) -> Callable[[], Awaitable[None]]:
-        """Answer requests with bytes of any size, in numbered chunks."""
+        """Answer each `answer(request, subject)` with bytes of any size, in numbered chunks.
+
+        None refuses: the request is reported as rejected and not answered. What a caller may ask is bound
+        to the subject its credential lets it use, so the body must not be believed against it.
+        """
 
         async def on_request(message: Msg) -> None:
             try:
@@ -219,7 +227,10 @@ class Link:
             except CodecError as error:
                 await self.reject(message.subject, str(error))
                 return
-            body = answer(request)
+            body = answer(request, message.subject)
+            if body is None:
+                await self.reject(message.subject, "the request does not belong on this subject")
+                return
             n_parts = max(1, -(-len(body) // CHUNK_BYTES))
             for part in range(n_parts):
                 await self._nc.publish(
