@@ -13,6 +13,6 @@ compile() {
 for service in api calc dataplane cli; do
   compile --extra "$service" pyproject.toml -o "locks/$service.lock"
 done
-printf 'hatchling\n' >"$scratch/build.in"
+printf 'hatchling\neditables\n' >"$scratch/build.in"
 compile "$scratch/build.in" -o locks/build.lock
 compile --all-extras --group test --group lint pyproject.toml "$scratch/build.in" -o locks/dev.lock
