@@ -300,7 +300,9 @@ async def _removal(calc: CalcStandIn, _agent: AgentProcess) -> str:
     await calc.applied()
     await calc.remove("d/a")
     await calc.applied()
-    await asyncio.sleep(0.3)
+    async with asyncio.timeout(10):
+        while "hw-cf" in sh("iptables-nft-save -t filter"):
+            await asyncio.sleep(0.05)
     return sh("iptables-nft-save -t filter") + sh("ipset save") + sh("ip route")
 
 

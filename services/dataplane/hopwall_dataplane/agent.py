@@ -116,9 +116,9 @@ class Agent:
         """Wait until there is something to look at, or until something is due."""
         now = clock.monotonic()
         due = [at - now for at in (self._retry_at, self._impatient_at) if at]
-        later = self.kernel.pending_later
-        if later is not None and self.progress.in_sync and not self._retry_at:
-            due.append(later)
+        sweep = self.kernel.sweep_in_s
+        if sweep is not None and not self._retry_at:
+            due.append(sweep)
         try:
             async with asyncio.timeout(max(0.0, min(due)) if due else None):
                 await self._wake.wait()
@@ -140,6 +140,8 @@ class Agent:
             turn = Turn(held_by=f"the kernel cannot be read: {error}")
         self._note(turn)
         await self._report(force=False)
+        if self.kernel.sweep_in_s == 0 and not turn.held_by:
+            await self.kernel.sweep()
 
     def _fold(self) -> None:
         """Fold everything that waits into desired: no I/O, no awaits."""

@@ -1,7 +1,7 @@
 """All drivers of one host behind two calls: read what is stale, apply what is pending in the safe order.
 
 Adds:    sets → chains → identities (whose address is whose) → routes.
-Removes: routes → identities and members → chains → sets.
+Removes: routes → identities and members; later, when nothing refers to them, chains → sets (`sweep`).
 
 A phase that fails holds back the phases that depend on it: an endpoint gets its route only after its chains
 stand. What the kernel refuses closes that object alone and is reported; nothing else waits for it.
@@ -10,7 +10,7 @@ Refuses to decide what is desired.
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -19,7 +19,13 @@ from hopwall_dataplane.classes import numbers_in
 from hopwall_dataplane.desired import Desired
 from hopwall_dataplane.drift import Found
 from hopwall_dataplane.ipsets.driver import IpsetDriver
-from hopwall_dataplane.ipsets.elements import AddElements, CreateSet, ElementsRefused, SetOp
+from hopwall_dataplane.ipsets.elements import (
+    AddElements,
+    CreateSet,
+    DestroySet,
+    ElementsRefused,
+    SetOp,
+)
 from hopwall_dataplane.ipsets.plan import AddressSets
 from hopwall_dataplane.iptables.driver import Restore
 from hopwall_dataplane.iptables.plan import plan_table
@@ -33,8 +39,13 @@ from hopwall_dataplane.outcome import Done, Family, Refused, Retry
 from hopwall_dataplane.routes import plan as route_plan
 from hopwall_dataplane.routes.driver import RouteDriver
 from hopwall_dataplane.routes.route import RouteOp
+from hopwall_runtime import clock
 
 log = logging.getLogger(__name__)
+
+#: Long enough for the kernel to let go of what freed lines named, and for a burst of changes to pass: a
+#: transaction that frees lines makes the next one wait (8-24 ms).
+SWEEP_AFTER_S = 0.25
 
 _QUARANTINED_PREFIXES = ("hw-pe-", "hw-pi-", "hw-cf", "hw-ct")
 
@@ -76,6 +87,7 @@ class Kernel:
     _compare_all: set[tuple[Family, TableName]] = field(default_factory=set)
     _later: dict[tuple[Family, TableName], set[str]] = field(default_factory=dict)
     _read_once: set[Stale] = field(default_factory=set)
+    _sweep_at: float | None = None
 
     # ------------------------------------------------------------ reading
 
@@ -143,11 +155,11 @@ class Kernel:
     # ------------------------------------------------------------ applying
 
     @property
-    def pending_later(self) -> float | None:
-        """Seconds until removals of chains may be applied; None when there are none."""
-        if not any(self._later.values()):
+    def sweep_in_s(self) -> float | None:
+        """Seconds until what nothing refers to any more is swept; None when there is nothing."""
+        if self._sweep_at is None:
             return None
-        return max((r.settled_in_s for r in self.restores.values()), default=0.0)
+        return max(0.0, self._sweep_at - clock.monotonic())
 
     async def apply(self) -> Turn:
         """Bring the kernel to the desired state, as far as it goes now."""
@@ -165,9 +177,11 @@ class Kernel:
         self._apply_routes(turn, route_plan.plan_additions(desired.routes))
         self._apply_routes(turn, route_plan.plan_removals(desired.routes))
         self._apply_sets(turn, desired.identity.plan_removals(), desired.identity)
-        self._apply_sets(turn, _only_elements(desired.members.plan_removals()), desired.members)
-        if not self.pending_later:
-            await self._apply_later(turn)
+        removals = desired.members.plan_removals()
+        elements = [op for op in removals if not isinstance(op, DestroySet)]
+        self._apply_sets(turn, elements, desired.members)
+        if (len(elements) < len(removals) or any(self._later.values())) and self._sweep_at is None:
+            self._sweep_at = clock.monotonic() + SWEEP_AFTER_S
         return turn
 
     def _apply_sysctls(self, turn: Turn) -> None:
@@ -269,24 +283,44 @@ class Kernel:
             else:
                 self.refused.pop(name, None)
 
-    async def _apply_later(self, turn: Turn) -> None:
-        """Remove the chains nothing refers to any more, then the sets they used."""
-        for key, names in self._later.items():
-            if not names or self.desired.identity:
-                continue
-            chains = self.desired.chains.tables[key].desired
-            table = self._tables[key]
-            plan = plan_table(key[1], chains, JUMPS[key[1]], table, dirty=set(names))
-            if plan.later is not None and not await self._write(turn, key, plan.later):
-                continue
-            names.clear()
-            if plan.later is None:
-                continue
-            still = set(numbers_in(n for state in self._tables.values() for n in state.chains))
-            for class_digest in numbers_in(plan.later.removals):
-                if class_digest not in still:
-                    self.desired.classes.forget(class_digest)
-        self._apply_sets(turn, self.desired.members.plan_removals(), self.desired.members)
+    # ------------------------------------------------------------ sweeping
+
+    async def sweep(self) -> None:
+        """Remove the chains nothing refers to any more, then the sets they named.
+
+        What is not wanted does no harm, so nobody waits for this and a failure only means "later": the
+        kernel lets go of a set some milliseconds after the last line that named it is gone.
+        """
+        turn = Turn()
+        self._sweep_at = None
+        if not self.desired.identity:  # else an element may still lead to a class that goes
+            for key, names in self._later.items():
+                if names:
+                    await self._sweep_chains(turn, key, names)
+        removals = self.desired.members.plan_removals()
+        destroys = [op for op in removals if isinstance(op, DestroySet)]
+        left = any(self._later.values())
+        for op, outcome in zip(destroys, self.sets.apply(destroys), strict=True):
+            self.desired.members.record(op, outcome)
+            left = left or isinstance(outcome, Retry)
+        if left:
+            self._sweep_at = clock.monotonic() + SWEEP_AFTER_S
+
+    async def _sweep_chains(
+        self, turn: Turn, key: tuple[Family, TableName], names: set[str]
+    ) -> None:
+        chains = self.desired.chains.tables[key].desired
+        table = self._tables[key]
+        plan = plan_table(key[1], chains, JUMPS[key[1]], table, dirty=set(names))
+        if plan.later is not None and not await self._write(turn, key, plan.later):
+            return
+        names.clear()
+        if plan.later is None:
+            return
+        still = numbers_in(n for state in self._tables.values() for n in state.chains)
+        for class_digest in numbers_in(plan.later.removals):
+            if class_digest not in still:
+                self.desired.classes.forget(class_digest)
 
     def unpark_all(self) -> None:
         """Let everything that was refused be tried once more."""
@@ -305,11 +339,6 @@ class Kernel:
 
 def _stub(chain: str) -> Chain | None:
     return CLOSED if chain.startswith(_QUARANTINED_PREFIXES) else None
-
-
-def _only_elements(ops: Iterable[SetOp]) -> list[SetOp]:
-    """Leave out the destruction of whole sets: lines may still name them."""
-    return [op for op in ops if not hasattr(op, "name")]
 
 
 def _set_of(op: SetOp) -> str:
