@@ -1,7 +1,7 @@
 # Every target sets up what it needs by itself. `make help` lists them.
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
-.PHONY: help setup demo test lint fmt types bench lock docs clean
+.PHONY: help setup demo test lint fmt types bench lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-8s %s\n", $$1, $$2}'
@@ -26,9 +26,6 @@ fmt: setup ## format and fix what can be fixed
 
 bench: setup ## speed, as ratios against the bare tools in the same run
 	@$(PY) -m tests.bench
-
-docs: setup ## write the generated documents anew (calc graph, subjects)
-	@$(PY) -m tests.docs
 
 lock: ## pin all dependencies anew
 	@bash tools/lock.sh

@@ -1,12 +1,24 @@
 """Fixtures shared by all tests."""
 
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 
 import pytest
 
 from hopwall_cli.nats_server import NatsServer
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail what would be skipped: a test that cannot run has not shown anything."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} could not run: {call.excinfo and call.excinfo.value}"
+    return report
 
 
 def free_port() -> int:
