@@ -3,16 +3,21 @@
 import re
 from collections.abc import Mapping
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
+from hopwall_dataplane.classes import class_key
 from hopwall_dataplane.desired import Desired, LinkState
 from hopwall_dataplane.feed import Step
 from hopwall_dataplane.ipsets.elements import AddElements
+from hopwall_dataplane.iptables.render_policy import CLOSED, policy_chain
 from hopwall_dataplane.iptables.static import RenderSettings, from_set, to_set
 from hopwall_dataplane.marks import layout
 from hopwall_dataplane.outcome import Family
 from hopwall_dataplane.routes.route import Route
+from hopwall_model.names import set_name
 from hopwall_model.updates import (
     EndpointId,
     EndpointRemoved,
@@ -237,3 +242,145 @@ def test_a_local_address_beats_the_same_address_elsewhere() -> None:
     assert desired.routes.desired[key].kind == "link"
     desired.apply(step(EndpointRemoved(id=EndpointId("d/e0"))))
     assert desired.routes.desired[key].kind == "via"
+
+
+# ---------------------------------------------------------------- what must stay closed
+
+
+def held(desired: Desired, number: int) -> tuple[list[object], list[object]]:
+    """Return the identity elements and routes that carry an endpoint's IPv4 address."""
+    cidr = f"10.65.0.{number}/32"
+    names = [name(family) for family in Family for name in (from_set, to_set)]
+    elements = [
+        element
+        for name in names
+        for element in desired.identity.content(name).desired
+        if element.cidr == cidr
+    ]
+    return list(elements), [r for r in desired.routes.desired.values() if r.cidr == cidr]
+
+
+def test_an_endpoint_on_an_interface_that_is_not_filtered_is_closed() -> None:
+    """No line looks at the packets of such an interface, so it gets neither identity nor route."""
+    desired = fresh()
+    desired.set_links({**LINKS, "eth0": LinkState(index=9, up=True)})
+    desired.apply(step(structs.replace(endpoint(0, "gnp/a", address=1), interface="eth0")))
+    assert held(desired, 1) == ([], [])
+    assert desired.interfaces == set()
+    (refusal,) = desired.refusals()
+    assert refusal.object == "endpoint d/e0"
+    assert "interface_prefixes" in refusal.reason
+    desired.apply(step(endpoint(0, "gnp/a", address=1)))
+    assert desired.refusals() == ()
+    assert [len(found) for found in held(desired, 1)] == [2, 1]
+    desired.apply(step(structs.replace(endpoint(0, "gnp/a", address=1), interface="eth0")))
+    assert held(desired, 1) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"interface": "tap0 -j ACCEPT"},
+        {"interface": "lo"},
+        {"addresses": ("10.65.0.1",)},
+        {"addresses": ("10.65.0.0/24",)},
+        {"addresses": ("x/32",)},
+        {"extra_sources": ("10.65.0.1/8",)},
+    ],
+)
+def test_an_endpoint_that_makes_no_sense_is_closed_alone(bad: dict[str, object]) -> None:
+    """It is named; the endpoint beside it stands."""
+    desired = fresh()
+    faulty = structs.replace(endpoint(0, "gnp/a", address=1), **bad)
+    desired.apply(step(faulty, endpoint(1, "gnp/a", address=2, tap=1)))
+    assert held(desired, 1) == ([], [])
+    assert [len(found) for found in held(desired, 2)] == [2, 1]
+    assert [refusal.object for refusal in desired.refusals()] == ["endpoint d/e0"]
+
+
+def test_text_in_the_place_of_a_network_closes_its_policy_alone() -> None:
+    """It never becomes part of a rule, and does not end the agent."""
+    desired = fresh()
+    net = Entity(net="10.0.0.0/8 -j ACCEPT\n-A hw-to")
+    rule = ResolvedRule(id="gnp/a/i0", action="allow", source=net)
+    bad = PolicySet(id=PolicyId("gnp/a"), version=1, ingress=(rule,))
+    desired.apply(step(endpoint(0, "gnp/a", "gnp/b", address=1), bad, policy("gnp/b")))
+    chains = desired.chains.tables[Family.V4, "filter"].desired
+    assert chains[policy_chain(PolicyId("gnp/a"), "ingress")] == CLOSED
+    assert chains[policy_chain(PolicyId("gnp/b"), "ingress")] != CLOSED
+    assert [refusal.object for refusal in desired.refusals()] == ["policy gnp/a"]
+    desired.apply(step(policy("gnp/a")))
+    assert desired.refusals() == ()
+    assert chains[policy_chain(PolicyId("gnp/a"), "ingress")] != CLOSED
+
+
+def test_a_route_to_what_is_no_address_is_refused_alone() -> None:
+    """The other addresses on that host get theirs; a later good value clears it."""
+    desired = fresh()
+    bucket = RoutesBucket(
+        host="h2", version=1, gateway_v4="172.18.203.126", cidrs=("10.65.0.9/32", "x", "0.0.0.0/0")
+    )
+    desired.apply(step(bucket))
+    assert [r.cidr for r in desired.routes.desired.values() if r.kind == "via"] == ["10.65.0.9/32"]
+    assert [r.object for r in desired.refusals()] == ["route 0.0.0.0/0", "route x"]
+    desired.apply(step(structs.replace(bucket, cidrs=("10.65.0.9/32",))))
+    assert desired.refusals() == ()
+
+
+def test_a_set_of_which_a_bucket_is_missing_closes_what_names_it() -> None:
+    """A deny by half a set would let the other half by."""
+    desired = fresh()
+    chains = desired.chains.tables[Family.V4, "filter"].desired
+    name = policy_chain(PolicyId("gnp/a"), "ingress")
+    half = SetBucket(id=SetId("s:x"), version=1, n_buckets=2, bucket=0)
+    desired.apply(
+        step(endpoint(0, "gnp/a", address=1), policy("gnp/a", "s:x", action="deny"), half)
+    )
+    assert chains[name] == CLOSED
+    desired.apply(step(structs.replace(half, bucket=1)))
+    assert chains[name] != CLOSED
+    desired.apply(step(structs.replace(half, n_buckets=0)))
+    assert chains[name] == CLOSED
+    assert [r.object for r in desired.refusals()] == ["set s:x"]
+
+
+def test_a_set_the_kernel_does_not_hold_whole_closes_what_names_it_until_it_does() -> None:
+    """The kernel's refusal of one member of a deny set must not open what it denies."""
+    desired = fresh()
+    chains = desired.chains.tables[Family.V4, "filter"].desired
+    name = policy_chain(PolicyId("gnp/a"), "ingress")
+    bucket = SetBucket(id=SetId("s:x"), version=1, members=("10.9.0.0/24",))
+    desired.apply(
+        step(endpoint(0, "gnp/a", address=1), policy("gnp/a", "s:x", action="deny"), bucket)
+    )
+    assert chains[name] != CLOSED
+    desired.distrust([set_name("v4", "s:x"), "hw4-s-foreign"])
+    assert chains[name] == CLOSED
+    desired.distrust([])
+    assert chains[name] != CLOSED
+
+
+def test_without_ipv6_the_family_is_walled_off_and_not_forgotten() -> None:
+    """Its chains stand, and no address of it is let in or routed."""
+    desired = Desired("h1", SETTINGS, (Family.V4, Family.V6), "169.254.1.1", ipv6=False)
+    desired.set_links(LINKS)
+    desired.apply(step(endpoint(0, "gnp/a", address=1)))
+    assert not desired.identity.content(from_set(Family.V6)).desired
+    assert not any(route.family is Family.V6 for route in desired.routes.desired.values())
+    assert from_set(Family.V6) in desired.identity.specs.desired
+    assert "hw-antispoof" in desired.chains.tables[Family.V6, "raw"].desired
+
+
+def test_an_endpoint_without_room_for_its_class_gets_it_when_a_class_goes() -> None:
+    """It is closed and named meanwhile, and needs no new word from calc."""
+    desired = fresh(mask=0x3FF << 8)
+    many = [endpoint(n, f"gnp/{n}", address=n + 1) for n in range(16)]
+    desired.apply(step(*many))
+    assert [refusal.object for refusal in desired.refusals()] == ["endpoint d/e15"]
+    assert held(desired, 16) == ([], [])
+    first = desired.classes.classes[class_key(many[0])]
+    desired.apply(step(EndpointRemoved(id=EndpointId("d/e0"))))
+    desired.classes.forget(first.key.digest)
+    desired.apply(step())
+    assert desired.refusals() == ()
+    assert [len(found) for found in held(desired, 16)] == [2, 1]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from hopwall_dataplane.desired import LinkState
 from hopwall_dataplane.drift import Found
-from hopwall_dataplane.feed import AskAgain, Feed, Step
+from hopwall_dataplane.feed import AskAgain, Feed
 from hopwall_dataplane.kernel import Kernel, Stale, Turn
 from hopwall_dataplane.metrics import Metrics
 from hopwall_dataplane.settings import DataplaneSettings
@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 _PATIENCE_S = 0.25
 #: Back-off of what could not be done: from, to.
 _RETRY_S = (0.1, 5.0)
+#: What a status names at most of refused and of waiting objects: it must fit one message.
+_MAX_NAMED = 2000
+_MAX_REASON = 500
 #: How often, and how far apart, an emptying snapshot must repeat itself before it is believed.
 _CONFIRMATIONS = 3
 _CONFIRM_PAUSE_S = 2.0
@@ -73,6 +76,7 @@ class Agent:
     _retry_at: float = 0.0
     _impatient_at: float = 0.0
     _emptied: int = 0
+    _confirm_at: float = 0.0
     _reported: HostStatus | None = None
 
     # ------------------------------------------------------------ in
@@ -137,6 +141,7 @@ class Agent:
             with self.metrics.apply_seconds.time():
                 turn = await self.kernel.apply()
         except OSError as error:
+            self.kernel.stale |= set(Stale)
             turn = Turn(held_by=f"the kernel cannot be read: {error}")
         self._note(turn)
         await self._report(force=False)
@@ -151,7 +156,6 @@ class Agent:
             self._links = None
             # A link that went down took its routes along, whatever we believe.
             self.kernel.stale.add(Stale.ROUTES)
-        steps: list[Step] = []
         while self._inbox:
             message = self._inbox.popleft()
             if isinstance(message, HostBatch):
@@ -160,14 +164,13 @@ class Agent:
                 found = self.feed.on_batch(message)
             else:
                 found = self.feed.on_shared(message)
-            if isinstance(found, AskAgain):
-                self._ask_again(found.reason)
-                continue
-            steps += found
-        for step in steps:
-            desired.apply(step)
-            self.progress.goal = step.revision
-            self.progress.in_sync = self.progress.in_sync or step.full
+            for one in found:
+                if isinstance(one, AskAgain):
+                    self._ask_again(one.reason)
+                    continue
+                desired.apply(one)
+                self.progress.goal = one.revision
+                self.progress.in_sync = self.progress.in_sync or one.full
         waits = bool(self.feed.waiting_for)
         if not waits:
             self._impatient_at = 0.0
@@ -185,7 +188,11 @@ class Agent:
         if not empties or batch.epoch == self.feed.epoch or not self.kernel.desired.has_endpoints:
             self._emptied = 0
             return True
+        now = clock.monotonic()
+        if now < self._confirm_at:
+            return False  # asked for another reason, too soon to say more than the last one did
         self._emptied += 1
+        self._confirm_at = now + _CONFIRM_PAUSE_S
         if self._emptied >= _CONFIRMATIONS:
             log.warning("the empty snapshot repeated itself %d times: believed", self._emptied)
             self._emptied = 0
@@ -232,13 +239,20 @@ class Agent:
                 detail=one.detail,
                 at=clock.now_text(),
             )
-            if self.link.connected:
-                await self.link.publish(topics.drift_subject(host), note)
+            await self._publish(topics.drift_subject(host), note)
 
     def status(self) -> HostStatus:
         """Say what this host's kernel enforces."""
         desired = self.kernel.desired
-        refused = [Refusal(object=o, reason=r) for o, r in sorted(self.kernel.refused.items())]
+        waiting = desired.waiting()
+        refused = [
+            Refusal(object=name, reason=reason[:_MAX_REASON])
+            for name, reason in sorted(self.kernel.refused.items())
+        ]
+        refused += desired.refusals()
+        if (unnamed := max(len(refused), len(waiting)) - _MAX_NAMED) > 0:
+            text = f"{unnamed} or more further objects are refused or wait: see the host's log."
+            refused = [Refusal(object="status", reason=text), *refused[:_MAX_NAMED]]
         return HostStatus(
             host=self.settings.host_name,
             epoch=self.progress.epoch,
@@ -246,8 +260,8 @@ class Agent:
             received=self.feed.received,
             in_sync=self.progress.in_sync,
             at=clock.now_text(),
-            refused=(*refused, *desired.refusals()),
-            waiting=desired.waiting(),
+            refused=tuple(refused),
+            waiting=waiting[:_MAX_NAMED],
             drift_repaired=self.progress.n_drift,
             rejected_messages=self.link.rejected_messages,
             version=self.version,
@@ -258,9 +272,19 @@ class Agent:
         before = self._reported
         if not force and before is not None and _same(status, before):
             return
-        self._reported = status
-        if self.link.connected:
-            await self.link.publish(topics.host_status_subject(status.host), status)
+        if await self._publish(topics.host_status_subject(status.host), status):
+            self._reported = status
+
+    async def _publish(self, subject: str, value: Drift | HostStatus) -> bool:
+        """Say something to whoever listens; what cannot be said now is no reason to stop working."""
+        if not self.link.connected:
+            return False
+        try:
+            await self.link.publish(subject, value)
+        except Unavailable as error:
+            log.warning("%s", error)
+            return False
+        return True
 
     # ------------------------------------------------------------ tasks beside the loop
 

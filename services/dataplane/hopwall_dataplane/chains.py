@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from hopwall_dataplane.classes import PolicyClass, render_class
+from hopwall_dataplane.classes import PolicyClass, class_chain, render_class
 from hopwall_dataplane.iptables.render_policy import (
     CLOSED,
     DIRECTIONS,
@@ -56,8 +56,9 @@ class ChainBook:
     """Every desired chain, by family and table.
 
     Shape: `_uses` counts the classes that refer to a policy in a direction; a policy nobody refers to has no
-           chain. `_closed_over` remembers which policies name a set, so that one that comes or goes renders
-           them again.
+           chain. `_naming` remembers which policies name a set, so that one that comes or goes renders
+           them again. `_lingering` (digest → number) are classes no longer in use that packets may still
+           be marked with.
     """
 
     settings: RenderSettings
@@ -73,6 +74,7 @@ class ChainBook:
     _tree_chains: set[str] = field(default_factory=set)
     _dirty_policies: set[PolicyId] = field(default_factory=set)
     _dirty_classes: set[PolicyClass] = field(default_factory=set)
+    _lingering: dict[str, int] = field(default_factory=dict)
     _trees_dirty: bool = True
 
     def __post_init__(self) -> None:
@@ -86,9 +88,9 @@ class ChainBook:
         self.settle(())
 
     @property
-    def objects(self) -> dict[str, str]:
+    def objects(self) -> dict[str, tuple[str, Direction]]:
         """Name the policy behind each policy chain, for people."""
-        return {policy_chain(p, d): f"policy {p} {d}" for p in self.policies for d in DIRECTIONS}
+        return {policy_chain(p, d): (f"policy {p}", d) for p, d in self._uses}
 
     # ------------------------------------------------------------ what changes
 
@@ -115,15 +117,11 @@ class ChainBook:
             if not names:
                 self._naming.pop(set_id, None)
 
-    def add_set(self, set_id: SetId) -> None:
-        """Note that the set is (about to be) there."""
-        self._known_sets.add(set_id)
-        self._dirty_policies |= self._naming.get(set_id, set())
-
-    def remove_set(self, set_id: SetId) -> None:
-        """Note that the set goes; what still names it is closed."""
-        self._known_sets.discard(set_id)
-        self._dirty_policies |= self._naming.get(set_id, set())
+    def know_set(self, set_id: SetId, *, known: bool) -> None:
+        """Note whether rules may rely on the set; what names one that is not known is closed."""
+        if known != (set_id in self._known_sets):
+            self._known_sets ^= {set_id}
+            self._dirty_policies |= self._naming.get(set_id, set())
 
     def add_class(self, policy_class: PolicyClass) -> None:
         """Want a class's chains and its leaf in the trees."""
@@ -152,6 +150,14 @@ class ChainBook:
                 if not classes:
                     self._classes_of.pop(policy, None)
                 self._dirty_policies.add(policy)
+
+    def linger(self, classes: dict[str, int]) -> bool:
+        """Keep the leaves of these classes, whose chains stand in the kernel; return whether that is news."""
+        if classes == self._lingering:
+            return False
+        self._lingering = classes
+        self._trees_dirty = True
+        return True
 
     # ------------------------------------------------------------ rendering what changed
 
@@ -205,7 +211,8 @@ class ChainBook:
             (FROM_TREE, marks.source, DIRECTIONS[0]),
             (TO_TREE, marks.destination, DIRECTIONS[1]),
         ):
-            leaves = {c.number: c.chain(direction) for c in classes}
+            leaves = {n: class_chain(n, d, direction) for d, n in self._lingering.items()}
+            leaves |= {c.number: c.chain(direction) for c in classes}
             trees |= mark_tree(root, bits, leaves, end=CLOSED)
         for name in self._tree_chains - trees.keys():
             self._remove(name)

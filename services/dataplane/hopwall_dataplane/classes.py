@@ -38,6 +38,11 @@ def class_key(endpoint: EndpointSet) -> ClassKey:
     return ClassKey(endpoint.tiers, endpoint.profiles)
 
 
+def class_chain(number: int, class_digest: str, direction: Direction) -> str:
+    """Name the first chain of a class in one direction."""
+    return f"{CHAIN_PREFIX}{_KIND[direction]}{number:x}-{class_digest}"
+
+
 @dataclass(frozen=True, slots=True)
 class PolicyClass:
     """A class that is in use: its number and what it is made of."""
@@ -48,7 +53,7 @@ class PolicyClass:
     def chain(self, direction: Direction, stage: int = 0) -> str:
         """Name the chain of one direction; later stages are reached by Pass."""
         suffix = f".{stage}" if stage else ""
-        return f"{CHAIN_PREFIX}{_KIND[direction]}{self.number:x}-{self.key.digest}{suffix}"
+        return class_chain(self.number, self.key.digest, direction) + suffix
 
     def policies(self, direction: Direction) -> tuple[PolicyId, ...]:
         """List every policy and profile the class refers to in one direction, in order."""
@@ -125,6 +130,11 @@ class ClassTable:
         self.remembered[key.digest] = gone.number
         return gone
 
+    @property
+    def has_room(self) -> bool:
+        """Tell whether a number is free."""
+        return len(self._taken) < self.max_class
+
     def forget(self, class_digest: str) -> None:
         """Free the number of a class that is not in use and that the kernel no longer holds."""
         number = self.remembered.pop(class_digest, None)
@@ -194,6 +204,7 @@ __all__ = [
     "ClassTable",
     "NoRoomForClassError",
     "PolicyClass",
+    "class_chain",
     "class_key",
     "numbers_in",
     "render_class",

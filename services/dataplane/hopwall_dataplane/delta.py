@@ -43,7 +43,7 @@ class Delta(Generic[K, V]):
         self._actual: dict[K, V] = {}
         self._sets: set[K] = set()
         self._removals: set[K] = set()
-        self._parked: set[K] = set()
+        self._parked: dict[K, str] = {}
 
     @property
     def desired(self) -> Mapping[K, V]:
@@ -56,9 +56,9 @@ class Delta(Generic[K, V]):
         return self._actual
 
     @property
-    def parked(self) -> frozenset[K]:
-        """The keys that were refused and still differ."""
-        return frozenset(self._parked)
+    def parked(self) -> Mapping[K, str]:
+        """The keys that were refused and still differ, each with the reason; to be read, not changed."""
+        return self._parked
 
     def __bool__(self) -> bool:
         """Say whether anything is pending, in O(1)."""
@@ -71,14 +71,14 @@ class Delta(Generic[K, V]):
     def set_desired(self, key: K, value: V) -> None:
         """Want this value at this key."""
         if self._parked and self._desired.get(key, ABSENT) != value:
-            self._parked.discard(key)
+            self._parked.pop(key, None)
         self._desired[key] = value
         self._compare(key, value, self._actual.get(key, ABSENT))
 
     def remove_desired(self, key: K) -> None:
         """Want the key gone; harmless when nobody wanted it."""
         if self._desired.pop(key, ABSENT) is not ABSENT:
-            self._parked.discard(key)
+            self._parked.pop(key, None)
             self._compare(key, ABSENT, self._actual.get(key, ABSENT))
 
     def mark_actual(self, key: K, value: V | Absent) -> None:
@@ -100,20 +100,21 @@ class Delta(Generic[K, V]):
         desired = self._desired
         self._sets = {k for k, v in desired.items() if self._actual.get(k, ABSENT) != v}
         self._removals = {k for k in self._actual if k not in desired}
-        self._parked &= self._sets | self._removals
-        self._sets -= self._parked
-        self._removals -= self._parked
+        differ = self._sets | self._removals
+        self._parked = {key: why for key, why in self._parked.items() if key in differ}
+        self._sets -= self._parked.keys()
+        self._removals -= self._parked.keys()
 
-    def park(self, key: K) -> None:
+    def park(self, key: K, reason: str = "") -> None:
         """Leave the key out of pending until its desired value changes, because it was refused."""
         if key in self._sets or key in self._removals:
-            self._parked.add(key)
+            self._parked[key] = reason
             self._sets.discard(key)
             self._removals.discard(key)
 
     def unpark_all(self) -> None:
         """Let everything that was refused be tried once more; for a slow periodic refresh."""
-        parked, self._parked = self._parked, set()
+        parked, self._parked = self._parked, {}
         for key in parked:
             self._compare(key, self._desired.get(key, ABSENT), self._actual.get(key, ABSENT))
 
@@ -137,7 +138,7 @@ class Delta(Generic[K, V]):
         if wanted == held:
             self._sets.discard(key)
             self._removals.discard(key)
-            self._parked.discard(key)
+            self._parked.pop(key, None)
         elif key in self._parked:
             return
         elif wanted is ABSENT:

@@ -9,7 +9,7 @@ Goals, in order:
 Pure. It refuses to know how anything is written; `agent` asks the planners of each subsystem.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -17,6 +17,7 @@ from hopwall_dataplane.chains import ChainBook
 from hopwall_dataplane.claims import Claims
 from hopwall_dataplane.classes import ClassTable, NoRoomForClassError, PolicyClass, class_key
 from hopwall_dataplane.delta import Delta
+from hopwall_dataplane.faults import bucket_fault, endpoint_fault, is_address, policy_fault
 from hopwall_dataplane.feed import Step
 from hopwall_dataplane.ipsets.elements import Element, Mark, SetSpec
 from hopwall_dataplane.ipsets.plan import AddressSets
@@ -53,9 +54,13 @@ class LinkState:
 
 @dataclass(slots=True)
 class _Placed:
-    """An endpoint and what it has put into the kernel's desired state."""
+    """An endpoint and what it has put into the kernel's desired state.
+
+    Shape: without a class it is closed; `fault` is why, or "" where there was no room for its class.
+    """
 
     endpoint: EndpointSet
+    fault: str
     policy_class: PolicyClass | None
     elements: dict[ElementKey, Mark]
     routes: frozenset[str] = frozenset()
@@ -65,8 +70,10 @@ class _Placed:
 class Desired:
     """One host's desired state, and its difference from actual, per subsystem.
 
-    Shape: `members` holds the sets that rules name, `identity` the sets that tell whose an address is. They are apart because they are applied at different moments: members before the
-           chains that use them, identities after the chains they lead to.
+    Shape: `members` holds the sets that rules name, `identity` the sets that tell whose an address is. They
+           are apart because they are applied at different moments: members before the chains that use
+           them, identities after the chains they lead to. `families` are those that are filtered; without
+           `ipv6` no workload has an IPv6 address here, so all of that family is dropped.
     Owner: the agent's one task.
     """
 
@@ -74,6 +81,7 @@ class Desired:
     settings: RenderSettings
     families: tuple[Family, ...]
     link_local_gateway: str
+    ipv6: bool = True
     members: AddressSets = field(default_factory=AddressSets)
     identity: AddressSets = field(default_factory=AddressSets)
     routes: Delta[RouteKey, Route] = field(default_factory=Delta)
@@ -83,6 +91,12 @@ class Desired:
     _by_interface: dict[str, set[EndpointId]] = field(default_factory=dict)
     _links: Mapping[str, LinkState] = field(default_factory=dict)
     _sets: dict[SetId, BucketedMembers] = field(default_factory=dict)
+    _set_ids: dict[str, SetId] = field(default_factory=dict)
+    _distrusted: set[SetId] = field(default_factory=set)
+    #: Endpoints that found no room for their class.
+    _roomless: set[EndpointId] = field(default_factory=set)
+    #: Object → why it is not as calc wants it, of what is not an endpoint.
+    _faults: dict[str, str] = field(default_factory=dict)
     _remote: dict[str, BucketedMembers] = field(default_factory=dict)
     _gateways: dict[str, tuple[str, str]] = field(default_factory=dict)
     _identities: Claims[ElementKey, EndpointId, Mark] = field(default_factory=Claims)
@@ -126,6 +140,9 @@ class Desired:
             self._settle_routes(host)
         for endpoint in endpoints:
             self._place(endpoint)
+        if self.classes.has_room:
+            for endpoint_id in sorted(self._roomless):
+                self._place(self._placed[endpoint_id].endpoint)
         self.chains.settle(self.classes.classes.values())
 
     def set_links(self, links: Mapping[str, LinkState]) -> None:
@@ -135,6 +152,24 @@ class Desired:
         for name in sorted(changed & self._by_interface.keys()):
             for endpoint_id in sorted(self._by_interface[name]):
                 self._place_routes(self._placed[endpoint_id])
+
+    def linger(self, classes: dict[str, int]) -> None:
+        """Keep the way to classes that are left (digest → number) for the packets still marked with them."""
+        if self.chains.linger(classes):
+            self.chains.settle(self.classes.classes.values())
+
+    def distrust(self, names: Iterable[str]) -> None:
+        """Close the policies that name one of these kernel sets, and no longer those of other sets.
+
+        A set that lacks a member would let by what a deny by that set was to stop.
+        """
+        now = {self._set_ids[name] for name in names if name in self._set_ids}
+        if now == self._distrusted:
+            return
+        changed, self._distrusted = now ^ self._distrusted, now
+        for set_id in changed:
+            self._judge_set(set_id)
+        self.chains.settle(self.classes.classes.values())
 
     # ------------------------------------------------------------ what people ask
 
@@ -172,16 +207,23 @@ class Desired:
         return tuple(found)
 
     def refusals(self) -> tuple[Refusal, ...]:
-        """List the endpoints that no class could be found for; they are closed."""
+        """List what is closed, or not there, because it cannot be as calc wants it."""
         text = (
             f"Host {self.host} has more policy classes than its mark mask has room for "
             f"({self.settings.marks.max_class}): widen mark_mask or use fewer combinations of policies."
         )
-        return tuple(
-            Refusal(object=f"endpoint {endpoint_id}", reason=text)
+        endpoints = (
+            Refusal(object=f"endpoint {endpoint_id}", reason=placed.fault or text)
             for endpoint_id, placed in sorted(self._placed.items())
             if placed.policy_class is None
         )
+        others = (Refusal(object=o, reason=r) for o, r in sorted(self._faults.items()))
+        return (*endpoints, *others)
+
+    def set_object(self, name: str) -> str:
+        """Return what people know a kernel set by."""
+        set_id = self._set_ids.get(name)
+        return f"set {name if set_id is None else set_id}"
 
     # ------------------------------------------------------------ scopes
 
@@ -203,6 +245,12 @@ class Desired:
                 touched_hosts.add(name)
 
     def _put_piece(self, piece: SharedPiece, sets: set[SetId], hosts: set[str]) -> None:
+        fault = policy_fault(piece) if isinstance(piece, PolicySet) else bucket_fault(piece)
+        if fault:
+            self._drop_scope(piece.scope, sets, hosts)
+            self._faults[_object_of(piece.scope)] = fault
+            return
+        self._faults.pop(_object_of(piece.scope), None)
         match piece:
             case PolicySet():
                 self.chains.set_policy(piece)
@@ -224,6 +272,7 @@ class Desired:
 
     def _drop_scope(self, scope: Scope, sets: set[SetId], hosts: set[str]) -> None:
         kind, _, name = scope.partition("/")
+        self._faults.pop(_object_of(scope), None)
         if kind == "policy":
             self.chains.remove_policy(name)
         elif kind == "set" and SetId(name) in self._sets:
@@ -237,9 +286,9 @@ class Desired:
         state = self._sets.get(set_id)
         if state is None:
             state = self._sets[set_id] = BucketedMembers()
-            self.chains.add_set(set_id)
             for family in self.families:
                 name = set_name(family.value, set_id)
+                self._set_ids[name] = set_id
                 self.members.set_desired(SetSpec(name, "hash:net", family))
         return state
 
@@ -255,9 +304,17 @@ class Desired:
                 self.members.set_element(name, Element(cidr))
         if state.dropped:
             del self._sets[set_id]
-            self.chains.remove_set(set_id)
+            self._distrusted.discard(set_id)
             for name in names.values():
+                del self._set_ids[name]
                 self.members.remove_desired(name)
+        self._judge_set(set_id)
+
+    def _judge_set(self, set_id: SetId) -> None:
+        """Say whether rules may rely on a set: all of it has come, and the kernel holds all of it."""
+        state = self._sets.get(set_id)
+        known = state is not None and state.is_whole and set_id not in self._distrusted
+        self.chains.know_set(set_id, known=known)
 
     # ------------------------------------------------------------ routes
 
@@ -277,10 +334,14 @@ class Desired:
             return
         added, removed = state.settle()
         for cidr in removed:
+            self._faults.pop(f"route {cidr}", None)
             self._remote_gateways.drop(cidr, host)
             self._route(cidr)
         gateways = self._gateways[host]
         for cidr in added:
+            if not is_address(cidr):
+                self._faults[f"route {cidr}"] = f"{cidr!r} on host {host} is not an address."
+                continue
             gateway = gateways[1] if _family(cidr) is Family.V6 else gateways[0]
             self._remote_gateways.put(cidr, host, gateway)
             self._route(cidr)
@@ -291,7 +352,7 @@ class Desired:
     def _route(self, cidr: str) -> None:
         """Want the one right route for a destination: a local workload's, else its host's, else none."""
         key = Route(cidr, "link").key
-        if _family(cidr) not in self.families:
+        if not self._programs(cidr):
             return
         interface = self._local.winner(cidr)
         gateway = self._remote_gateways.winner(cidr) if interface is None else None
@@ -308,10 +369,15 @@ class Desired:
         before = self._placed.pop(update.id, None)
         after: _Placed | None = None
         if isinstance(update, EndpointSet):
-            policy_class = self._join(update)
+            fault = endpoint_fault(update, self.settings.prefixes)
+            policy_class = None if fault else self._join(update)
             elements = {} if policy_class is None else self._elements(update, policy_class)
-            after = _Placed(update, policy_class, elements)
+            after = _Placed(update, fault, policy_class, elements)
             self._placed[update.id] = after
+        if after is not None and not after.fault and after.policy_class is None:
+            self._roomless.add(update.id)
+        else:
+            self._roomless.discard(update.id)
         self._move_interface(update.id, before, after)
         if before is not None and before.policy_class is not None:
             self._leave(before.policy_class)
@@ -355,12 +421,12 @@ class Desired:
     def _move_interface(
         self, endpoint_id: EndpointId, before: _Placed | None, after: _Placed | None
     ) -> None:
-        if before is not None:
+        if before is not None and not before.fault:
             ids = self._by_interface[before.endpoint.interface]
             ids.discard(endpoint_id)
             if not ids:
                 del self._by_interface[before.endpoint.interface]
-        if after is not None:
+        if after is not None and not after.fault:
             self._by_interface.setdefault(after.endpoint.interface, set()).add(endpoint_id)
 
     def _elements(self, endpoint: EndpointSet, policy_class: PolicyClass) -> dict[ElementKey, Mark]:
@@ -369,15 +435,18 @@ class Desired:
         destination = Mark(marks.destination.place(policy_class.number), marks.destination.mask)
         elements: dict[ElementKey, Mark] = {}
         for cidr in (*endpoint.addresses, *endpoint.extra_sources):
-            if _family(cidr) in self.families:
+            if self._programs(cidr):
                 elements[from_set(_family(cidr)), Element(cidr, endpoint.interface)] = source
         for cidr in endpoint.addresses:
-            if _family(cidr) in self.families:
+            if self._programs(cidr):
                 elements[to_set(_family(cidr)), Element(cidr)] = destination
         return elements
 
     def _place_routes(self, placed: _Placed) -> None:
         """Claim the endpoint's addresses; without a usable interface the claim has no route."""
+        if placed.fault:
+            self._claim(placed, {})
+            return
         link = self._links.get(placed.endpoint.interface)
         usable = link is not None and link.up and placed.policy_class is not None
         interface = placed.endpoint.interface if usable else ""
@@ -392,6 +461,16 @@ class Desired:
             self._local.put(cidr, endpoint_id, interface)
             self._route(cidr)
         placed.routes = frozenset(claims)
+
+    def _programs(self, cidr: str) -> bool:
+        """Tell whether this host has anything for the address besides a wall."""
+        family = _family(cidr)
+        return family in self.families and (self.ipv6 or family is Family.V4)
+
+
+def _object_of(scope: Scope) -> str:
+    """Return what people know a scope by: "policy gnp/a"."""
+    return scope.replace("/", " ", 1)
 
 
 def _family(cidr: str) -> Family:

@@ -2,7 +2,8 @@
 
 A host batch names the versions of shared scopes it relies on; the pieces themselves travel apart. A step is
 handed on only when everything it names is here, so no line ever names a set that has not come. Duplicates
-are dropped; a gap, a new epoch or a broken chain of versions asks for a snapshot, never for guesses.
+are dropped; a gap, a new epoch or a broken chain of versions asks for a snapshot, never for guesses. What
+comes while a snapshot is on its way is kept, and follows it.
 
 Pure: no clock. The agent asks for a snapshot when `waiting_for` stays set too long.
 """
@@ -47,11 +48,18 @@ class AskAgain:
     reason: str
 
 
+Found = Step | AskAgain
+
+#: Batches kept for a snapshot to come; more than these, and the snapshot will show a gap.
+_MAX_AHEAD = 1000
+
+
 @dataclass(slots=True)
 class Feed:
     """One host's view of what calc sends.
 
     Shape: `versions` is what was handed on, per needed scope; `needed` additionally has what waits.
+           `_ahead` are batches that do not follow what is held: a snapshot may close the gap before them.
     """
 
     epoch: str = ""
@@ -59,6 +67,7 @@ class Feed:
     received: int = 0
     versions: dict[Scope, int] = field(default_factory=dict)
     _waiting: deque[HostBatch] = field(default_factory=deque)
+    _ahead: deque[HostBatch] = field(default_factory=lambda: deque(maxlen=_MAX_AHEAD))
     _stash: dict[Scope, list[SharedPiece]] = field(default_factory=dict)
 
     @property
@@ -76,23 +85,23 @@ class Feed:
             scopes.update(scope for scope, _ in _needs(batch))
         return scopes
 
-    def on_batch(self, batch: HostBatch) -> list[Step] | AskAgain:
+    def on_batch(self, batch: HostBatch) -> list[Found]:
         """Take a batch of this host's feed; return what can now be applied, in order."""
         if batch.full:
             return self._on_full(batch)
-        if batch.epoch != self.epoch:
-            return AskAgain("epoch")
         last = self._waiting[-1].number if self._waiting else self.number
-        if batch.number <= last:
+        if batch.epoch == self.epoch and batch.number <= last:
             self.received = max(self.received, batch.revision)
             return self._heartbeat(batch)
-        if batch.number != last + 1:
-            return AskAgain("gap")
-        self.received = batch.revision
-        self._waiting.append(batch)
-        return self._release()
+        if batch.epoch == self.epoch and batch.number == last + 1 and batch.updates:
+            self.received = batch.revision
+            self._waiting.append(batch)
+            return self._release()
+        if batch.updates:  # without any it is a heartbeat, and the batch of its number was lost
+            self._ahead.append(batch)
+        return [AskAgain("gap" if batch.epoch == self.epoch else "epoch")]
 
-    def on_shared(self, update: SharedUpdate) -> list[Step] | AskAgain:
+    def on_shared(self, update: SharedUpdate) -> list[Found]:
         """Take a piece of a shared scope; return what can now be applied, in order."""
         piece = update.piece
         if update.epoch != self.epoch or piece.scope not in self.needed:
@@ -104,19 +113,20 @@ class Feed:
             stash.append(piece)
         return self._release()
 
-    def _heartbeat(self, batch: HostBatch) -> list[Step]:
+    def _heartbeat(self, batch: HostBatch) -> list[Found]:
         """Take the revision of a repeated number: nothing changed for this host up to there."""
         if batch.number == self.number and not self._waiting and not batch.updates:
             return [Step(self.epoch, batch.revision, full=False, updates=())]
         return []
 
-    def _on_full(self, batch: HostBatch) -> list[Step] | AskAgain:
+    def _on_full(self, batch: HostBatch) -> list[Found]:
         if batch.epoch == self.epoch and batch.number < self.number:
             return []
-        later = [b for b in self._waiting if b.number > batch.number and b.epoch == batch.epoch]
+        if batch.epoch != self.epoch:
+            self._stash = {}  # versions of two epochs are never compared
         self.epoch, self.number, self.received = batch.epoch, batch.number, batch.revision
         self.versions = dict(_needs(batch))
-        self._waiting = deque(later)
+        self._follow_on()
         self._stash = {s: pieces for s, pieces in self._stash.items() if s in self.needed}
         for scope, version in self.versions.items():
             self._drop_stashed(scope, version)
@@ -127,11 +137,20 @@ class Feed:
             updates=batch.updates,
             fresh=frozenset(self.versions),
         )
-        more = self._release()
-        return more if isinstance(more, AskAgain) else [step, *more]
+        return [step, *self._release()]
 
-    def _release(self) -> list[Step] | AskAgain:
-        steps: list[Step] = []
+    def _follow_on(self) -> None:
+        """Let the batches that follow the snapshot, as far as they have come, wait for their turn."""
+        kept = {b.number: b for b in (*self._waiting, *self._ahead) if b.epoch == self.epoch}
+        self._waiting.clear()
+        self._ahead.clear()
+        number = self.number
+        while (following := kept.get(number := number + 1)) is not None:
+            self._waiting.append(following)
+            self.received = following.revision
+
+    def _release(self) -> list[Found]:
+        found: list[Found] = []
         while self._waiting:
             batch = self._waiting[0]
             carried = {piece.scope for piece in _pieces(batch)}
@@ -139,11 +158,11 @@ class Feed:
                 if scope in carried or self._reachable(scope, version):
                     continue
                 if self._broken(scope, version):
-                    return AskAgain(f"missed {scope}")
-                return steps
+                    found.append(AskAgain(f"missed {scope}"))
+                return found
             self._waiting.popleft()
-            steps.append(self._step(batch, carried))
-        return steps
+            found.append(self._step(batch, carried))
+        return found
 
     def _step(self, batch: HostBatch, carried: set[Scope]) -> Step:
         stashed: list[Update] = []
@@ -176,7 +195,7 @@ class Feed:
         """Tell whether the held version and the stashed pieces chain up to this version."""
         held = self.versions.get(scope, 0)
         for piece in self._stash.get(scope, ()):
-            if held >= version:
+            if piece.version > version:
                 break
             if piece.previous != held:
                 return False

@@ -15,27 +15,26 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from hopwall_dataplane import drift
-from hopwall_dataplane.classes import numbers_in
+from hopwall_dataplane.classes import class_chain, numbers_in
 from hopwall_dataplane.desired import Desired
 from hopwall_dataplane.drift import Found
 from hopwall_dataplane.ipsets.driver import IpsetDriver
 from hopwall_dataplane.ipsets.elements import (
-    AddElements,
+    TEMPORARY_SUFFIX,
     CreateSet,
     DestroySet,
-    ElementsRefused,
     SetOp,
 )
 from hopwall_dataplane.ipsets.plan import AddressSets
 from hopwall_dataplane.iptables.driver import Restore
 from hopwall_dataplane.iptables.plan import plan_table
 from hopwall_dataplane.iptables.quarantine import closed
-from hopwall_dataplane.iptables.render_policy import CLOSED
+from hopwall_dataplane.iptables.render_policy import CLOSED, DIRECTIONS
 from hopwall_dataplane.iptables.static import JUMPS, TABLES, from_set, to_set
 from hopwall_dataplane.iptables.table import Chain, TableName, TableState
 from hopwall_dataplane.iptables.transaction import Applied, Failed, Transaction, record
 from hopwall_dataplane.links.setup import InterfaceSetup
-from hopwall_dataplane.outcome import Done, Family, Refused, Retry
+from hopwall_dataplane.outcome import Family, Refused, Retry
 from hopwall_dataplane.routes import plan as route_plan
 from hopwall_dataplane.routes.driver import RouteDriver
 from hopwall_dataplane.routes.route import RouteOp
@@ -81,11 +80,16 @@ class Kernel:
     routes: RouteDriver
     interfaces: InterfaceSetup
     stale: set[Stale] = field(default_factory=lambda: set(Stale))
-    #: Object → the kernel's reason, for everything that is closed because it was refused.
-    refused: dict[str, str] = field(default_factory=dict)
+    #: What the kernel refused, and why: chains, which are closed instead, and sysctls.
+    _refused_chains: dict[tuple[Family, TableName, str], str] = field(default_factory=dict)
+    _refused_sysctls: dict[str, str] = field(default_factory=dict)
     _tables: dict[tuple[Family, TableName], TableState] = field(default_factory=dict)
     _compare_all: set[tuple[Family, TableName]] = field(default_factory=set)
+    #: Chains no longer wanted: since the last sweep, and those that nothing names since then.
     _later: dict[tuple[Family, TableName], set[str]] = field(default_factory=dict)
+    _doomed: dict[tuple[Family, TableName], set[str]] = field(default_factory=dict)
+    #: Digests of the classes to which no way leads any more.
+    _retired: set[str] = field(default_factory=set)
     _read_once: set[Stale] = field(default_factory=set)
     _sweep_at: float | None = None
 
@@ -105,6 +109,7 @@ class Kernel:
             found += self._resync_routes()
         if Stale.SYSCTLS in self.stale:
             self.interfaces.look_again()
+            self._refused_sysctls.clear()
             self.stale.discard(Stale.SYSCTLS)
         return found
 
@@ -113,7 +118,11 @@ class Kernel:
         names = self._identity_names()
         found = []
         for sets, mine in ((self.desired.identity, True), (self.desired.members, False)):
-            part = {n: c for n, c in content.items() if (n in names) is mine}
+            part = {
+                name: held
+                for name, held in content.items()
+                if (name.removesuffix(TEMPORARY_SUFFIX) in names) is mine
+            }
             if Stale.SETS in self._read_once:
                 found += drift.in_sets(sets, part)
             sets.replace_actual(part)
@@ -140,7 +149,10 @@ class Kernel:
         actual = self.routes.read()
         found = []
         if Stale.ROUTES in self._read_once:
-            found = drift.in_routes(self.desired.routes.actual, actual)
+            # Only those still wanted: the others went with their interface.
+            wanted = self.desired.routes.desired
+            known = {k: r for k, r in self.desired.routes.actual.items() if wanted.get(k) == r}
+            found = drift.in_routes(known, actual)
         self.desired.routes.replace_actual(actual)
         self._trust(Stale.ROUTES)
         return found
@@ -155,6 +167,24 @@ class Kernel:
     # ------------------------------------------------------------ applying
 
     @property
+    def refused(self) -> dict[str, str]:
+        """Each object that is not as wanted because the kernel refuses it, and the kernel's reason."""
+        desired = self.desired
+        found = {f"sysctl {name}": reason for name, reason in self._refused_sysctls.items()}
+        for key, reason in desired.routes.parked.items():
+            found[f"route {key.cidr}"] = reason
+        for sets in (desired.members, desired.identity):
+            for name, reason in sets.refused.items():
+                found[desired.set_object(name)] = reason
+        objects = desired.chains.objects if self._refused_chains else {}
+        for (family, table, chain), reason in sorted(self._refused_chains.items()):
+            if chain not in desired.chains.tables[family, table].desired:
+                continue  # a removal was refused: that does no harm
+            name, direction = objects.get(chain, (f"chain {chain}", ""))
+            found[name] = f"{direction} ({family}): {reason}".lstrip()
+        return found
+
+    @property
     def sweep_in_s(self) -> float | None:
         """Seconds until what nothing refers to any more is swept; None when there is nothing."""
         if self._sweep_at is None:
@@ -166,21 +196,27 @@ class Kernel:
         turn = Turn()
         desired = self.desired
         self._apply_sets(turn, desired.members.plan_additions(), desired.members)
-        creations = [op for op in desired.identity.plan_additions() if isinstance(op, CreateSet)]
-        self._apply_sets(turn, creations, desired.identity)
-        await self._apply_tables(turn)
-        if turn.held_by:
-            return turn
-        # After the chains: forwarding must not be turned on while workloads are not yet closed.
-        self._apply_sysctls(turn)
-        self._apply_sets(turn, desired.identity.plan_additions(), desired.identity)
-        self._apply_routes(turn, route_plan.plan_additions(desired.routes))
+        desired.distrust(desired.members.refused)
+        self._apply_sets(turn, _standing(desired.identity.plan_additions()), desired.identity)
+        desired.linger(self._lingering())
+        if not turn.held_by:
+            await self._apply_tables(turn)
+        held = bool(turn.held_by)
+        if not held:
+            # After the chains: forwarding must not be turned on while workloads are not yet closed.
+            self._apply_sysctls(turn)
+            self._apply_sets(turn, desired.identity.plan_additions(), desired.identity)
+            self._apply_routes(turn, route_plan.plan_additions(desired.routes))
+        # Whatever is held, what is withdrawn goes: that only closes.
         self._apply_routes(turn, route_plan.plan_removals(desired.routes))
         self._apply_sets(turn, desired.identity.plan_removals(), desired.identity)
+        if held:
+            return turn
         removals = desired.members.plan_removals()
         elements = [op for op in removals if not isinstance(op, DestroySet)]
         self._apply_sets(turn, elements, desired.members)
-        if (len(elements) < len(removals) or any(self._later.values())) and self._sweep_at is None:
+        left = len(elements) < len(removals) or self._has_chains_left()
+        if left and self._sweep_at is None:
             self._sweep_at = clock.monotonic() + SWEEP_AFTER_S
         return turn
 
@@ -189,11 +225,9 @@ class Kernel:
         for op, outcome in self.interfaces.apply(desired.link_indices, desired.interfaces):
             turn.n_ops += 1
             if isinstance(outcome, Refused):
-                self.refused[f"sysctl {op.name}"] = outcome.reason
+                self._refused_sysctls[op.name] = outcome.reason
             elif isinstance(outcome, Retry):
                 self._hold(turn, outcome.reason, Stale.SYSCTLS)
-            else:
-                self.refused.pop(f"sysctl {op.name}", None)
 
     def _apply_sets(self, turn: Turn, ops: Sequence[SetOp], sets: AddressSets) -> None:
         if not ops:
@@ -203,13 +237,6 @@ class Kernel:
             sets.record(op, outcome)
             if isinstance(outcome, Retry):
                 self._hold(turn, outcome.reason, Stale.SETS)
-            elif isinstance(outcome, ElementsRefused):
-                for element, reason in outcome.elements.items():
-                    self.refused[f"set {_set_of(op)} member {element.cidr}"] = reason
-            elif isinstance(outcome, Refused):
-                self.refused[f"set {_set_of(op)}"] = outcome.reason
-            else:
-                self.refused.pop(f"set {_set_of(op)}", None)
 
     def _apply_routes(self, turn: Turn, ops: Sequence[RouteOp]) -> None:
         if not ops:
@@ -217,13 +244,8 @@ class Kernel:
         turn.n_ops += len(ops)
         outcomes = self.routes.apply(ops)
         route_plan.record(self.desired.routes, ops, outcomes)
-        for op, outcome in zip(ops, outcomes, strict=True):
-            name = f"route {_route_of(op)}"
-            if isinstance(outcome, Done):
-                self.refused.pop(name, None)
-            elif isinstance(outcome, Refused):
-                self.refused[name] = outcome.reason
-            else:
+        for outcome in outcomes:
+            if isinstance(outcome, Retry):
                 self._hold(turn, outcome.reason, Stale.ROUTES)
 
     def _hold(self, turn: Turn, reason: str, subsystem: Stale) -> None:
@@ -262,7 +284,9 @@ class Kernel:
         if isinstance(outcome, Applied):
             reasons = dict(outcome.refused)
             record(self._tables[key], closed(tx, reasons, _stub))
-            self._note_chains(key[0], tx, reasons)
+            for chain in tx.chains:
+                self._refused_chains.pop((*key, chain), None)
+            self._refused_chains |= {(*key, chain): why for chain, why in reasons.items()}
             return True
         if isinstance(outcome, Failed):
             reason = f"iptables refuses table {key[1]} ({key[0]}): {outcome.message}"
@@ -271,17 +295,6 @@ class Kernel:
         log.error("%s", reason)
         self._hold(turn, reason, Stale.TABLES)
         return False
-
-    def _note_chains(self, family: Family, tx: Transaction, reasons: dict[str, str]) -> None:
-        if not self.refused and not reasons:
-            return
-        objects = self.desired.chains.objects
-        for chain in tx.chains:
-            name = f"{objects.get(chain, f'chain {chain}')} ({family})"
-            if chain in reasons:
-                self.refused[name] = reasons[chain]
-            else:
-                self.refused.pop(name, None)
 
     # ------------------------------------------------------------ sweeping
 
@@ -294,17 +307,50 @@ class Kernel:
         turn = Turn()
         self._sweep_at = None
         if not self.desired.identity:  # else an element may still lead to a class that goes
-            for key, names in self._later.items():
+            for key, names in self._doomed.items():
                 if names:
                     await self._sweep_chains(turn, key, names)
+            still = numbers_in(n for state in self._tables.values() for n in state.chains)
+            for class_digest in self.desired.classes.remembered.keys() - still.keys():
+                self.desired.classes.forget(class_digest)
+            await self._retire(turn)
         removals = self.desired.members.plan_removals()
         destroys = [op for op in removals if isinstance(op, DestroySet)]
-        left = any(self._later.values())
+        left = self._has_chains_left()
         for op, outcome in zip(destroys, self.sets.apply(destroys), strict=True):
             self.desired.members.record(op, outcome)
             left = left or isinstance(outcome, Retry)
         if left:
             self._sweep_at = clock.monotonic() + SWEEP_AFTER_S
+
+    def _has_chains_left(self) -> bool:
+        return any(self._later.values()) or any(self._doomed.values())
+
+    def _lingering(self) -> dict[str, int]:
+        """Return the classes that are left while elements, or packets under way, may still carry their mark."""
+        remembered = self.desired.classes.remembered
+        self._retired &= remembered.keys()
+        return {
+            class_digest: number
+            for class_digest, number in remembered.items()
+            if class_digest not in self._retired
+            and all(
+                class_chain(number, class_digest, direction)
+                in self._tables[family, "filter"].chains
+                for family in self.restores
+                for direction in DIRECTIONS
+            )
+        }
+
+    async def _retire(self, turn: Turn) -> None:
+        """Take away the way to the classes that are left; after it nothing names what is not wanted."""
+        self._retired |= self.desired.classes.remembered.keys()
+        self.desired.linger({})
+        await self._apply_tables(turn)
+        if not turn.held_by:
+            for key, names in self._later.items():
+                self._doomed.setdefault(key, set()).update(names)
+            self._later.clear()
 
     async def _sweep_chains(
         self, turn: Turn, key: tuple[Family, TableName], names: set[str]
@@ -312,15 +358,8 @@ class Kernel:
         chains = self.desired.chains.tables[key].desired
         table = self._tables[key]
         plan = plan_table(key[1], chains, JUMPS[key[1]], table, dirty=set(names))
-        if plan.later is not None and not await self._write(turn, key, plan.later):
-            return
-        names.clear()
-        if plan.later is None:
-            return
-        still = numbers_in(n for state in self._tables.values() for n in state.chains)
-        for class_digest in numbers_in(plan.later.removals):
-            if class_digest not in still:
-                self.desired.classes.forget(class_digest)
+        if plan.later is None or await self._write(turn, key, plan.later):
+            names.clear()
 
     def unpark_all(self) -> None:
         """Let everything that was refused be tried once more."""
@@ -341,11 +380,12 @@ def _stub(chain: str) -> Chain | None:
     return CLOSED if chain.startswith(_QUARANTINED_PREFIXES) else None
 
 
-def _set_of(op: SetOp) -> str:
-    if isinstance(op, AddElements | CreateSet) or hasattr(op, "spec"):
-        return op.spec.name
-    return op.name
-
-
-def _route_of(op: RouteOp) -> str:
-    return op.route.cidr if hasattr(op, "route") else op.key.cidr
+def _standing(ops: Sequence[SetOp]) -> list[SetOp]:
+    """Keep what makes sets stand, so that lines can name them; not the building of ones to be swapped in."""
+    found: list[SetOp] = []
+    for op in ops:
+        if isinstance(op, CreateSet | DestroySet):
+            name = op.spec.name if isinstance(op, CreateSet) else op.name
+            if not name.endswith(TEMPORARY_SUFFIX):
+                found.append(op)
+    return found

@@ -23,6 +23,11 @@ class BucketedMembers:
     _suspects: set[str] = field(default_factory=set)
     _again: bool = False
 
+    @property
+    def is_whole(self) -> bool:
+        """Tell whether all buckets are here."""
+        return len(self._buckets) == self.n_buckets
+
     def put(self, n_buckets: int, bucket: int, members: Iterable[str]) -> None:
         """Take the full content of one bucket; another number of buckets voids those held."""
         if n_buckets != self.n_buckets:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
 
 from hopwall_dataplane.agent import Agent
 from hopwall_dataplane.desired import Desired, LinkState
@@ -44,9 +45,9 @@ def render_settings(settings: DataplaneSettings) -> RenderSettings:
     )
 
 
-def families_of(settings: DataplaneSettings) -> tuple[Family, ...]:
-    """Return the families this host programs."""
-    return (Family.V4, Family.V6) if settings.ipv6 else (Family.V4,)
+def families_of(root: Path = Path("/proc/sys/net")) -> tuple[Family, ...]:
+    """Return the families this host's kernel speaks: what it speaks must be filtered, wanted or not."""
+    return (Family.V4, Family.V6) if (root / "ipv6").exists() else (Family.V4,)
 
 
 async def open_kernel(settings: DataplaneSettings) -> Kernel:
@@ -54,7 +55,7 @@ async def open_kernel(settings: DataplaneSettings) -> Kernel:
 
     Errors: BackendError, OSError: before anything is touched.
     """
-    families = families_of(settings)
+    families = families_of()
     mode = settings.backend
     backend = await choose(
         "nft" if mode == "nft" else "legacy" if mode == "legacy" else "auto", families=families
@@ -68,13 +69,16 @@ async def open_kernel(settings: DataplaneSettings) -> Kernel:
         settings=render_settings(settings),
         families=families,
         link_local_gateway=settings.link_local_gateway,
+        ipv6=settings.ipv6,
     )
     return Kernel(
         desired=desired,
         restores=restores,
         sets=IpsetDriver(),
         routes=RouteDriver(),
-        interfaces=InterfaceSetup(SysctlDriver()),
+        interfaces=InterfaceSetup(
+            SysctlDriver(), prefixes=settings.interface_prefixes, ipv6=settings.ipv6
+        ),
     )
 
 

@@ -52,7 +52,7 @@ def test_outcomes_settle_park_or_leave_pending() -> None:
     outcomes: list[Outcome] = [Done(), Refused("no"), Retry("later")]
     record(delta, plan_additions(delta), outcomes)
     assert [route for _, route in delta.pending_sets()] == [BEHIND]
-    assert delta.parked == {NARROW.key}
+    assert delta.parked == {NARROW.key: "no"}
     assert plan_removals(delta) == []
 
 

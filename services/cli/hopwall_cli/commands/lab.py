@@ -14,6 +14,7 @@ from hopwall_cli.lab import topology as topo
 from hopwall_cli.lab.lab import Lab
 from hopwall_cli.lab.run_folder import ROOT, Description, RunFolder
 
+DEFAULT_NAME = "demo"
 _END_S = 30.0
 
 
@@ -35,7 +36,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     inside.add_argument("command", nargs=argparse.REMAINDER, metavar="-- command …")
     inside.set_defaults(run=run_exec)
     for part in (up, down, status, inside):
-        part.add_argument("--name", default="demo", help="the lab's name (default demo)")
+        part.add_argument(
+            "--name", default=DEFAULT_NAME, help=f"the lab's name (default {DEFAULT_NAME})"
+        )
 
 
 def say(text: str) -> None:
@@ -59,7 +62,8 @@ async def _keep_up(args: argparse.Namespace) -> None:
         await lab.declare()
         say(f"lab {lab.name} is up: {', '.join(lab.hosts)}; {', '.join(lab.workloads)}.")
         say(f"  hopwall --server {lab.folder.server} get wep")
-        say(f"  hopwall lab exec {workloads[0].name} -- ping -c1 {workloads[-1].ipv4}")
+        where = f"--name {lab.name} " if lab.name != DEFAULT_NAME else ""
+        say(f"  hopwall lab exec {where}{workloads[0].name} -- ping -c1 {workloads[-1].ipv4}")
         say("Ctrl-C ends it.")
         await asyncio.Event().wait()
 

@@ -24,7 +24,6 @@ TOOLS = {
     "iptables-restore": "iptables",
     "iptables-save": "iptables",
     "ip6tables-restore": "iptables",
-    "conntrack": "conntrack",
 }
 _LOOPBACK = ("127.0.0.1:", "localhost:", "[::1]:", "unix:")
 

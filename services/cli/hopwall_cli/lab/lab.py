@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from hopwall_cli.client import Client
-from hopwall_cli.lab import build, netns, routes
+from hopwall_cli.lab import build, netns, routes, rules
 from hopwall_cli.lab import topology as topo
 from hopwall_cli.lab.prober import Prober
 from hopwall_cli.lab.responder import DEFAULT_PORT
@@ -335,3 +335,10 @@ class Lab:
         """Return the IPv4 routing table of a host."""
         argv = ["ip", "-n", self.namespace(host), "-4", "-j", "route", "show"]
         return routes.parse(await netns.run(argv))
+
+    async def rules(self, host: str) -> tuple[str, ...]:
+        """Return the iptables rules of both families that a host's packets meet."""
+        tools = ("iptables-nft-save", "ip6tables-nft-save")
+        if self._backend == "legacy":
+            tools = ("iptables-legacy-save", "ip6tables-legacy-save")
+        return rules.enforced("".join([await self.run(host, [tool]) for tool in tools]))

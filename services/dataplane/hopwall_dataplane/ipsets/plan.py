@@ -44,6 +44,8 @@ class AddressSets:
         self._contents: dict[str, ElementDelta] = {}
         #: Wanted sets whose content differs: so that nobody has to walk all sets to find them.
         self._unsettled: set[str] = set()
+        #: Sets of whose content the kernel refused something.
+        self._partial: set[str] = set()
 
     def __bool__(self) -> bool:
         """Say whether anything is pending, in O(1)."""
@@ -53,6 +55,17 @@ class AddressSets:
     def specs(self) -> Delta[str, SetSpec]:
         """The sets without their content; to be read, not changed."""
         return self._specs
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """The wanted sets that the kernel does not hold as they are wanted, as it refuses, and why."""
+        wanted = self._specs.desired
+        found = {name: reason for name, reason in self._specs.parked.items() if name in wanted}
+        for name in self._partial:
+            parked = self._contents[name].parked
+            first = min(parked)
+            found[name] = f"{len(parked)} members are refused, first {first.cidr}: {parked[first]}"
+        return found
 
     def content(self, name: str) -> ElementDelta:
         """Return the content of a set; to be read, not changed."""
@@ -72,6 +85,7 @@ class AddressSets:
         self._specs.remove_desired(name)
         held = self._contents.pop(name, None)
         self._unsettled.discard(name)
+        self._partial.discard(name)
         if held is not None and held.actual:
             self._delta(name).replace_actual(held.actual)
 
@@ -157,8 +171,8 @@ class AddressSets:
             self._record_elements(op, outcome)
         elif isinstance(outcome, Refused):
             name = op.spec.name if isinstance(op, CreateSet) else op.name
-            self._specs.park(name)
-            self._specs.park(name.removesuffix(TEMPORARY_SUFFIX))
+            self._specs.park(name, outcome.reason)
+            self._specs.park(name.removesuffix(TEMPORARY_SUFFIX), outcome.reason)
         elif isinstance(op, SwapSets):
             self._record_swap(op)
         elif isinstance(op, CreateSet):
@@ -177,7 +191,7 @@ class AddressSets:
             refused = dict.fromkeys(op.elements, outcome.reason)
         for element in op.elements:
             if element in refused:
-                held.park(element)
+                held.park(element, refused[element])
             elif isinstance(op, AddElements):
                 held.mark_actual(element, op.elements[element])
             else:
@@ -209,11 +223,15 @@ class AddressSets:
     def _touch(self, name: str) -> None:
         """Put one set where it belongs, and forget it when nobody knows it any more."""
         wanted = name in self._specs.desired
-        if wanted and self._delta(name):
+        held = self._contents.get(name)
+        if wanted and held is not None and held.parked:
+            self._partial.add(name)
+        else:
+            self._partial.discard(name)
+        if wanted and held:
             self._unsettled.add(name)
             return
         self._unsettled.discard(name)
-        if not wanted and name not in self._specs.actual:
-            held = self._contents.get(name)
-            if held is not None and not held.desired and not held.actual:
-                del self._contents[name]
+        forgotten = held is not None and not held.desired and not held.actual
+        if forgotten and not wanted and name not in self._specs.actual:
+            del self._contents[name]

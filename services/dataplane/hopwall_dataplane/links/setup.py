@@ -19,12 +19,17 @@ from hopwall_dataplane.outcome import Outcome
 class InterfaceSetup:
     """Keeps the host's and the workload interfaces' sysctls as the data path needs them.
 
-    Shape: `_done` is interface → the index it had when it was put right; another index is a new interface.
+    Shape: `prefixes` begin the names of workloads' interfaces, known or not; none of them is an uplink.
+           Without `ipv6` nothing of that family is touched. `_done` is interface → the index it had when it was put right; another index is a new interface.
     """
 
-    def __init__(self, driver: SysctlDriver) -> None:
+    def __init__(
+        self, driver: SysctlDriver, *, prefixes: tuple[str, ...], ipv6: bool = True
+    ) -> None:
         """Begin with nothing known to be right."""
         self._driver = driver
+        self._prefixes = prefixes
+        self._trees = ("net/ipv4/", "net/ipv6/") if ipv6 else ("net/ipv4/",)
         self._done: dict[str, int] = {}
         self._host_done = False
 
@@ -46,11 +51,16 @@ class InterfaceSetup:
         done: list[tuple[SetSysctl, Outcome]] = []
         if not self._host_done:
             # First: turning forwarding on resets what interfaces were set to.
-            done += self._write(
-                plan_host(self._driver.read(host_sysctl_names(indices)), indices, present)
-            )
+            strangers = [name for name in indices if name.startswith(self._prefixes)]
+            names = [n for n in host_sysctl_names(indices) if n.startswith(self._trees)]
+            done += self._write(plan_host(self._driver.read(names), indices, strangers))
             self._host_done = True
-        desired = {n: v for name in sorted(fresh) for n, v in workload_sysctls(name).items()}
+        desired = {
+            sysctl: value
+            for name in sorted(fresh)
+            for sysctl, value in workload_sysctls(name).items()
+            if sysctl.startswith(self._trees)
+        }
         done += self._write(plan_sysctls(desired, self._driver.read(desired)))
         self._done = present
         return done

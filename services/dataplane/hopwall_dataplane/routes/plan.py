@@ -50,4 +50,4 @@ def record(
         if isinstance(outcome, Done):
             pending.mark_actual(op.key, op.route if isinstance(op, ReplaceRoute) else ABSENT)
         elif isinstance(outcome, Refused):
-            pending.park(op.key)
+            pending.park(op.key, outcome.reason)
