@@ -4,7 +4,7 @@ The order is the reverse of building: routes first, so that nothing is attracted
 chains; then the sets. Whatever is foreign stays.
 """
 
-import logging
+import asyncio
 from collections.abc import Sequence
 
 from hopwall_dataplane.ipsets.elements import DestroySet
@@ -15,7 +15,8 @@ from hopwall_dataplane.kernel import Kernel
 from hopwall_dataplane.outcome import Done, Outcome, Retry
 from hopwall_dataplane.routes.route import DeleteRoute
 
-log = logging.getLogger(__name__)
+#: Tenths of a second to wait for sets that are still in use.
+_PATIENCE = 30
 
 
 async def cleanup(kernel: Kernel, *, dry_run: bool) -> list[str]:
@@ -46,11 +47,21 @@ async def cleanup(kernel: Kernel, *, dry_run: bool) -> list[str]:
     sets = kernel.sets.read()
     removed += [f"set {name}" for name in sorted(sets)]
     if not dry_run:
-        _check(kernel.sets.apply([DestroySet(name) for name in sorted(sets)]))
+        await _destroy(kernel, sorted(sets))
     return removed
+
+
+async def _destroy(kernel: Kernel, names: Sequence[str]) -> None:
+    """Destroy sets; the kernel lets go of one some milliseconds after the last line that named it."""
+    for _ in range(_PATIENCE):
+        outcomes = kernel.sets.apply([DestroySet(name) for name in names])
+        if not any(isinstance(outcome, Retry) for outcome in outcomes):
+            break
+        await asyncio.sleep(0.1)
+    _check(outcomes)
 
 
 def _check(outcomes: Sequence[Outcome]) -> None:
     for outcome in outcomes:
         if not isinstance(outcome, Done):
-            raise OSError(str(outcome))
+            raise OSError(outcome.reason)

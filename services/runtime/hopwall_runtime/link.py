@@ -50,6 +50,7 @@ CHUNK_BYTES = 512 * 1024
 #: Messages in one atomic batch. Source: NATS ADR-50.
 MAX_BATCH = 1000
 HISTORY_PER_SUBJECT = 65
+_DRAIN_S = 2.0
 _ERR_WRONG_LAST_SEQUENCE = 10071
 _HDR_PART = "Hopwall-Part"
 _HDR_WRITE_ID = "Hopwall-Write-Id"
@@ -125,10 +126,14 @@ class Link:
         self._js = self._nc.jetstream(timeout=5)
 
     async def close(self) -> None:
-        """Flush what was published and close."""
-        if self._nc.is_connected:
-            await self._nc.drain()
-        elif not self._nc.is_closed:
+        """Flush what was published and close, within seconds also when the server has just gone."""
+        try:
+            if self._nc.is_connected:
+                async with asyncio.timeout(_DRAIN_S):
+                    await self._nc.drain()
+        except (NatsError, TimeoutError) as error:
+            log.info("NATS: not all was flushed at the end: %s", error)
+        if not self._nc.is_closed:
             await self._nc.close()
 
     @property
