@@ -139,7 +139,7 @@ class AgentProcess:
     def __init__(self, nats_url: str, folder: Path, *flags: str) -> None:
         self._argv = [
             sys.executable, "-m", "hopwall_dataplane", "--host", "h1", "--nats-url", nats_url,
-            "--health-listen", "127.0.0.1:9099", "--state-dir", str(folder), *flags,
+            "--health-listen", "127.0.0.1:9099", *flags,
         ]  # fmt: skip
         self.log = folder / "agent.log"
         self._process: subprocess.Popen[bytes] | None = None

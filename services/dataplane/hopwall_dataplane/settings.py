@@ -22,7 +22,6 @@ class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
     workload_to_host: str = "drop"
     #: The next hop that workloads may use whatever their subnet; the host answers ARP for it.
     link_local_gateway: str = "169.254.1.1"
-    state_dir: str = "/var/lib/hopwall"
     #: Seconds between complete re-readings of the kernel.
     refresh_s: float = 90.0
     heartbeat_s: float = 5.0

@@ -132,8 +132,7 @@ class Lab:
         self._keep("calc", fabric, self._service("calc", []))
         for host in self.hosts:
             namespace = topo.host_namespace(self.name, host)
-            state = str(self.folder.path / "state" / host)
-            flags = ["--host", host, "--backend", self._backend, "--state-dir", state]
+            flags = ["--host", host, "--backend", self._backend]
             flags += self._agent_flags
             self._keep(f"dataplane-{host}", namespace, self._service("dataplane", flags))
         await self._until(self.client.ready(timeout_s=60.0))

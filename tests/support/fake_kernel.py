@@ -1,0 +1,156 @@
+"""A host's kernel in memory: sets, routes and tables that a `Kernel` can be built on, and be failed by."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import cast
+
+from hopwall_dataplane.desired import Desired, LinkState
+from hopwall_dataplane.ipsets.driver import IpsetDriver
+from hopwall_dataplane.ipsets.elements import (
+    AddElements,
+    CreateSet,
+    DelElements,
+    DestroySet,
+    Element,
+    ElementsRefused,
+    Mark,
+    SetOp,
+    SetSpec,
+    SwapSets,
+)
+from hopwall_dataplane.iptables.driver import Restore
+from hopwall_dataplane.iptables.static import RenderSettings
+from hopwall_dataplane.iptables.transaction import Applied, Failed, Transaction
+from hopwall_dataplane.kernel import Kernel
+from hopwall_dataplane.links.setup import InterfaceSetup
+from hopwall_dataplane.links.sysctl import SysctlDriver
+from hopwall_dataplane.marks import layout
+from hopwall_dataplane.outcome import Done, Family, Outcome, Retry
+from hopwall_dataplane.routes.driver import RouteDriver
+from hopwall_dataplane.routes.route import ReplaceRoute, Route, RouteKey, RouteOp
+from tests.support.fake_iptables import FakeRestore, FakeTables
+
+SETTINGS = RenderSettings(marks=layout(), prefixes=("tap",))
+LINKS = {f"tap{i}": LinkState(index=i, up=True) for i in range(4)}
+Held = dict[str, tuple[SetSpec, dict[Element, Mark | None]]]
+
+
+class FakeSets:
+    """Sets by name, as the driver reads and writes them."""
+
+    def __init__(self) -> None:
+        self.held: Held = {}
+        #: Members no set takes.
+        self.refused: set[str] = set()
+        #: Outcomes of the next ops, in place of the real ones; None for the real one.
+        self.fail_next: list[Outcome | None] = []
+
+    def read(self) -> Held:
+        """Return a copy of all."""
+        return {name: (spec, dict(content)) for name, (spec, content) in self.held.items()}
+
+    def apply(self, ops: Sequence[SetOp]) -> list[Outcome]:
+        """Carry out ops in order."""
+        return [self._one(op) for op in ops]
+
+    def _one(self, op: SetOp) -> Outcome:
+        if self.fail_next and (outcome := self.fail_next.pop(0)) is not None:
+            return outcome
+        match op:
+            case CreateSet():
+                if op.spec.name in self.held:
+                    return Retry(f"set {op.spec.name} stands already")
+                self.held[op.spec.name] = (op.spec, {})
+            case DestroySet():
+                self.held.pop(op.name, None)
+            case SwapSets():
+                a, b = self.held[op.name], self.held[op.other]
+                self.held[op.name], self.held[op.other] = b, a
+            case AddElements():
+                good = {e: m for e, m in op.elements.items() if e.cidr not in self.refused}
+                self.held[op.spec.name][1].update(good)
+                if len(good) < len(op.elements):
+                    bad = {e: "no" for e in op.elements if e not in good}
+                    return ElementsRefused("no", bad)
+            case DelElements():
+                for element in op.elements:
+                    self.held[op.spec.name][1].pop(element, None)
+        return Done()
+
+
+class FakeRoutes:
+    """Our routes by key."""
+
+    def __init__(self) -> None:
+        self.held: dict[RouteKey, Route] = {}
+
+    def read(self) -> dict[RouteKey, Route]:
+        """Return a copy of all."""
+        return dict(self.held)
+
+    def apply(self, ops: Sequence[RouteOp]) -> list[Outcome]:
+        """Carry out ops in order."""
+        for op in ops:
+            if isinstance(op, ReplaceRoute):
+                self.held[op.key] = op.route
+            else:
+                self.held.pop(op.key, None)
+        return [Done()] * len(ops)
+
+
+class _Restore(FakeRestore):
+    """A fake that tells the host when something was written."""
+
+    def __init__(self, family: Family, tables: FakeTables, told: Callable[[], None]) -> None:
+        super().__init__(family, tables)
+        self._told = told
+
+    async def apply(self, tx: Transaction, *, timeout_s: float = 30.0) -> Applied | Failed | Retry:
+        """Apply one transaction, and tell."""
+        outcome = await super().apply(tx, timeout_s=timeout_s)
+        self._told()
+        return outcome
+
+
+class _Sets(FakeSets):
+    def __init__(self, host: "FakeHost") -> None:
+        super().__init__()
+        self._host = host
+
+    def _one(self, op: SetOp) -> Outcome:
+        outcome = super()._one(op)
+        for tables in self._host.tables.values():
+            tables.sets = set(self.held)
+        self._host.told()
+        return outcome
+
+
+class FakeHost:
+    """One host, whose kernel outlives its agents.
+
+    Shape: `told` is called after each thing that was written.
+    """
+
+    def __init__(self) -> None:
+        self.told: Callable[[], None] = lambda: None
+        self.tables = {family: FakeTables() for family in Family}
+        self.restores = {f: _Restore(f, self.tables[f], lambda: self.told()) for f in Family}
+        self.sets: FakeSets = _Sets(self)
+        self.routes = FakeRoutes()
+
+    def agent(self) -> Kernel:
+        """Return the kernel as an agent without memory sees it."""
+        desired = Desired("h1", SETTINGS, tuple(Family), "169.254.1.1")
+        desired.set_links(LINKS)
+        return Kernel(
+            desired=desired,
+            restores={f: cast(Restore, restore) for f, restore in self.restores.items()},
+            sets=cast(IpsetDriver, self.sets),
+            routes=cast(RouteDriver, self.routes),
+            interfaces=InterfaceSetup(SysctlDriver(Path("/nowhere")), prefixes=("tap",)),
+        )
+
+    def chain(self, family: Family, name: str, table: str = "filter") -> list[str] | None:
+        """Return the lines of a chain without our comments; None when there is no such chain."""
+        chain = self.tables[family].tables[table].get(name)
+        return None if chain is None else [x.partition(" -m comment")[0] for x in chain.lines]
