@@ -11,6 +11,7 @@ from hopwall_dataplane.ipsets.driver import IpsetDriver
 from hopwall_dataplane.ipsets.elements import Element, SetSpec
 from hopwall_dataplane.ipsets.plan import AddressSets
 from hopwall_dataplane.outcome import Family
+from hopwall_runtime.main import tune_collector
 from tests.bench.result import Result, compare, table, timed_ms
 from tests.support.netns import Netns
 
@@ -56,6 +57,7 @@ def fold(sets: AddressSets, elements: list[Element]) -> None:
 
 def measure() -> Times:
     """Interleave both ways, each from an empty kernel."""
+    tune_collector()
     driver = IpsetDriver()
     text = creation()
     elements = [Element(f"{address}/32") for address in ADDRESSES]

@@ -13,6 +13,7 @@ from hopwall_dataplane.delta import Delta
 from hopwall_dataplane.routes.driver import RouteDriver
 from hopwall_dataplane.routes.plan import plan_additions, plan_removals, record
 from hopwall_dataplane.routes.route import Route, RouteKey
+from hopwall_runtime.main import tune_collector
 from tests.bench.result import Result, compare, table, timed_ms
 from tests.support.netns import Netns
 
@@ -111,6 +112,7 @@ def ip_batch(text: str) -> None:
 
 def measure() -> Times:
     """Interleave the three ways, each from an empty table: add all, replace all, remove all."""
+    tune_collector()
     ours, floor = Ours(), Floor()
     steps = [
         ("add", wanted(0), floor.add, batch("add", 0)),

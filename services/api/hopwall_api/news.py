@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 from hopwall_runtime import clock
 
-
 #: A look below this costs less than the message that rang.
 _QUICK_S = 0.0005
 

@@ -5,6 +5,7 @@ Shutdown cancels; a service leaves the kernel as it is.
 """
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import Awaitable, Callable
@@ -16,9 +17,19 @@ from hopwall_runtime.config import CommonSettings
 
 log = logging.getLogger(__name__)
 
+#: Allocations between two looks for cycles. Our values are trees: the default of 700 spends a third of a
+#: large batch on looking in vain (10,000 routes: 1.5 against 1.1 of the bare kernel's time).
+_COLLECT_EVERY = 50_000
+
+
+def tune_collector() -> None:
+    """Let Python look for cycles less often; for services and for benchmarks that speak of them."""
+    gc.set_threshold(_COLLECT_EVERY, 20, 100)
+
 
 def run(service: Callable[[], Awaitable[None]], settings: CommonSettings) -> int:
     """Run one service until it ends, fails or is told to stop; return the exit code."""
+    tune_collector()
     logs.configure(settings.log_level, "json" if settings.log_format == "json" else "text")
     # loop_factory, not uvloop.install(): pyroute2 makes loops of its own and cannot live on uvloop.
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
