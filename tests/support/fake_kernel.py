@@ -56,6 +56,9 @@ class FakeSets:
     def _one(self, op: SetOp) -> Outcome:
         if self.fail_next and (outcome := self.fail_next.pop(0)) is not None:
             return outcome
+        absent = [name for name in _needed(op) if name not in self.held]
+        if absent:
+            return Retry(f"set {absent[0]} does not exist")
         match op:
             case CreateSet():
                 if op.spec.name in self.held:
@@ -67,15 +70,24 @@ class FakeSets:
                 a, b = self.held[op.name], self.held[op.other]
                 self.held[op.name], self.held[op.other] = b, a
             case AddElements():
-                good = {e: m for e, m in op.elements.items() if e.cidr not in self.refused}
-                self.held[op.spec.name][1].update(good)
-                if len(good) < len(op.elements):
-                    bad = {e: "no" for e in op.elements if e not in good}
-                    return ElementsRefused("no", bad)
+                return self._add(op)
             case DelElements():
                 for element in op.elements:
                     self.held[op.spec.name][1].pop(element, None)
         return Done()
+
+    def _add(self, op: AddElements) -> Outcome:
+        good = {e: m for e, m in op.elements.items() if e.cidr not in self.refused}
+        self.held[op.spec.name][1].update(good)
+        bad = dict.fromkeys(op.elements.keys() - good.keys(), "no")
+        return ElementsRefused("no", bad) if bad else Done()
+
+
+def _needed(op: SetOp) -> tuple[str, ...]:
+    """Return the sets that must be there for an op."""
+    if isinstance(op, SwapSets):
+        return (op.name, op.other)
+    return (op.spec.name,) if isinstance(op, AddElements | DelElements) else ()
 
 
 class FakeRoutes:
@@ -118,6 +130,8 @@ class _Sets(FakeSets):
         self._host = host
 
     def _one(self, op: SetOp) -> Outcome:
+        if isinstance(op, DestroySet) and self._host.names(op.name):
+            return Retry(f"set {op.name} is in use")
         outcome = super()._one(op)
         for tables in self._host.tables.values():
             tables.sets = set(self.held)
@@ -148,6 +162,16 @@ class FakeHost:
             sets=cast(IpsetDriver, self.sets),
             routes=cast(RouteDriver, self.routes),
             interfaces=InterfaceSetup(SysctlDriver(Path("/nowhere")), prefixes=("tap",)),
+        )
+
+    def names(self, set_name: str) -> bool:
+        """Tell whether a line names a set."""
+        return any(
+            f"-set {set_name} " in line
+            for tables in self.tables.values()
+            for table in tables.tables.values()
+            for chain in table.values()
+            for line in chain.lines
         )
 
     def chain(self, family: Family, name: str, table: str = "filter") -> list[str] | None:

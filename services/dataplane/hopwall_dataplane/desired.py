@@ -85,6 +85,8 @@ class Desired:
     members: AddressSets = field(default_factory=AddressSets)
     identity: AddressSets = field(default_factory=AddressSets)
     routes: Delta[RouteKey, Route] = field(default_factory=Delta)
+    #: Interfaces came, went or changed, or are used anew, since somebody looked.
+    interfaces_touched: bool = True
     chains: ChainBook = field(init=False)
     classes: ClassTable = field(init=False)
     _placed: dict[EndpointId, _Placed] = field(default_factory=dict)
@@ -94,6 +96,9 @@ class Desired:
     _set_ids: dict[str, SetId] = field(default_factory=dict)
     _distrusted: set[SetId] = field(default_factory=set)
     #: Endpoints that found no room for their class.
+    #: Endpoints that have no class: faulty ones, and the `_roomless`, for which there was no number.
+    _closed: set[EndpointId] = field(default_factory=set)
+    _waits: dict[EndpointId, str] = field(default_factory=dict)
     _roomless: set[EndpointId] = field(default_factory=set)
     #: Object → why it is not as calc wants it, of what is not an endpoint.
     _faults: dict[str, str] = field(default_factory=dict)
@@ -148,6 +153,7 @@ class Desired:
     def set_links(self, links: Mapping[str, LinkState]) -> None:
         """Take the present interfaces; routes to workloads need theirs to be up."""
         before, self._links = self._links, links
+        self.interfaces_touched = True
         changed = {n for n in before.keys() | links.keys() if before.get(n) != links.get(n)}
         for name in sorted(changed & self._by_interface.keys()):
             for endpoint_id in sorted(self._by_interface[name]):
@@ -194,17 +200,7 @@ class Desired:
 
     def waiting(self) -> tuple[Waiting, ...]:
         """List the endpoints whose interface is absent or down."""
-        found: list[Waiting] = []
-        for interface in sorted(self._by_interface):
-            link = self._links.get(interface)
-            if link is not None and link.up:
-                continue
-            why = "does not exist" if link is None else "is down"
-            found.extend(
-                Waiting(endpoint=e, reason=f"Interface {interface} {why} on host {self.host}.")
-                for e in sorted(self._by_interface[interface])
-            )
-        return tuple(found)
+        return tuple(Waiting(endpoint=e, reason=why) for e, why in sorted(self._waits.items()))
 
     def refusals(self) -> tuple[Refusal, ...]:
         """List what is closed, or not there, because it cannot be as calc wants it."""
@@ -213,9 +209,8 @@ class Desired:
             f"({self.settings.marks.max_class}): widen mark_mask or use fewer combinations of policies."
         )
         endpoints = (
-            Refusal(object=f"endpoint {endpoint_id}", reason=placed.fault or text)
-            for endpoint_id, placed in sorted(self._placed.items())
-            if placed.policy_class is None
+            Refusal(object=f"endpoint {e}", reason=self._placed[e].fault or text)
+            for e in sorted(self._closed)
         )
         others = (Refusal(object=o, reason=r) for o, r in sorted(self._faults.items()))
         return (*endpoints, *others)
@@ -374,10 +369,12 @@ class Desired:
             elements = {} if policy_class is None else self._elements(update, policy_class)
             after = _Placed(update, fault, policy_class, elements)
             self._placed[update.id] = after
-        if after is not None and not after.fault and after.policy_class is None:
-            self._roomless.add(update.id)
-        else:
-            self._roomless.discard(update.id)
+        self._closed.discard(update.id)
+        self._roomless.discard(update.id)
+        if after is not None and after.policy_class is None:
+            self._closed.add(update.id)
+            if not after.fault:
+                self._roomless.add(update.id)
         self._move_interface(update.id, before, after)
         if before is not None and before.policy_class is not None:
             self._leave(before.policy_class)
@@ -386,6 +383,7 @@ class Desired:
             after.routes = before.routes if before else frozenset()
             self._place_routes(after)
         elif before is not None:
+            self._waits.pop(update.id, None)
             self._claim(before, {})
 
     def _identify(
@@ -421,6 +419,7 @@ class Desired:
     def _move_interface(
         self, endpoint_id: EndpointId, before: _Placed | None, after: _Placed | None
     ) -> None:
+        self.interfaces_touched = True
         if before is not None and not before.fault:
             ids = self._by_interface[before.endpoint.interface]
             ids.discard(endpoint_id)
@@ -444,12 +443,19 @@ class Desired:
 
     def _place_routes(self, placed: _Placed) -> None:
         """Claim the endpoint's addresses; without a usable interface the claim has no route."""
+        self._waits.pop(placed.endpoint.id, None)
         if placed.fault:
             self._claim(placed, {})
             return
-        link = self._links.get(placed.endpoint.interface)
-        usable = link is not None and link.up and placed.policy_class is not None
-        interface = placed.endpoint.interface if usable else ""
+        interface = placed.endpoint.interface
+        link = self._links.get(interface)
+        if link is None or not link.up:
+            why = "does not exist" if link is None else "is down"
+            text = f"Interface {interface} {why} on host {self.host}."
+            self._waits[placed.endpoint.id] = text
+            interface = ""
+        elif placed.policy_class is None:
+            interface = ""
         self._claim(placed, dict.fromkeys(placed.endpoint.addresses, interface))
 
     def _claim(self, placed: _Placed, claims: dict[str, str]) -> None:

@@ -109,6 +109,7 @@ class Kernel:
             found += self._resync_routes()
         if Stale.SYSCTLS in self.stale:
             self.interfaces.look_again()
+            self.desired.interfaces_touched = True
             self._refused_sysctls.clear()
             self.stale.discard(Stale.SYSCTLS)
         return found
@@ -222,7 +223,11 @@ class Kernel:
 
     def _apply_sysctls(self, turn: Turn) -> None:
         desired = self.desired
-        for op, outcome in self.interfaces.apply(desired.link_indices, desired.interfaces):
+        if not desired.interfaces_touched:
+            return
+        written = self.interfaces.apply(desired.link_indices, desired.interfaces)
+        desired.interfaces_touched = False
+        for op, outcome in written:
             turn.n_ops += 1
             if isinstance(outcome, Refused):
                 self._refused_sysctls[op.name] = outcome.reason
