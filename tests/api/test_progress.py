@@ -169,6 +169,16 @@ def test_a_refused_policy_is_named_and_settles_the_wait() -> None:
     assert programmed(tracker, 5, VM) == ("True", "Enforced")
 
 
+def test_a_refused_route_is_the_matter_of_the_endpoint_with_its_address() -> None:
+    """A gateway that cannot be reached holds up that endpoint, and no policy or other endpoint."""
+    refused = (Refusal(object="route 10.65.0.21/32", reason="unreachable"),)
+    tracker = tracked(calc_status(0, 5, "h1"), host_status("h1", 5, refused=refused))
+    mine = Target(VM, 5, addresses=("10.65.0.21/32",))
+    other = Target(VM, 5, addresses=("10.65.0.22/32",))
+    assert not tracker.progress([mine]).reached("programmed")
+    assert tracker.progress([other, Target(POLICY, 5)]).reached("programmed")
+
+
 def test_a_removed_endpoint_does_not_wait_for_its_interface() -> None:
     """Waiting for an interface delays a value, not an absence."""
     waiting = (Waiting(endpoint="default/vm1", reason="no tap"),)

@@ -12,7 +12,7 @@ from typing import Literal
 from msgspec import Struct
 
 from hopwall_api.intent import Word
-from hopwall_api.progress import Target
+from hopwall_api.progress import Target, target_of
 from hopwall_model.resources import Key, Resource
 
 HDR_KEY = "hopwall-idempotency-key"
@@ -36,7 +36,8 @@ class Written(Struct, frozen=True, kw_only=True):
     @property
     def target(self) -> Target:
         """What to follow to learn where it is in force."""
-        return Target(self.key, self.revision, removed=self.word == "removed")
+        removed = self.word == "removed"
+        return target_of(self.key, self.revision, self.resource, removed=removed)
 
 
 class Outcome(Struct, frozen=True, kw_only=True):

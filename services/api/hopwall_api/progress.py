@@ -10,7 +10,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from hopwall_model.resources import Key
+from hopwall_model.resources import Key, Resource, WorkloadEndpoint
 from hopwall_model.status import CalcStatus, HostStatus
 
 Stage = Literal["accepted", "computed", "programmed"]
@@ -22,11 +22,25 @@ MAX_LAGGARDS = 100
 
 
 class Target(Struct, frozen=True):
-    """One write to follow: the key and the revision of its event."""
+    """One write to follow: the key and the revision of its event.
+
+    `addresses` are a workload endpoint's: its routes are known to hosts by them.
+    """
 
     key: Key
     revision: int
     removed: bool = False
+    addresses: tuple[str, ...] = ()
+
+
+def target_of(
+    key: Key, revision: int, resource: Resource | None, *, removed: bool = False
+) -> Target:
+    """Return what follows a write of this resource, or of its removal."""
+    addresses: tuple[str, ...] = ()
+    if isinstance(resource, WorkloadEndpoint):
+        addresses = resource.spec.ip_networks
+    return Target(key, revision, removed, addresses)
 
 
 class Condition(Struct, frozen=True, kw_only=True):
@@ -183,7 +197,7 @@ class Tracker:
             return False, f"Host {host} enforces revision {status.revision} of {wanted}."
         for target in targets:
             for refusal in status.refused:
-                if _bears_on(refusal.object, target.key):
+                if _bears_on(refusal.object, target):
                     return True, f"Host {host} refused {refusal.object}: {refusal.reason}"
         ids = {_endpoint_id(t.key) for t in targets if not t.removed}
         for waiting in status.waiting:
@@ -205,13 +219,17 @@ _OBJECTS = {
 }
 
 
-def _bears_on(refused: str, key: Key) -> bool:
+def _bears_on(refused: str, target: Target) -> bool:
     """Tell whether a refusal may mean that this resource is not enforced.
 
-    An endpoint or a policy that is refused is another resource's matter; anything else (a set, a route,
-    a jump) cannot be told apart here and counts against every write that concerns the host.
+    An endpoint or a policy that is refused is another resource's matter, and a route is that of the
+    endpoint with its address, or of the host it leads to. Anything else (a set, a sysctl) cannot be told
+    apart here and counts against every write that concerns the host.
     """
-    kind = refused.partition(" ")[0]
+    key = target.key
+    kind, _, name = refused.partition(" ")
+    if kind == "route":
+        return name in target.addresses or key.kind == "Node"
     if kind not in ("endpoint", "policy") or key.kind not in _OBJECTS:
         return True
     return refused == _OBJECTS[key.kind].format(key.namespace, key.name)

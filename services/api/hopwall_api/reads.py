@@ -11,7 +11,7 @@ from hopwall_api import problems
 from hopwall_api.agent import Api
 from hopwall_api.answers import API, etag, json_response, with_status
 from hopwall_api.parameters import ListOptions, list_options, query_of, refuse_unknown, write_token
-from hopwall_api.progress import Target
+from hopwall_api.progress import target_of
 from hopwall_api.store import Place, Stored, TooOld, labels_of
 from hopwall_api.watch import watch
 from hopwall_model import codec
@@ -44,7 +44,7 @@ async def get(request: web.Request, kind: type[Resource]) -> web.StreamResponse:
     stored = api.store.get(key)
     if stored is None:
         raise problems.not_found(f"{key} does not exist.")
-    progress = api.tracker.progress([Target(key, stored.revision)])
+    progress = api.tracker.progress([target_of(key, stored.revision, stored.resource)])
     resource = with_status(stored.resource, progress)
     return json_response(resource, headers={"ETag": etag(stored.resource)})
 
