@@ -263,7 +263,7 @@ async def _drift(calc: CalcStandIn, _agent: AgentProcess) -> tuple[str, str, lis
     await calc.applied()
     before = sh("iptables-nft-save -t filter")
     sh("iptables-nft -I FORWARD 1 -s 192.0.2.2 -j ACCEPT")
-    sh("iptables-nft -F hw-forward")
+    sh("iptables-nft -F hw-known")
     sh("ip route del 10.65.0.21")
     sh("ipset del hw4-to 10.65.0.24")
     await calc.until(lambda s: s.drift_repaired >= 4)

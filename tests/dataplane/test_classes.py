@@ -17,6 +17,9 @@ from hopwall_model.updates import PolicyId, TierPolicies
 
 SETTINGS = RenderSettings(marks=layout(), prefixes=("tap",))
 PASSED = f"{SETTINGS.marks.passed:#x}"
+ALLOWED = f"{SETTINGS.marks.allowed:#x}"
+#: What follows each jump to an egress policy.
+BACK = f"-m mark --mark {ALLOWED}/{ALLOWED} -j RETURN"
 A, B, PROFILE = PolicyId("gnp/a"), PolicyId("gnp/b"), PolicyId("profile/p")
 
 
@@ -89,7 +92,7 @@ def test_a_direction_without_policies_is_left_to_the_profiles() -> None:
     made = PolicyClass(1, key("gnp/a"))
     rendered = render_class(made, "egress", SETTINGS, set())
     profile = f"-j {policy_chain(PROFILE, 'egress')}"
-    assert rendered == {made.chain("egress"): (profile, "-j DROP")}
+    assert rendered == {made.chain("egress"): (profile, BACK, "-j DROP")}
 
 
 def test_no_policy_and_no_profile_is_closed() -> None:

@@ -67,7 +67,7 @@ def test_every_tree_chain_name_fits_the_kernel() -> None:
 def test_the_default_mask_leaves_low_bits_and_has_room_for_two_thousand_classes() -> None:
     """The layout's fields are disjoint and within the mask."""
     marks = layout()
-    fields = [marks.to_host, marks.passed, marks.source.mask, marks.destination.mask]
+    fields = [marks.allowed, marks.passed, marks.source.mask, marks.destination.mask]
     assert sum(fields) == marks.mask
     assert marks.mask & ~DEFAULT_MASK == 0
     assert marks.max_class == 2047

@@ -161,14 +161,15 @@ def render_class(
 ) -> dict[str, tuple[str, ...]]:
     """Return the chains of a class in one direction: one per stage that Pass can lead to.
 
-    A tier is a run of jumps that ends in a drop, or goes on where the tier's default is pass. After a
+    An egress policy that allows comes back with a mark, and the class's chain goes back with it. A tier is a run of jumps that ends in a drop, or goes on where the tier's default is pass. After a
     policy that can pass, the mark tells whether it did, and the packet goes on at the next stage.
 
     Shape:  chain → rule bodies; the first chain is always there and, with no policy at all, closed.
     Source: Calico policy semantics: end-of-tier drop only where a policy of the tier applies; profiles
             only when no tier decided; no profile means deny.
     """
-    passed = settings.marks.passed
+    passed, allowed = settings.marks.passed, settings.marks.allowed
+    back = (f"-m mark --mark {allowed:#x}/{allowed:#x} -j RETURN",) if direction == "egress" else ()
     chains: dict[str, tuple[str, ...]] = {}
     stage, lines = 0, list[str]()
     for tier in policy_class.key.tiers:
@@ -178,7 +179,7 @@ def render_class(
         next_stage = policy_class.chain(direction, stage + 1)
         may_pass = False
         for policy in policies:
-            lines.append(f"-j {policy_chain(policy, direction)}")
+            lines += (f"-j {policy_chain(policy, direction)}", *back)
             if (policy, direction) in passing:
                 may_pass = True
                 lines.append(f"-m mark --mark {passed:#x}/{passed:#x} -g {next_stage}")
@@ -193,7 +194,8 @@ def render_class(
             chains[policy_class.chain(direction, stage)] = tuple(lines)
             stage += 1
             lines = [f"-j MARK --set-xmark 0x0/{passed:#x}"]
-    lines.extend(f"-j {policy_chain(profile, direction)}" for profile in policy_class.key.profiles)
+    for profile in policy_class.key.profiles:
+        lines += (f"-j {policy_chain(profile, direction)}", *back)
     chains[policy_class.chain(direction, stage)] = (*lines, *CLOSED)
     return chains
 

@@ -40,13 +40,13 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class MarkLayout:
-    """How the mask's bits are used: to-host, pass, source class, destination class (from the lowest).
+    """How the mask's bits are used: allowed, pass, source class, destination class (from the lowest).
 
     Shape: class 0 means no known workload.
     """
 
     mask: int
-    to_host: int
+    allowed: int
     passed: int
     source: Field
     destination: Field
@@ -71,7 +71,7 @@ def layout(mask: int = DEFAULT_MASK) -> MarkLayout:
     bits = (width - 2) // 2
     return MarkLayout(
         mask=((1 << (2 + 2 * bits)) - 1) << low,
-        to_host=1 << low,
+        allowed=1 << low,
         passed=1 << (low + 1),
         source=Field(low + 2, bits),
         destination=Field(low + 2 + bits, bits),

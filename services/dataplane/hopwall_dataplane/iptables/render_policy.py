@@ -1,7 +1,7 @@
 """A policy's rules as lines: one chain per policy and direction, shared by all classes that use it.
 
-An allow never returns: at egress it goes on to the destination's ingress (or out), at ingress it accepts.
-So no mark bit says "allowed", and no line has to test one. A rule that matches one of several things (ports
+An allow at ingress accepts. At egress there may be an ingress to come, so an allow goes to a chain that marks
+the packet as allowed; from there it is back in the class's chain, which looks at the mark. A rule that matches one of several things (ports
 beyond one multiport, say) becomes several lines, which is an OR; conditions on one line are an AND.
 
 Pure. It refuses text: all it prints comes from integers, canonical addresses and hashed set names.

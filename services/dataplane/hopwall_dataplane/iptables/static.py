@@ -4,12 +4,14 @@ The path of a new packet from a workload to a workload of the same host:
 
     raw     PREROUTING  → hw-PREROUTING → hw-antispoof      (source, interface) must be in hw?-from
     mangle  FORWARD     → hw-FORWARD → hw-mark              addresses → classes, in the mark
-    filter  FORWARD     → hw-FORWARD → hw-forward           established: accepted here
+    filter  FORWARD     → hw-FORWARD → hw-known             established: accepted here
                           → hw-from (tree) → egress chain of the source's class → policies
-                          → hw-egress-ok → hw-to (tree) → ingress chain of the destination's class
+                            → hw-egress-ok: marks the packet as allowed, and back
+                          → hw-to (tree) → ingress chain of the destination's class → policies
 
 Closed by construction: every tree and every class chain ends in a drop, an allow needs a rule that says so,
-and a workload interface nobody declared has no element in hw?-from.
+and a workload interface nobody declared has no element in hw?-from. Whoever comes back from hw-from without
+the mark of an allow, or from hw-to at all, is dropped: also where others have emptied a chain of ours.
 
 Pure. Source: iptables(8), iptables-extensions(8) (SET --map-mark: mangle only), RFC 4861 (neighbour
 discovery), RFC 4890 (what ICMPv6 must pass).
@@ -29,6 +31,7 @@ PREROUTING = "hw-PREROUTING"
 FROM_TREE = "hw-from"
 TO_TREE = "hw-to"
 EGRESS_OK = "hw-egress-ok"
+KNOWN = "hw-known"
 _DROP = "-j DROP"
 
 #: Router and neighbour solicitation, neighbour advertisement: what a workload needs to find its next hop.
@@ -119,37 +122,42 @@ def _mangle(family: Family, settings: RenderSettings) -> dict[str, tuple[str, ..
             known,
             clear,
             source,
-            f"-j MARK --set-xmark {marks.to_host:#x}/{marks.to_host:#x}",
         ),
     }
 
 
 def _filter(family: Family, settings: RenderSettings) -> dict[str, tuple[str, ...]]:
-    marks = settings.marks
-    known = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
-    invalid = "-m conntrack --ctstate INVALID -j DROP"
+    allowed = f"{settings.marks.allowed:#x}/{settings.marks.allowed:#x}"
+    known = (
+        "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+        "-m conntrack --ctstate INVALID -j DROP",
+    )
+    not_allowed = f"-m mark ! --mark {allowed} {_DROP}"
     discovery = (
         tuple(f"{_icmpv6(number)} -j ACCEPT" for number in _ND_TYPES) if family is Family.V6 else ()
     )
     return {
+        # No chain with classes behind it is reached from another such chain: nft walks every path anew at
+        # each transaction, and one tree behind each leaf of the other would square the walk.
         FORWARD: (
-            *_per_prefix(settings, "-i", "-g hw-forward"),
-            *_per_prefix(settings, "-o", "-g hw-forward"),
+            *_per_prefix(settings, "-i", f"-j {KNOWN}"),
+            *_per_prefix(settings, "-o", f"-j {KNOWN}"),
+            *_per_prefix(settings, "-i", f"-j {FROM_TREE}"),
+            *_per_prefix(settings, "-i", not_allowed),
+            *_per_prefix(settings, "-o", f"-j {TO_TREE}"),
+            *_per_prefix(settings, "-o", _DROP),
+            *_per_prefix(settings, "-i", "-j ACCEPT"),
         ),
-        "hw-forward": (
-            known,
-            invalid,
-            *_per_prefix(settings, "-i", f"-g {FROM_TREE}"),
-            f"-g {TO_TREE}",
-        ),
+        KNOWN: known,
         INPUT: _per_prefix(settings, "-i", "-g hw-input"),
-        "hw-input": (*discovery, known, invalid, f"-g {FROM_TREE}"),
-        EGRESS_OK: (
-            f"-m mark --mark {marks.to_host:#x}/{marks.to_host:#x} -g hw-to-host",
-            *_per_prefix(settings, "-o", f"-g {TO_TREE}"),
-            "-j ACCEPT",
+        "hw-input": (
+            *discovery,
+            *known,
+            f"-j {FROM_TREE}",
+            not_allowed,
+            "-j ACCEPT" if settings.workload_to_host == "accept" else _DROP,
         ),
-        "hw-to-host": ("-j ACCEPT" if settings.workload_to_host == "accept" else _DROP,),
+        EGRESS_OK: (f"-j MARK --set-xmark {allowed}",),
     }
 
 
