@@ -358,3 +358,29 @@ def test_a_missed_shared_piece_is_fetched(host: Netns, tmp_path: Path) -> None:
     text = run(host, tmp_path, "nft", _missed)
     assert re.search(r"-A hw-pi-\w+ .*-j DROP", text)
     assert not re.search(r"-A hw-pi-\w+ .*-j ACCEPT", text)
+
+
+# ---------------------------------------------------------------- one route's trouble
+
+
+async def _unreachable(calc: CalcStandIn, _agent: AgentProcess) -> tuple[str, str, str]:
+    await first_state(calc)
+    far = RoutesBucket(
+        host="h9", version=calc.next_version(), gateway_v4="192.0.2.9", cidrs=("10.65.0.99/32",)
+    )
+    sh("ip route del default")
+    await calc.say(pieces=(far,))
+    status = await calc.applied()
+    without = sh("ip route show 10.65.0.99")
+    sh("ip route add 192.0.2.0/24 dev eth0")
+    await calc.until(lambda s: not s.refused)
+    return status.refused[0].object, without, sh("ip route show 10.65.0.99")
+
+
+def test_a_gateway_out_of_reach_holds_up_its_own_route_only(host: Netns, tmp_path: Path) -> None:
+    """The host goes on and names the route; when there is a way to the gateway, the route stands."""
+    flags = ("--backend", "nft", "--heartbeat-s", "0.5")
+    named, without, stands = host.python(run_scenario, _unreachable, tmp_path, *flags)
+    assert named == "route 10.65.0.99/32"
+    assert without == ""
+    assert "10.65.0.99 via 192.0.2.9" in stands

@@ -19,7 +19,7 @@ SETTINGS = RenderSettings(marks=layout(), prefixes=("tap",))
 PASSED = f"{SETTINGS.marks.passed:#x}"
 ALLOWED = f"{SETTINGS.marks.allowed:#x}"
 #: What follows each jump to an egress policy.
-BACK = f"-m mark --mark {ALLOWED}/{ALLOWED} -j RETURN"
+BACK = f"-m mark ! --mark 0x0/{ALLOWED} -j RETURN"
 A, B, PROFILE = PolicyId("gnp/a"), PolicyId("gnp/b"), PolicyId("profile/p")
 
 
@@ -102,20 +102,49 @@ def test_no_policy_and_no_profile_is_closed() -> None:
 
 
 def test_pass_leads_to_the_next_stage() -> None:
-    """After a policy that can pass, a marked packet goes on; the next stage clears the mark."""
+    """A packet marked as passed goes back to the class's chain, which calls the next stage."""
     made = PolicyClass(1, key("gnp/a"))
     rendered = render_class(made, "ingress", SETTINGS, {(A, "ingress")})
     assert rendered == {
         made.chain("ingress"): (
-            jump(A),
-            f"-m mark --mark {PASSED}/{PASSED} -g {made.chain('ingress', 1)}",
+            f"-j {made.chain('ingress', 1)}",
+            f"-j {made.chain('ingress', 2)}",
             "-j DROP",
         ),
         made.chain("ingress", 1): (
+            jump(A),
+            f"-m mark ! --mark 0x0/{PASSED} -j RETURN",
+            "-j DROP",
+        ),
+        made.chain("ingress", 2): (
             f"-j MARK --set-xmark 0x0/{PASSED}",
             jump(PROFILE),
             "-j DROP",
         ),
+    }
+
+
+def test_at_egress_a_stage_goes_back_with_what_it_passes_and_with_what_it_allows() -> None:
+    """The class's chain goes back with what is allowed, and calls the next stage for the rest."""
+    tier = TierPolicies(name="t", default_action="pass", egress=(A, B))
+    made = PolicyClass(1, ClassKey((tier,), ()))
+    rendered = render_class(made, "egress", SETTINGS, {(A, "egress")})
+    both = SETTINGS.marks.passed | SETTINGS.marks.allowed
+    assert rendered == {
+        made.chain("egress"): (
+            f"-j {made.chain('egress', 1)}",
+            BACK,
+            f"-j {made.chain('egress', 2)}",
+            BACK,
+            "-j DROP",
+        ),
+        made.chain("egress", 1): (
+            f"-j {policy_chain(A, 'egress')}",
+            f"-m mark ! --mark 0x0/{both:#x} -j RETURN",
+            f"-j {policy_chain(B, 'egress')}",
+            BACK,
+        ),
+        made.chain("egress", 2): (f"-j MARK --set-xmark 0x0/{PASSED}", "-j DROP"),
     }
 
 

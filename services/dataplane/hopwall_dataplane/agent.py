@@ -318,6 +318,9 @@ class Agent:
         while True:
             await asyncio.sleep(self.settings.heartbeat_s)
             await self._report(force=True)
+            if self.kernel.desired.routes.parked:
+                self.kernel.stale.add(Stale.ROUTES)
+                self._wake.set()
 
 
 def _same(a: HostStatus, b: HostStatus) -> bool:

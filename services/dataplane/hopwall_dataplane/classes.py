@@ -159,45 +159,47 @@ def render_class(
     settings: RenderSettings,
     passing: set[tuple[PolicyId, Direction]],
 ) -> dict[str, tuple[str, ...]]:
-    """Return the chains of a class in one direction: one per stage that Pass can lead to.
+    """Return the chains of a class in one direction: more than one where Pass leads on.
 
-    An egress policy that allows comes back with a mark, and the class's chain goes back with it. A tier is a run of jumps that ends in a drop, or goes on where the tier's default is pass. After a
-    policy that can pass, the mark tells whether it did, and the packet goes on at the next stage.
+    A tier is a run of jumps that ends in a drop, or goes on where the tier's default is pass. A packet that
+    a policy passes, or at egress allows, comes back with a mark, and the stage goes back with it: the
+    class's chain calls the stages one after the other, as nft allows only 16 chains on a path.
 
     Shape:  chain → rule bodies; the first chain is always there and, with no policy at all, closed.
     Source: Calico policy semantics: end-of-tier drop only where a policy of the tier applies; profiles
             only when no tier decided; no profile means deny.
     """
-    passed, allowed = settings.marks.passed, settings.marks.allowed
-    back = (f"-m mark --mark {allowed:#x}/{allowed:#x} -j RETURN",) if direction == "egress" else ()
-    chains: dict[str, tuple[str, ...]] = {}
-    stage, lines = 0, list[str]()
+    marks = settings.marks
+    allowed = marks.allowed if direction == "egress" else 0
+    stages = [list[str]()]
     for tier in policy_class.key.tiers:
         policies = tier_policies(tier, direction)
-        if not policies:
-            continue
-        next_stage = policy_class.chain(direction, stage + 1)
         may_pass = False
         for policy in policies:
-            lines += (f"-j {policy_chain(policy, direction)}", *back)
-            if (policy, direction) in passing:
-                may_pass = True
-                lines.append(f"-m mark --mark {passed:#x}/{passed:#x} -g {next_stage}")
-        if tier.default_action == "deny":
-            lines.extend(CLOSED)
+            passed = marks.passed if (policy, direction) in passing else 0
+            may_pass = may_pass or bool(passed)
+            stages[-1] += (f"-j {policy_chain(policy, direction)}", *_back(allowed | passed))
+        if policies and tier.default_action == "deny":
+            stages[-1] += CLOSED
             if not may_pass:
-                chains[policy_class.chain(direction, stage)] = tuple(lines)
-                return chains
+                break
         if may_pass:
-            if tier.default_action == "pass":
-                lines.append(f"-g {next_stage}")
-            chains[policy_class.chain(direction, stage)] = tuple(lines)
-            stage += 1
-            lines = [f"-j MARK --set-xmark 0x0/{passed:#x}"]
-    for profile in policy_class.key.profiles:
-        lines += (f"-j {policy_chain(profile, direction)}", *back)
-    chains[policy_class.chain(direction, stage)] = (*lines, *CLOSED)
-    return chains
+            stages.append([f"-j MARK --set-xmark 0x0/{marks.passed:#x}"])
+    else:
+        for profile in policy_class.key.profiles:
+            stages[-1] += (f"-j {policy_chain(profile, direction)}", *_back(allowed))
+        stages[-1] += CLOSED
+    if len(stages) == 1:
+        return {policy_class.chain(direction): tuple(stages[0])}
+    names = [policy_class.chain(direction, number) for number in range(1, len(stages) + 1)]
+    root = [line for name in names for line in (f"-j {name}", *_back(allowed))]
+    chains = {policy_class.chain(direction): (*root, *CLOSED)}
+    return chains | {name: tuple(lines) for name, lines in zip(names, stages, strict=True)}
+
+
+def _back(marks: int) -> tuple[str, ...]:
+    """Return the line that goes back with a packet that carries any of these marks."""
+    return (f"-m mark ! --mark 0x0/{marks:#x} -j RETURN",) if marks else ()
 
 
 __all__ = [

@@ -155,6 +155,7 @@ class Kernel:
             known = {k: r for k, r in self.desired.routes.actual.items() if wanted.get(k) == r}
             found = drift.in_routes(known, actual)
         self.desired.routes.replace_actual(actual)
+        self.desired.routes.unpark_all()  # what had no way to its gateway may have one now
         self._trust(Stale.ROUTES)
         return found
 

@@ -3,10 +3,20 @@
 import re
 from collections.abc import Mapping
 
+from hopwall_dataplane.classes import ClassKey, PolicyClass, render_class
 from hopwall_dataplane.desired import Desired
 from hopwall_dataplane.feed import Step
-from hopwall_dataplane.iptables.static import FORWARD, INPUT, RenderSettings
-from hopwall_dataplane.marks import layout
+from hopwall_dataplane.iptables.render_policy import CLOSED, Direction, policy_chain
+from hopwall_dataplane.iptables.static import (
+    EGRESS_OK,
+    FORWARD,
+    FROM_TREE,
+    INPUT,
+    TO_TREE,
+    RenderSettings,
+    static_chains,
+)
+from hopwall_dataplane.marks import layout, mark_tree
 from hopwall_dataplane.outcome import Family
 from hopwall_model.updates import (
     EndpointId,
@@ -19,6 +29,8 @@ from hopwall_model.updates import (
 )
 
 SETTINGS = RenderSettings(marks=layout(), prefixes=("tap", "cali"))
+STAGED = ClassKey((TierPolicies(name="t", egress=(PolicyId("gnp/a"),)),) * 10, ())
+POLICY = policy_chain(PolicyId("gnp/a"), "egress")
 JUMP = re.compile(r"-[jg] (hw-\S+)")
 
 
@@ -51,6 +63,26 @@ def test_what_a_transaction_costs_grows_with_classes_and_not_with_their_square()
         for chains in (filter_of(100), filter_of(400))
     ]
     assert counts[1] < 5 * counts[0]
+
+
+def depth(chains: Mapping[str, tuple[str, ...]], chain: str) -> int:
+    """Count the chains on the longest path from this one."""
+    targets = {target for line in chains[chain] for target in JUMP.findall(line)}
+    return 1 + max((depth(chains, target) for target in targets), default=0)
+
+
+def test_no_path_is_longer_than_nft_takes_however_many_classes_and_stages() -> None:
+    """More than 16 chains on a path are "Too many links": the table could not be written at all."""
+    settings = RenderSettings(marks=layout(0xFFFFFFFF), prefixes=("tap",))
+    numbers = {n: PolicyClass(n, STAGED).chain("egress") for n in range(1, 1 << 15)}
+    chains = dict(static_chains(Family.V4, settings)["filter"])
+    chains |= mark_tree(FROM_TREE, settings.marks.source, numbers, end=CLOSED)
+    chains |= {TO_TREE: CLOSED, POLICY: (f"-g {EGRESS_OK}",)}
+    passing: set[tuple[PolicyId, Direction]] = {(PolicyId("gnp/a"), "egress")}
+    for number in numbers:
+        chains |= render_class(PolicyClass(number, STAGED), "egress", settings, passing)
+    kernel_chain = 1
+    assert kernel_chain + max(depth(chains, entry) for entry in (FORWARD, INPUT)) <= 16
 
 
 def test_a_workloads_packet_is_accepted_only_by_an_allow() -> None:

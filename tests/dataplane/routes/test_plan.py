@@ -63,8 +63,8 @@ DELETE = DeleteRoute(NARROW.key)
 @pytest.mark.parametrize(
     ("op", "code", "kind"),
     [
-        (ADD, errno.ENETUNREACH, Retry),
-        (ADD, errno.EHOSTUNREACH, Retry),
+        (ADD, errno.ENETUNREACH, Refused),
+        (ADD, errno.EHOSTUNREACH, Refused),
         (ADD, errno.ENODEV, Retry),
         (ADD, errno.ENETDOWN, Retry),
         (ADD, errno.ENOENT, Retry),

@@ -198,8 +198,6 @@ def _shape(kind: int, table: int, gateway: str, interface: str) -> RouteKind:
 #: errno → what it means for the op. Each row was seen on a real kernel (tests/dataplane/routes).
 _RETRIED = frozenset(
     {
-        errno.ENETUNREACH,  # v4: no route to the gateway
-        errno.EHOSTUNREACH,  # v6: no route to the gateway
         errno.ENODEV,  # the interface went away
         errno.ENETDOWN,  # the interface is down
         errno.ENOENT,  # the route to be replaced is not there any more
@@ -212,6 +210,9 @@ _RETRIED = frozenset(
         errno.EPERM,
     }
 )
+#: No route to the gateway (v4, v6): one destination's trouble, which must not hold up the others. The agent
+#: tries it again whenever a link changes, and at each heartbeat.
+_UNREACHABLE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH})
 
 
 def outcome_of(op: RouteOp, failure: Failure) -> Outcome:
@@ -230,6 +231,11 @@ def outcome_of(op: RouteOp, failure: Failure) -> Outcome:
         return Refused(
             f"route {op.route}: a foreign route to the same destination with the same priority is in "
             f"place; remove it or give it another metric"
+        )
+    if code in _UNREACHABLE:
+        return Refused(
+            f"route {op.route}: this host has no way to the gateway now; check its uplink's address and "
+            "the other host's Node"
         )
     if code in _RETRIED:
         return Retry(f"route {op.route} cannot stand yet: {said}")
