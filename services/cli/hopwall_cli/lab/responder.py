@@ -6,6 +6,8 @@ Source: RFC 792 and RFC 4443 (echo), RFC 826 (ARP), packet(7).
 """
 
 import asyncio
+import contextlib
+import itertools
 import json
 import os
 import socket
@@ -19,6 +21,9 @@ from hopwall_cli.lab.witness import Witness
 
 DEFAULT_PORT = 7000
 _ETH_P_ARP = 0x0806  # linux/if_ether.h
+#: Ports below the kernel's ephemeral range (ip-sysctl.rst, ip_local_port_range).
+_FIRST_SOURCE_PORT = 12_000
+_SOURCE_PORTS = 20_000
 _FAMILY = {False: socket.AF_INET, True: socket.AF_INET6}
 
 Order = dict[str, Any]
@@ -54,6 +59,9 @@ class Responder:
 
     def __init__(self) -> None:
         self._ports: set[int] = set()
+        # Each probe is a flow of its own to connection tracking: a number that comes again within minutes
+        # would ride on what an earlier probe was allowed.
+        self._numbers = itertools.count(int.from_bytes(os.urandom(2), "big"))
         self._flows = Flows()
         self._witness = Witness()
         self.orders: dict[str, Callable[[Order], Awaitable[Answer]]] = {
@@ -97,7 +105,7 @@ class Responder:
 
     async def udp(self, order: Order) -> Answer:
         """Send a datagram, twice if need be, and hear it again."""
-        with self._socket(order, socket.SOCK_DGRAM, 0) as sock:
+        with self._socket(order, socket.SOCK_DGRAM, 0, numbered=True) as sock:
             sock.connect((order["dst"], int(order["port"])))
             nonce = os.urandom(8)
             return {"ok": await _ask(sock, nonce, lambda data: data == nonce)}
@@ -109,8 +117,7 @@ class Responder:
         with self._socket(order, socket.SOCK_RAW, int(protocol)) as sock:
             sock.connect((order["dst"], 0))
             nonce = os.urandom(8)
-            # A new identifier each time, as ping does: a new flow to connection tracking.
-            ident = int.from_bytes(os.urandom(2), "big")
+            ident = next(self._numbers) & 0xFFFF
             head = struct.pack("!BBHHH", 128 if six else 8, 0, 0, ident, 1)
             packet = head + nonce
             packet = packet[:2] + struct.pack("!H", _checksum(packet)) + packet[4:]
@@ -143,11 +150,20 @@ class Responder:
             await _ask(sock, frame + body, answers)
         return {"ok": True, "mac": found.hex(":")}
 
-    def _socket(self, order: Order, kind: int, protocol: int) -> socket.socket:
+    def _socket(
+        self, order: Order, kind: int, protocol: int, *, numbered: bool = False
+    ) -> socket.socket:
+        """Open a socket for a probe; a numbered one takes the next port instead of one at random."""
         sock = socket.socket(_FAMILY[":" in order["dst"]], kind, protocol)
         sock.setblocking(False)
-        if order.get("src"):
-            sock.bind((order["src"], 0))
+        source = order.get("src", "")
+        if numbered:
+            for number in itertools.islice(self._numbers, _SOURCE_PORTS):
+                with contextlib.suppress(OSError):
+                    sock.bind((source, _FIRST_SOURCE_PORT + number % _SOURCE_PORTS))
+                    break
+        elif source:
+            sock.bind((source, 0))
         return sock
 
 
