@@ -13,7 +13,7 @@ from hopwall_model.events import ResourceRemoved, ResourceSet
 from hopwall_model.resources import Key, Metadata, Node
 
 KEY = Key("Node", "", "a")
-STAMP = Stamp(uid="u1", at="2026-01-01T00:00:00Z")
+STAMP = Stamp(uid="6c0e4e8e-1111-4222-8333-123456789abc", at="2026-01-01T00:00:00Z")
 
 
 def node(**fields: Any) -> Node:
@@ -61,9 +61,20 @@ def test_a_new_resource_gets_identity_from_the_server() -> None:
     plan = plan_set(KEY, node(uid="mine", generation=99, resource_version="5"), NOTHING, STAMP)
     assert isinstance(plan.event, ResourceSet)
     metadata = plan.event.resource.metadata
-    assert (metadata.uid, metadata.creation_timestamp, metadata.generation) == ("u1", STAMP.at, 1)
+    assert (metadata.uid, metadata.creation_timestamp, metadata.generation) == (
+        STAMP.uid_of(KEY),
+        STAMP.at,
+        1,
+    )
     assert metadata.resource_version is None
     assert (plan.word, plan.expected) == ("created", 0)
+
+
+def test_each_resource_of_a_request_has_a_uid_of_its_own() -> None:
+    """One bulk request makes many resources; no two of them are the same."""
+    other = Key(KEY.kind, KEY.namespace, "other")
+    assert STAMP.uid_of(KEY) != STAMP.uid_of(other)
+    assert STAMP.uid_of(KEY) == STAMP.uid_of(KEY)
 
 
 def test_a_change_keeps_identity_and_counts() -> None:

@@ -61,6 +61,26 @@ def test_unreadable_text_is_one_sentence_with_the_place(text: str, said: str) ->
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("20:21", "20:21"),
+        ("12:34:56:12:34:56", "12:34:56:12:34:56"),
+        ("010", "010"),
+        ("0x10", "0x10"),
+        ("10", 10),
+        ("-3", -3),
+        ("10.5", 10.5),
+        ("1e1", 10.0),
+    ],
+)
+def test_numbers_are_those_of_yaml_1_2(text: str, value: object) -> None:
+    """A port range, a hardware address or a code is never taken for a number in base 60, 8 or 16."""
+    (document,) = load_text(f"a: {text}", "x.yaml")
+    assert document.value == {"a": value}
+    assert type(document.value["a"]) is type(value)
+
+
 def test_dates_stay_text() -> None:
     """YAML's timestamps are text, as JSON has none."""
     assert load_text("a: 2024-01-02\n", "t.yaml")[0].value == {"a": "2024-01-02"}

@@ -384,3 +384,35 @@ def test_an_endpoint_without_room_for_its_class_gets_it_when_a_class_goes() -> N
     desired.apply(step())
     assert desired.refusals() == ()
     assert [len(found) for found in held(desired, 16)] == [2, 1]
+
+
+def test_no_route_leads_a_host_or_the_bus_to_a_workload() -> None:
+    """An address that hosts live by is nobody's workload, however it is declared; the others go on."""
+    settings = RenderSettings(marks=layout(), prefixes=("tap",))
+    desired = Desired(
+        "h1",
+        settings,
+        (Family.V4, Family.V6),
+        "169.254.1.1",
+        reserved=frozenset({"172.18.203.1/32"}),
+    )
+    desired.set_links(LINKS)
+    bus = RoutesBucket(
+        host="h2",
+        version=1,
+        gateway_v4="172.18.203.126",
+        cidrs=("10.65.0.9/32", "172.18.203.1/32", "172.18.203.129/32"),
+    )
+    third = RoutesBucket(host="h3", version=1, gateway_v4="172.18.203.129", cidrs=())
+    desired.apply(step(bus, third))
+    wanted = {route.cidr for route in desired.routes.desired.values() if route.kind == "via"}
+    assert wanted == {"10.65.0.9/32"}
+    assert {r.object for r in desired.refusals()} == {
+        "route 172.18.203.1/32",
+        "route 172.18.203.129/32",
+    }
+    desired.apply(step(NeedRemoved(scope=Scope("routes/h3"))))
+    assert Route("172.18.203.129/32", "link").key in desired.routes.desired
+    thief = EndpointSet(id=EndpointId("d/thief"), interface="tap0", addresses=("172.18.203.1/32",))
+    desired.apply(step(thief))
+    assert "endpoint d/thief" in {r.object for r in desired.refusals()}

@@ -142,7 +142,7 @@ def test_everything_becomes_two_halves() -> None:
     ("text", "unicast", "workload"),
     [
         ("10.0.0.1", True, True),
-        ("169.254.169.254", True, True),
+        ("169.254.169.254", True, False),
         ("fd00::1", True, True),
         ("fe80::1", True, False),
         ("127.0.0.1", False, False),

@@ -126,6 +126,16 @@ async def test_a_bad_event_is_reported_and_skipped(link: Link) -> None:
     assert noted[0].subject == "hopwall.event.node._.bad"
 
 
+async def test_a_bad_last_word_does_not_take_away_what_was_acknowledged(link: Link) -> None:
+    """A snapshot shows the last value that can be understood, at the revision of the last word."""
+    (first,) = await link.append([node_event("a")])
+    junk = Append(subject="hopwall.event.node._.a", body=b"junk", expected=first, headers={})
+    (last,) = await link.append([junk])
+    seen = await take(link.follow(), CaughtUp)
+    (record,) = [i for i in seen if isinstance(i, Record)]
+    assert (record.revision, record.event.key.name) == (last, "a")
+
+
 async def test_follow_starts_again_when_the_server_restarts(
     link: Link, nats_server: NatsServer
 ) -> None:

@@ -37,6 +37,8 @@ class Api:
         #: Idempotency keys of requests that are being carried out now.
         self.busy_keys: set[str] = set()
         self.stopping = False
+        #: When each host was last heard, on the monotonic clock.
+        self.heard_at: dict[str, float] = {}
         self._spoken: set[str] = set()
 
     def not_ready(self) -> str | None:
@@ -134,6 +136,7 @@ class Api:
             async for host in self.link.last_status(topics.HOST_STATUS):
                 if host.host not in self._spoken:
                     self.tracker.fold_host(host)
+                    self.heard_at[host.host] = clock.monotonic()
         except Unavailable as error:
             log.warning("the last statuses are not known until they are sent again: %s", error)
         self.news.ring()
@@ -146,6 +149,7 @@ class Api:
     def _on_host(self, status: HostStatus, _: str) -> None:
         self._spoken.add(status.host)
         self.tracker.fold_host(status)
+        self.heard_at[status.host] = clock.monotonic()
         self.news.ring()
 
 

@@ -6,6 +6,7 @@ nothing.
 Source: RFC 9110, 13.1 (If-Match, If-None-Match); RFC 7396 (merge patch).
 """
 
+import uuid
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -35,10 +36,14 @@ class Expectation(Struct, frozen=True, kw_only=True):
 
 
 class Stamp(Struct, frozen=True, kw_only=True):
-    """What the shell adds to a new resource."""
+    """What the shell adds to new resources. `uid` is one request's; each resource gets one of its own."""
 
     uid: str
     at: str
+
+    def uid_of(self, key: Key) -> str:
+        """Return the uid of a resource made by this request. Source: RFC 9562, version 5."""
+        return str(uuid.uuid5(uuid.UUID(self.uid), str(key)))
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -80,7 +85,9 @@ def plan_set(key: Key, wanted: Resource, held: Held, stamp: Stamp) -> Plan:
     stored = held.stored
     users = users_part(wanted)
     if stored is None:
-        metadata = replace(users.metadata, uid=stamp.uid, creation_timestamp=stamp.at, generation=1)
+        metadata = replace(
+            users.metadata, uid=stamp.uid_of(key), creation_timestamp=stamp.at, generation=1
+        )
         return _written(key, "created", held, replace(users, metadata=metadata))
     if users_part(stored.resource) == users:
         return Plan(
@@ -89,7 +96,7 @@ def plan_set(key: Key, wanted: Resource, held: Held, stamp: Stamp) -> Plan:
     before = stored.resource.metadata
     metadata = replace(
         users.metadata,
-        uid=before.uid or stamp.uid,
+        uid=before.uid or stamp.uid_of(key),
         creation_timestamp=before.creation_timestamp or stamp.at,
         generation=(before.generation or 0) + 1,
     )

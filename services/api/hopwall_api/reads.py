@@ -17,6 +17,7 @@ from hopwall_api.watch import watch
 from hopwall_model import codec
 from hopwall_model.resources import API_VERSION, Key, Resource
 from hopwall_model.status import Refusal, Waiting
+from hopwall_runtime import clock
 
 #: Resources looked at before others get their turn.
 _PER_TURN = 1000
@@ -156,8 +157,15 @@ def place_of(stored: Stored) -> Place:
 # ---------------------------------------------------------------- hosts
 
 
+#: Three heartbeats of an agent.
+SILENT_S = 15.0
+
+
 class HostView(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """What a host last reported. `lag` is how many revisions it is behind calc, if both share an epoch."""
+    """What a host last reported. `lag` is how many revisions it is behind calc, if both share an epoch.
+
+    Units: `silentS` is there when the host has said nothing for longer than three heartbeats: seconds.
+    """
 
     host: str
     reported: bool
@@ -167,6 +175,7 @@ class HostView(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=
     in_sync: bool = False
     at: str = ""
     lag: int | None = None
+    silent_s: int | None = None
     refused: tuple[Refusal, ...] = ()
     waiting: tuple[Waiting, ...] = ()
     drift_repaired: int = 0
@@ -186,9 +195,11 @@ def _host_view(api: Api, host: str) -> HostView:
     status = api.tracker.hosts.get(host)
     if status is None:
         return HostView(host=host, reported=False)
+    silent_s = clock.monotonic() - api.heard_at.get(host, 0.0)
     return HostView(
         host=host,
         reported=True,
+        silent_s=int(silent_s) if silent_s > SILENT_S else None,
         epoch=status.epoch,
         revision=status.revision,
         received=status.received,

@@ -17,7 +17,12 @@ from hopwall_dataplane.chains import ChainBook
 from hopwall_dataplane.claims import Claims
 from hopwall_dataplane.classes import ClassTable, NoRoomForClassError, PolicyClass, class_key
 from hopwall_dataplane.delta import Delta
-from hopwall_dataplane.faults import bucket_fault, endpoint_fault, is_address, policy_fault
+from hopwall_dataplane.destinations import Destinations
+from hopwall_dataplane.faults import (
+    bucket_fault,
+    endpoint_fault,
+    policy_fault,
+)
 from hopwall_dataplane.feed import Step
 from hopwall_dataplane.ipsets.elements import Element, Mark, SetSpec
 from hopwall_dataplane.ipsets.plan import AddressSets
@@ -81,10 +86,12 @@ class Desired:
     settings: RenderSettings
     families: tuple[Family, ...]
     link_local_gateway: str
+    #: Addresses the host lives by, as CIDRs: never a workload's here.
+    reserved: frozenset[str] = frozenset()
     ipv6: bool = True
     members: AddressSets = field(default_factory=AddressSets)
     identity: AddressSets = field(default_factory=AddressSets)
-    routes: Delta[RouteKey, Route] = field(default_factory=Delta)
+    destinations: Destinations = field(init=False)
     #: Interfaces came, went or changed, or are used anew, since somebody looked.
     interfaces_touched: bool = True
     chains: ChainBook = field(init=False)
@@ -102,15 +109,12 @@ class Desired:
     _roomless: set[EndpointId] = field(default_factory=set)
     #: Object → why it is not as calc wants it, of what is not an endpoint.
     _faults: dict[str, str] = field(default_factory=dict)
-    _remote: dict[str, BucketedMembers] = field(default_factory=dict)
-    _gateways: dict[str, tuple[str, str]] = field(default_factory=dict)
     _identities: Claims[ElementKey, EndpointId, Mark] = field(default_factory=Claims)
-    _local: Claims[str, EndpointId, str] = field(default_factory=Claims)
-    _remote_gateways: Claims[str, str, str] = field(default_factory=Claims)
 
     def __post_init__(self) -> None:
         """Want what every host has: the identity sets, the static chains, the link-local gateway."""
         self.classes = ClassTable(self.settings.marks.max_class)
+        self.destinations = Destinations(self.host, self.reserved, self._programs, self._faults)
         self.chains = ChainBook(self.settings, self.families)
         for family in self.families:
             source = SetSpec(from_set(family), "hash:net,iface", family, skbinfo=True)
@@ -142,7 +146,7 @@ class Desired:
         for set_id in sorted(touched_sets):
             self._settle_set(set_id)
         for host in sorted(touched_hosts):
-            self._settle_routes(host)
+            self.destinations.settle(host)
         for endpoint in endpoints:
             self._place(endpoint)
         if self.classes.has_room:
@@ -178,6 +182,11 @@ class Desired:
         self.chains.settle(self.classes.classes.values())
 
     # ------------------------------------------------------------ what people ask
+
+    @property
+    def routes(self) -> Delta[RouteKey, Route]:
+        """The routes of this host."""
+        return self.destinations.routes
 
     @property
     def interfaces(self) -> set[str]:
@@ -235,8 +244,8 @@ class Desired:
             if kind == "set" and SetId(name) in self._sets:
                 self._sets[SetId(name)].void()
                 touched_sets.add(SetId(name))
-            elif kind == "routes" and name in self._remote:
-                self._remote[name].void()
+            elif kind == "routes" and name in self.destinations.remote:
+                self.destinations.remote[name].void()
                 touched_hosts.add(name)
 
     def _put_piece(self, piece: SharedPiece, sets: set[SetId], hosts: set[str]) -> None:
@@ -253,7 +262,7 @@ class Desired:
                 self._set_state(piece.id).put(piece.n_buckets, piece.bucket, piece.members)
                 sets.add(piece.id)
             case RoutesBucket():
-                self._put_routes(piece)
+                self.destinations.put(piece)
                 hosts.add(piece.host)
             case _:
                 assert_never(piece)
@@ -262,7 +271,7 @@ class Desired:
         return {
             *(Scope(f"policy/{policy}") for policy in self.chains.policies),
             *(Scope(f"set/{set_id}") for set_id in self._sets),
-            *(Scope(f"routes/{host}") for host in self._remote),
+            *(Scope(f"routes/{host}") for host in self.destinations.remote),
         }
 
     def _drop_scope(self, scope: Scope, sets: set[SetId], hosts: set[str]) -> None:
@@ -273,8 +282,8 @@ class Desired:
         elif kind == "set" and SetId(name) in self._sets:
             self._sets[SetId(name)].drop()
             sets.add(SetId(name))
-        elif kind == "routes" and name in self._remote:
-            self._remote[name].drop()
+        elif kind == "routes" and name in self.destinations.remote:
+            self.destinations.remote[name].drop()
             hosts.add(name)
 
     def _set_state(self, set_id: SetId) -> BucketedMembers:
@@ -311,60 +320,13 @@ class Desired:
         known = state is not None and state.is_whole and set_id not in self._distrusted
         self.chains.know_set(set_id, known=known)
 
-    # ------------------------------------------------------------ routes
-
-    def _put_routes(self, update: RoutesBucket) -> None:
-        if update.host == self.host:
-            return
-        state = self._remote.setdefault(update.host, BucketedMembers())
-        gateways = (update.gateway_v4, update.gateway_v6)
-        if self._gateways.get(update.host) != gateways:
-            self._gateways[update.host] = gateways
-            state.touch_all()
-        state.put(update.n_buckets, update.bucket, update.cidrs)
-
-    def _settle_routes(self, host: str) -> None:
-        state = self._remote.get(host)
-        if state is None:
-            return
-        added, removed = state.settle()
-        for cidr in removed:
-            self._faults.pop(f"route {cidr}", None)
-            self._remote_gateways.drop(cidr, host)
-            self._route(cidr)
-        gateways = self._gateways[host]
-        for cidr in added:
-            if not is_address(cidr):
-                self._faults[f"route {cidr}"] = f"{cidr!r} on host {host} is not an address."
-                continue
-            gateway = gateways[1] if _family(cidr) is Family.V6 else gateways[0]
-            self._remote_gateways.put(cidr, host, gateway)
-            self._route(cidr)
-        if state.dropped:
-            del self._remote[host]
-            del self._gateways[host]
-
-    def _route(self, cidr: str) -> None:
-        """Want the one right route for a destination: a local workload's, else its host's, else none."""
-        key = Route(cidr, "link").key
-        if not self._programs(cidr):
-            return
-        interface = self._local.winner(cidr)
-        gateway = self._remote_gateways.winner(cidr) if interface is None else None
-        if interface:
-            self.routes.set_desired(key, Route(cidr, "link", interface=interface))
-        elif gateway:
-            self.routes.set_desired(key, Route(cidr, "via", gateway=gateway))
-        else:
-            self.routes.remove_desired(key)
-
     # ------------------------------------------------------------ endpoints
 
     def _place(self, update: EndpointSet | EndpointRemoved) -> None:
         before = self._placed.pop(update.id, None)
         after: _Placed | None = None
         if isinstance(update, EndpointSet):
-            fault = endpoint_fault(update, self.settings.prefixes)
+            fault = endpoint_fault(update, self.settings.prefixes, self.reserved)
             policy_class = None if fault else self._join(update)
             elements = {} if policy_class is None else self._elements(update, policy_class)
             after = _Placed(update, fault, policy_class, elements)
@@ -459,13 +421,7 @@ class Desired:
         self._claim(placed, dict.fromkeys(placed.endpoint.addresses, interface))
 
     def _claim(self, placed: _Placed, claims: dict[str, str]) -> None:
-        endpoint_id = placed.endpoint.id
-        for cidr in placed.routes - claims.keys():
-            self._local.drop(cidr, endpoint_id)
-            self._route(cidr)
-        for cidr, interface in claims.items():
-            self._local.put(cidr, endpoint_id, interface)
-            self._route(cidr)
+        self.destinations.claim(placed.endpoint.id, placed.routes, claims)
         placed.routes = frozenset(claims)
 
     def _programs(self, cidr: str) -> bool:

@@ -6,6 +6,8 @@ must neither reach the text of a rule, nor an interface that is not a workload's
 Pure.
 """
 
+from collections.abc import Container
+
 from hopwall_model.cidr import Cidr, is_host_cidr, parse_cidr
 from hopwall_model.names import valid_ifname
 from hopwall_model.updates import EndpointSet, PolicySet, RoutesBucket, SetBucket
@@ -14,7 +16,9 @@ from hopwall_model.updates import EndpointSet, PolicySet, RoutesBucket, SetBucke
 _NOT_INTERFACES = ("all", "default", "lo")
 
 
-def endpoint_fault(endpoint: EndpointSet, prefixes: tuple[str, ...]) -> str:
+def endpoint_fault(
+    endpoint: EndpointSet, prefixes: tuple[str, ...], reserved: Container[str] = ()
+) -> str:
     """Say why an endpoint must stay closed: most of all, an interface whose packets nobody filters."""
     name = endpoint.interface
     if not valid_ifname(name) or name in _NOT_INTERFACES:
@@ -28,10 +32,17 @@ def endpoint_fault(endpoint: EndpointSet, prefixes: tuple[str, ...]) -> str:
     for cidr in endpoint.addresses:
         if not is_address(cidr):
             return f"{cidr!r} is not a workload's address."
+        if cidr in reserved:
+            return reserved_fault(cidr)
     for cidr in endpoint.extra_sources:
         if not _is_canonical(cidr):
             return f"{cidr!r} is not a network."
     return ""
+
+
+def reserved_fault(cidr: str) -> str:
+    """Say that an address is one the host lives by."""
+    return f"{cidr} is an address that hosts reach their gateway, NATS or each other at."
 
 
 def policy_fault(policy: PolicySet) -> str:

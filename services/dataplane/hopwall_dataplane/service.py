@@ -20,6 +20,7 @@ from hopwall_dataplane.links.sysctl import SysctlDriver
 from hopwall_dataplane.marks import MarkMaskError, layout
 from hopwall_dataplane.metrics import Metrics
 from hopwall_dataplane.outcome import Family
+from hopwall_dataplane.reserved import reserved_cidrs
 from hopwall_dataplane.routes.driver import RouteDriver
 from hopwall_dataplane.settings import DataplaneSettings
 from hopwall_runtime.config import ConfigError
@@ -69,6 +70,9 @@ async def open_kernel(settings: DataplaneSettings) -> Kernel:
         settings=render_settings(settings),
         families=families,
         link_local_gateway=settings.link_local_gateway,
+        reserved=await asyncio.to_thread(
+            reserved_cidrs, settings.nats_url, settings.link_local_gateway
+        ),
         ipv6=settings.ipv6,
     )
     return Kernel(

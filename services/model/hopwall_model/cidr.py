@@ -147,8 +147,5 @@ def is_unicast(ip: Ip) -> bool:
 
 
 def is_workload_address(ip: Ip) -> bool:
-    """Tell whether a workload may own the address: unicast, and routed beyond its link.
-
-    IPv4 link-local is allowed: clouds serve metadata there.
-    """
-    return is_unicast(ip) and not (":" in ip and IPv6Address(ip).is_link_local)
+    """Tell whether a workload may own the address: unicast, and routed beyond its link."""
+    return is_unicast(ip) and not _parsed(ip).is_link_local

@@ -5,6 +5,7 @@ after an overflow or a lost tail of the stream; this one notices by its own coun
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,6 +81,10 @@ class _Cursor:
         self.revision = max(self.revision, stream_seq)
         return stream_seq
 
+    @property
+    def caught_up(self) -> bool:
+        return self.delivered > self.remaining
+
     def just_caught_up(self) -> bool:
         return self.remaining != 0 and self.delivered == self.remaining
 
@@ -149,6 +154,11 @@ class Follower:
                 event = topics.EVENT.decode(message.data)
             except CodecError as error:
                 await self._reject(message.subject, str(error))
+                # Live, what was followed before still stands. In a snapshot it must be looked up: what
+                # cannot be understood must not take away what was acknowledged.
+                earlier = None if cursor.caught_up else await self._last_good(message.subject)
+                if earlier is not None:
+                    items.append(Record(revision=revision, event=earlier, headers={}))
             else:
                 items.append(
                     Record(revision=revision, event=event, headers=dict(message.headers or {}))
@@ -156,6 +166,25 @@ class Follower:
             if cursor.just_caught_up():
                 items.append(CaughtUp(revision))
         return items
+
+    async def _last_good(self, subject: str) -> Event | None:
+        """Return the last event of a subject that can be understood; None when the stream has none."""
+        inbox = self._nc.new_inbox()
+        subscription = await self._nc.subscribe(inbox)
+        config = follower_config(inbox, subject)
+        config.deliver_policy = DeliverPolicy.ALL
+        config.idle_heartbeat = config.flow_control = None
+        good: Event | None = None
+        try:
+            consumer = await self._js.add_consumer(topics.EVENTS_STREAM, config)
+            for _ in range(consumer.num_pending or 0):
+                message = await subscription.next_msg(timeout=5)
+                with contextlib.suppress(CodecError):
+                    good = topics.EVENT.decode(message.data)
+        finally:
+            if not self._nc.is_closed:
+                await subscription.unsubscribe()
+        return good
 
     async def _on_control(self, message: Msg, cursor: _Cursor) -> None:
         headers = message.headers or {}

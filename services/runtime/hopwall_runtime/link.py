@@ -90,6 +90,8 @@ class Link:
         self._nc: Any = nats.aio.client.Client()
         self._js: Any = None
         self.rejected_messages = 0
+        self._servers = ""
+        self._last_error = ""
         self._follower: Follower | None = None
         self._reconnect_listeners: list[Callable[[], Awaitable[None]]] = []
 
@@ -97,6 +99,7 @@ class Link:
 
     async def connect(self, settings: CommonSettings) -> None:
         """Connect, waiting as long as it takes for a server to appear."""
+        self._servers = ", ".join(settings.nats_url)
         options: dict[str, Any] = {
             "servers": list(settings.nats_url),
             "name": f"hopwall-{self._service}",
@@ -120,7 +123,7 @@ class Link:
                 await self._nc.connect(**options, allow_reconnect=True)
                 break
             except (NatsError, OSError) as error:
-                log.warning("cannot reach NATS at %s: %s; trying again", settings.nats_url, error)
+                await self._on_error(error)
                 await asyncio.sleep(0.5)
                 self._nc = nats.aio.client.Client()
         self._js = self._nc.jetstream(timeout=5)
@@ -146,12 +149,17 @@ class Link:
         self._reconnect_listeners.append(listener)
 
     async def _on_error(self, error: Exception) -> None:
-        log.warning("NATS: %s", str(error) or type(error).__name__)
+        """Log an error once; the client tries again several times a second, for as long as it takes."""
+        text = str(error) or type(error).__name__
+        if text != self._last_error:
+            self._last_error = text
+            log.warning("NATS at %s: %s; trying again", self._servers, text)
 
     async def _on_disconnected(self) -> None:
         log.warning("NATS: disconnected")
 
     async def _on_reconnected(self) -> None:
+        self._last_error = ""
         log.info("NATS: connected again")
         if self._follower is not None:
             self._follower.doubt()

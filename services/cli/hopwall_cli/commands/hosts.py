@@ -39,6 +39,8 @@ def row_of(host: dict[str, Any]) -> list[str]:
     if not host.get("reported"):
         return [str(host.get("host", "-")), "never reported", *(["-"] * (len(HEADING) - 2))]
     state = "in sync" if host.get("inSync") else "not in sync"
+    if host.get("silentS") is not None:
+        state = f"silent {host['silentS']} s"
     return [
         str(host.get("host", "-")),
         state,

@@ -1,0 +1,110 @@
+"""Which route each workload address has here: to a local workload, to its host, or none.
+
+Pure. A destination may be claimed by several at once while things move; who has it depends on the claims
+alone. Addresses that hosts live by (the bus, a default gateway, each other) are nobody's workload.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hopwall_dataplane.claims import Claims
+from hopwall_dataplane.delta import Delta
+from hopwall_dataplane.faults import is_address, reserved_fault
+from hopwall_dataplane.members import BucketedMembers
+from hopwall_dataplane.routes.route import Route, RouteKey
+from hopwall_model.updates import EndpointId, RoutesBucket
+
+
+@dataclass(slots=True)
+class Destinations:
+    """Claims on addresses, and the routes that follow from them.
+
+    Shape: `programs` tells whether this host has routes for an address at all; `faults` are shared with
+           the rest of the desired state: object → why it is not as wanted.
+    """
+
+    host: str
+    reserved: frozenset[str]
+    programs: Callable[[str], bool]
+    faults: dict[str, str]
+    routes: Delta[RouteKey, Route] = field(default_factory=Delta)
+    remote: dict[str, BucketedMembers] = field(default_factory=dict)
+    _gateways: dict[str, tuple[str, str]] = field(default_factory=dict)
+    _gateway_cidrs: set[str] = field(default_factory=set)
+    _local: Claims[str, EndpointId, str] = field(default_factory=Claims)
+    _beyond: Claims[str, str, str] = field(default_factory=Claims)
+
+    def put(self, update: RoutesBucket) -> None:
+        """Take a bucket of the addresses on another host."""
+        if update.host == self.host:
+            return
+        state = self.remote.setdefault(update.host, BucketedMembers())
+        gateways = (update.gateway_v4, update.gateway_v6)
+        if self._gateways.get(update.host, ("", "")) != gateways:
+            self._reserve(update.host, gateways)
+            state.touch_all()
+        state.put(update.n_buckets, update.bucket, update.cidrs)
+
+    def settle(self, host: str) -> None:
+        """Bring the routes to what the host's buckets now say."""
+        state = self.remote.get(host)
+        if state is None:
+            return
+        added, removed = state.settle()
+        for cidr in removed:
+            self.faults.pop(f"route {cidr}", None)
+            self._beyond.drop(cidr, host)
+            self._route(cidr)
+        gateways = self._gateways.get(host, ("", ""))
+        for cidr in added:
+            if not is_address(cidr):
+                self.faults[f"route {cidr}"] = f"{cidr!r} on host {host} is not an address."
+                continue
+            self._beyond.put(cidr, host, gateways[":" in cidr])
+            self._route(cidr)
+        if state.dropped:
+            del self.remote[host]
+            self._reserve(host, ("", ""))
+
+    def claim(
+        self, endpoint_id: EndpointId, before: frozenset[str], claims: dict[str, str]
+    ) -> None:
+        """Take an endpoint's claims (address → interface, "" while it has none) for those it had."""
+        for cidr in before - claims.keys():
+            self._local.drop(cidr, endpoint_id)
+            self._route(cidr)
+        for cidr, interface in claims.items():
+            self._local.put(cidr, endpoint_id, interface)
+            self._route(cidr)
+
+    def _reserve(self, host: str, gateways: tuple[str, str]) -> None:
+        """Take over how a host is reached; no route of ours may lead its own address elsewhere."""
+        before = self._gateways.pop(host, ())
+        if any(gateways):
+            self._gateways[host] = gateways
+        for ip in {*before, *gateways} - {""}:
+            cidr = f"{ip}/128" if ":" in ip else f"{ip}/32"
+            if any(ip in held for held in self._gateways.values()):
+                self._gateway_cidrs.add(cidr)
+            else:
+                self._gateway_cidrs.discard(cidr)
+            self._route(cidr)
+
+    def _route(self, cidr: str) -> None:
+        """Want the one right route for a destination: a local workload's, else its host's, else none."""
+        key = Route(cidr, "link").key
+        if not self.programs(cidr):
+            return
+        interface = self._local.winner(cidr)
+        gateway = self._beyond.winner(cidr)
+        self.faults.pop(f"route {cidr}", None)
+        if cidr in self.reserved or cidr in self._gateway_cidrs:
+            self.routes.remove_desired(key)
+            if interface is not None or gateway is not None:
+                self.faults[f"route {cidr}"] = reserved_fault(cidr)
+        elif interface:
+            self.routes.set_desired(key, Route(cidr, "link", interface=interface))
+        elif interface is None and gateway:
+            self.routes.set_desired(key, Route(cidr, "via", gateway=gateway))
+        else:
+            self.routes.remove_desired(key)
