@@ -39,9 +39,26 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return what the command line says; names may also come after the flags, as in kubectl.
+
+    Errors: SystemExit 2 with usage.
+    """
+    whole = parser()
+    args, late = whole.parse_known_args(argv)
+    names = [word for word in late if not word.startswith("-")]
+    if names == late and args.subcommand == "get" and not args.name and len(late) <= 1:
+        args.name = "".join(late)
+    elif names == late and args.subcommand == "delete":
+        args.names += late
+    elif late:
+        whole.error(f"unrecognized arguments: {' '.join(late)}")
+    return args
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    args = parser().parse_args(argv)
+    args = parse(argv)
     try:
         return asyncio.run(_run(args.run, args))
     except Usage as fault:
