@@ -33,6 +33,8 @@ def canonical_protocol(value: int | str) -> int | str:
 
     Errors: `ValueError` with a sentence.
     """
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 3:
+        value = int(value)  # Calico takes the number as text too
     if isinstance(value, str):
         name = _CANONICAL.get(value.lower())
         if name is None:
