@@ -28,7 +28,9 @@ def test_known_protocols(given: int | str, canonical: int | str, number: int, po
     assert has_ports(number) is ports
 
 
-@pytest.mark.parametrize("given", ["", "0", "256", "6 ", "٦", "all", "any", "tcp ", "İCMP", -1, 0, 256])
+@pytest.mark.parametrize(
+    "given", ["", "0", "256", "6 ", "٦", "all", "any", "tcp ", "İCMP", -1, 0, 256]
+)
 def test_what_names_no_single_protocol_is_refused(given: int | str) -> None:
     """0 and "all" are every protocol to iptables: a rule for one must not become a rule for all."""
     with pytest.raises(ValueError, match=r"\.$"):
