@@ -20,7 +20,6 @@ from hopwall_dataplane.desired import Desired
 from hopwall_dataplane.drift import Found
 from hopwall_dataplane.ipsets.driver import IpsetDriver
 from hopwall_dataplane.ipsets.elements import (
-    TEMPORARY_SUFFIX,
     CreateSet,
     DestroySet,
     SetOp,
@@ -38,6 +37,7 @@ from hopwall_dataplane.outcome import Family, Refused, Retry
 from hopwall_dataplane.routes import plan as route_plan
 from hopwall_dataplane.routes.driver import RouteDriver
 from hopwall_dataplane.routes.route import RouteOp
+from hopwall_model.names import TEMPORARY_SUFFIX
 from hopwall_runtime import clock
 
 log = logging.getLogger(__name__)

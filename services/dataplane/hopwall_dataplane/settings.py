@@ -2,8 +2,6 @@
 
 import socket
 
-import msgspec
-
 from hopwall_model.names import valid_ifname
 from hopwall_runtime.config import CommonSettings, ConfigError
 
@@ -49,8 +47,3 @@ class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
             raise ConfigError(
                 f"workload_to_host is {self.workload_to_host!r}; it must be drop or accept."
             )
-
-
-def defaults() -> DataplaneSettings:
-    """Return the settings of a host that was told nothing."""
-    return msgspec.convert({}, DataplaneSettings)

@@ -10,13 +10,12 @@ from typing import Final, Literal, NamedTuple
 from msgspec import Struct
 
 from hopwall_dataplane.outcome import Family, Refused
+from hopwall_model.names import MAX_SET_NAME, SET_PREFIX_V4, SET_PREFIX_V6, TEMPORARY_SUFFIX
 
 #: Marks a set as ours, for a process with no memory.
-NAME_PREFIXES: Final = ("hw4-", "hw6-")
-#: Ends the name of a set that is being built to take another's place.
-TEMPORARY_SUFFIX: Final = "-t"
-#: Source: IPSET_MAXNAMELEN (32, with the NUL) in linux/netfilter/ipset/ip_set.h, less our suffix.
-MAX_NAME_LENGTH: Final = 31 - len(TEMPORARY_SUFFIX)
+NAME_PREFIXES: Final = (SET_PREFIX_V4, SET_PREFIX_V6)
+#: With room for the suffix of a set that is being built to take another's place.
+MAX_NAME_LENGTH: Final = MAX_SET_NAME - len(TEMPORARY_SUFFIX)
 
 SetType = Literal["hash:net", "hash:ip", "hash:net,iface"]
 

@@ -14,7 +14,6 @@ from msgspec import structs
 
 from hopwall_dataplane.delta import ABSENT, Absent, Delta
 from hopwall_dataplane.ipsets.elements import (
-    TEMPORARY_SUFFIX,
     AddElements,
     Content,
     CreateSet,
@@ -28,6 +27,7 @@ from hopwall_dataplane.ipsets.elements import (
     SwapSets,
 )
 from hopwall_dataplane.outcome import Outcome, Refused, Retry
+from hopwall_model.names import TEMPORARY_SUFFIX
 
 ElementDelta = Delta[Element, Mark | None]
 

@@ -14,13 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hopwall_model.names import CHAIN_PREFIX, MAX_CHAIN_NAME
+
 TableName = Literal["raw", "mangle", "filter", "nat"]
 Place = Literal["first", "last"]
 
-#: Owner: a chain whose name starts so is ours, whatever is in it.
-CHAIN_PREFIX = "hw-"
-#: Source: XT_EXTENSION_MAXNAMELEN 29 in linux/netfilter/x_tables.h, less the final zero.
-MAX_CHAIN_NAME = 28
 #: Source: iptables-restore reads lines into a buffer of 10,240 bytes; room is kept for our comment.
 MAX_BODY_BYTES = 8192
 HASH_LENGTH = 16
