@@ -126,7 +126,7 @@ def test_pass_leads_to_the_next_stage() -> None:
 
 def test_at_egress_a_stage_goes_back_with_what_it_passes_and_with_what_it_allows() -> None:
     """The class's chain goes back with what is allowed, and calls the next stage for the rest."""
-    tier = TierPolicies(name="t", default_action="pass", egress=(A, B))
+    tier = TierPolicies(name="t", egress_default="pass", egress=(A, B))
     made = PolicyClass(1, ClassKey((tier,), ()))
     rendered = render_class(made, "egress", SETTINGS, {(A, "egress")})
     both = SETTINGS.marks.passed | SETTINGS.marks.allowed
@@ -150,7 +150,7 @@ def test_at_egress_a_stage_goes_back_with_what_it_passes_and_with_what_it_allows
 
 def test_a_pass_tier_goes_on_inline() -> None:
     """A tier whose default is pass continues with the next tier."""
-    first = TierPolicies(name="one", default_action="pass", ingress=(A,))
+    first = TierPolicies(name="one", ingress_default="pass", ingress=(A,))
     second = TierPolicies(name="two", ingress=(B,))
     made = PolicyClass(1, ClassKey((first, second), ()))
     rendered = render_class(made, "ingress", SETTINGS, set())

@@ -151,7 +151,8 @@ class Oracle:
             )
             tier = TierPolicies(
                 name=name,
-                default_action="pass" if action == "Pass" else "deny",
+                ingress_default="pass" if action == "Pass" else "deny",
+                egress_default="pass" if action == "Pass" else "deny",
                 ingress=tuple(_policy_id(p) for p in policies if "Ingress" in _types(p)),
                 egress=tuple(_policy_id(p) for p in policies if "Egress" in _types(p)),
             )

@@ -17,7 +17,8 @@ from hopwall_model.resources import Key, Resource, key_of
 from hopwall_model.validate import admit
 from hopwall_model.validate_json import check_values, read_json
 
-MAX_ONE_BYTES = 1024 * 1024
+#: Room for a resource of the largest size with its white space.
+MAX_ONE_BYTES = 12 * 1024 * 1024
 MAX_BULK_BYTES = 16 * 1024 * 1024
 BODY_TIME_S = 30.0
 

@@ -30,8 +30,8 @@ from hopwall_runtime.link import MAX_BATCH, Append, Conflict, Link, Unavailable,
 
 log = logging.getLogger(__name__)
 
-#: One event with its headers fits the server's default max_payload of 1 MiB.
-MAX_EVENT_BYTES = 1_000_000
+#: What an event's headers take of a message at most.
+_HEADER_BYTES = 16_384
 MAX_TRIES = 32
 _READ_OWN_WRITE_S = 3.0
 _READS_AT_ONCE = 64
@@ -176,10 +176,11 @@ class Writer:
 
     def _append(self, plan: Plan, source: Source) -> Append:
         body = codec.encode(plan.event)
-        if len(body) > MAX_EVENT_BYTES:
+        most = self._link.max_payload - _HEADER_BYTES
+        if len(body) > most:
             raise problems.too_large(
-                f"{plan.key} is {len(body)} bytes as an event; at most {MAX_EVENT_BYTES} fit one NATS"
-                " message. Divide it into several resources."
+                f"{plan.key} is {len(body)} bytes as an event; at most {most} fit one message of this"
+                " NATS server. Divide it into several resources, or raise the server's max_payload."
             )
         event_id = str(uuid.uuid4())
         word = "set" if isinstance(plan.event, ResourceSet) else "removed"

@@ -21,7 +21,7 @@ CONFIG = """\
 # Written by hopwall; changed by hand it will be written again.
 listen: {listen}
 server_name: hopwall
-max_payload: 1MB
+max_payload: 8MB
 write_deadline: "10s"
 jetstream {{
   store_dir: {store}

@@ -9,6 +9,7 @@ Pure.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from hopwall_dataplane.iptables.render_policy import CLOSED, DIRECTIONS, Direction, policy_chain
 from hopwall_dataplane.iptables.static import RenderSettings
@@ -59,6 +60,11 @@ class PolicyClass:
         """List every policy and profile the class refers to in one direction, in order."""
         tiers = (p for tier in self.key.tiers for p in tier_policies(tier, direction))
         return (*tiers, *self.key.profiles)
+
+
+def tier_default(tier: TierPolicies, direction: Direction) -> Literal["deny", "pass"]:
+    """Return what becomes of a packet that no policy of a tier decides in one direction."""
+    return tier.egress_default if direction == "egress" else tier.ingress_default
 
 
 def tier_policies(tier: TierPolicies, direction: Direction) -> tuple[PolicyId, ...]:
@@ -179,7 +185,7 @@ def render_class(
             passed = marks.passed if (policy, direction) in passing else 0
             may_pass = may_pass or bool(passed)
             stages[-1] += (f"-j {policy_chain(policy, direction)}", *_back(allowed | passed))
-        if policies and tier.default_action == "deny":
+        if policies and tier_default(tier, direction) == "deny":
             stages[-1] += CLOSED
             if not may_pass:
                 break

@@ -12,7 +12,6 @@ from msgspec.structs import FieldInfo, fields
 from hopwall_model.problems import Code, Findings, step
 from hopwall_model.resources import (
     EntityRule,
-    GlobalNetworkPolicySpec,
     IpPoolSpec,
     NetworkPolicySpec,
     NodeBgp,
@@ -24,22 +23,16 @@ from hopwall_model.resources import (
 _REMOVE = "is not implemented by this release; remove the field."
 _ENCAPSULATION = "is not supported: traffic is routed without encapsulation; use Never."
 _TUNNEL = "is not supported: traffic is routed without encapsulation; remove the field."
-_HOST_ENDPOINT = "is only for host endpoints, which this release does not have; remove it."
 _ACCOUNTS = "is not supported: there are no service accounts here; select by labels."
 
 NOT_IMPLEMENTED: dict[tuple[type[Struct], str], str] = {
-    (WorkloadEndpointSpec, "ip_nats"): _REMOVE,
     (WorkloadEndpointSpec, "qos_controls"): _REMOVE,
     (Rule, "http"): "is not supported: rules end at ports; remove it, or match ports instead.",
     (EntityRule, "services"): "is not supported: there are no services here; use nets and ports.",
     (EntityRule, "service_accounts"): _ACCOUNTS,
     (NetworkPolicySpec, "service_account_selector"): _ACCOUNTS,
-    (GlobalNetworkPolicySpec, "do_not_track"): _HOST_ENDPOINT,
-    (GlobalNetworkPolicySpec, "pre_dnat"): _HOST_ENDPOINT,
-    (GlobalNetworkPolicySpec, "apply_on_forward"): _HOST_ENDPOINT,
     (IpPoolSpec, "ipip_mode"): _ENCAPSULATION,
     (IpPoolSpec, "vxlan_mode"): _ENCAPSULATION,
-    (IpPoolSpec, "nat_outgoing"): "is not implemented by this release; set it to false.",
     (NodeBgp, "ipv4_ipip_tunnel_addr"): _TUNNEL,
     (NodeSpec, "ipv4_vxlan_tunnel_addr"): _TUNNEL,
     (NodeSpec, "ipv6_vxlan_tunnel_addr"): _TUNNEL,

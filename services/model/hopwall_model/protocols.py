@@ -29,8 +29,6 @@ _CANONICAL = {name.lower(): name for name in NUMBER_BY_NAME}
 def canonical_protocol(value: int | str) -> int | str:
     """Return the protocol as Calico writes it: a name in its usual case, or the number given.
 
-    0 is refused: to iptables it means every protocol, so a rule for it would be far too wide.
-
     Errors: `ValueError` with a sentence.
     """
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 3:
@@ -42,10 +40,8 @@ def canonical_protocol(value: int | str) -> int | str:
             message = f"{value[:32]!r} is not a known protocol; use one of {known}, or a number."
             raise ValueError(message)
         return name
-    if value == 0:
-        raise ValueError("Protocol 0 would match every protocol; leave the field out to mean that.")
-    if not 0 < value <= 255:
-        raise ValueError("A protocol number is from 1 to 255.")
+    if not 0 <= value <= 255:
+        raise ValueError("A protocol number is from 0 to 255.")
     return value
 
 

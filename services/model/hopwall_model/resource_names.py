@@ -5,9 +5,10 @@ Source: Kubernetes object names and labels (RFC 1123), which Calico's datastore 
 
 import re
 
-MAX_RESOURCE_BYTES = 900_000  # with headers it fits NATS' default max_payload of 1 MiB
+MAX_RESOURCE_BYTES = 8_000_000  # with headers it fits a max_payload of 8 MB, the most NATS advises
 MAX_JSON_DEPTH = 32
-MAX_JSON_VALUES = 100_000
+#: A policy of 1,024 rules in each direction, each with 50 ports and 256 nets, has some 650,000.
+MAX_JSON_VALUES = 1_000_000
 MAX_NAME = 253
 MAX_NAMESPACE = 63
 MAX_LABEL_NAME = 63
@@ -59,5 +60,5 @@ def valid_label_value(text: str) -> bool:
 
 
 def valid_port_name(text: str) -> bool:
-    """Tell whether an endpoint's port may have this name."""
-    return bool(_PORT_NAME.fullmatch(text))
+    """Tell whether an endpoint's port may have this name: no number, which would mean that port."""
+    return bool(_PORT_NAME.fullmatch(text)) and not text.isdigit()

@@ -166,6 +166,25 @@ class WorkloadEndpointSpec(Shape, frozen=True):
     qos_controls: dict[str, Any] | None = None
 
 
+class HostEndpointPort(Shape, frozen=True):
+    """A named port of a host."""
+
+    name: str
+    port: Annotated[int, Meta(ge=1, le=65535)]
+    protocol: int | str = "TCP"
+
+
+class HostEndpointSpec(Shape, frozen=True):
+    """Interfaces of one host: policy for what the host itself sends, receives and forwards."""
+
+    node: str
+    #: A name, "*" for every interface that is no workload's, or "" for those with an expected address.
+    interface_name: Annotated[str, Meta(max_length=15)] = ""
+    expected_ips: tuple[str, ...] = field(default=(), name="expectedIPs")
+    profiles: tuple[str, ...] = ()
+    ports: tuple[HostEndpointPort, ...] = ()
+
+
 # ---------------------------------------------------------------- policies
 
 
@@ -298,6 +317,14 @@ class WorkloadEndpoint(ResourceBase, frozen=True, tag="WorkloadEndpoint"):
     spec: WorkloadEndpointSpec
 
 
+class HostEndpoint(ResourceBase, frozen=True, tag="HostEndpoint"):
+    """Interfaces of one host."""
+
+    PLURAL = "hostendpoints"
+    SHORT = "hep"
+    spec: HostEndpointSpec
+
+
 class NetworkPolicy(ResourceBase, frozen=True, tag="NetworkPolicy"):
     """A policy for one namespace."""
 
@@ -366,6 +393,7 @@ class Node(ResourceBase, frozen=True, tag="Node"):
 
 Resource = (
     WorkloadEndpoint
+    | HostEndpoint
     | NetworkPolicy
     | GlobalNetworkPolicy
     | NetworkSet
@@ -386,6 +414,7 @@ KINDS: tuple[type[Resource], ...] = (
     NetworkSet,
     GlobalNetworkPolicy,
     NetworkPolicy,
+    HostEndpoint,
     WorkloadEndpoint,
 )
 

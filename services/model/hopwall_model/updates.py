@@ -20,11 +20,18 @@ from typing import Literal, NewType
 from msgspec import Struct
 
 EndpointId = NewType("EndpointId", str)  # "namespace/name" of the WorkloadEndpoint
+HostEndpointId = NewType("HostEndpointId", str)  # "name" of the HostEndpoint
 PolicyId = NewType("PolicyId", str)  # "gnp/name", "np/namespace/name", "profile/name"
-SetId = NewType("SetId", str)  # "s:…" a selector's members, "n:…" a list of nets: content hashes
+#: Content hashes: "s:…" a selector's members, "n:…" a list of nets, "np:…" the endpoints with a named port.
+SetId = NewType("SetId", str)
 Scope = NewType("Scope", str)  # "policy/<PolicyId>", "set/<SetId>", "routes/<host>"
 
 Verdict = Literal["allow", "deny", "pass", "log"]
+
+#: The two sets that no policy names: the ranges of all pools, and of those with natOutgoing. A host needs
+#: both while any pool is declared.
+POOLS = SetId("pools")
+NAT_POOLS = SetId("nat-pools")
 
 
 class PortRange(Struct, frozen=True, array_like=True, gc=False):
@@ -38,7 +45,9 @@ class Entity(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One side of a resolved rule's match; all given fields must hold.
 
     Shape:  `net` is a single positive CIDR (more than one becomes a set in `sets`); each id in `sets`
-            must contain the address (they are ANDed), none in `not_sets` may; `ports` are ORed.
+            must contain the address (they are ANDed), none in `not_sets` may. `ports` and `port_sets`
+            are one OR: the port is in a range, or (address, protocol, port) is in a set of kind "port".
+            Neither any of `not_ports` nor of `not_port_sets` may match.
     """
 
     net: str | None = None
@@ -47,12 +56,14 @@ class Entity(Struct, frozen=True, kw_only=True, omit_defaults=True):
     not_sets: tuple[SetId, ...] = ()
     ports: tuple[PortRange, ...] = ()
     not_ports: tuple[PortRange, ...] = ()
+    port_sets: tuple[SetId, ...] = ()
+    not_port_sets: tuple[SetId, ...] = ()
 
 
 class ResolvedRule(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A rule in renderable form: numbers, canonical CIDRs and set ids; no names, no selectors.
 
-    `id` is the rule's stable identity: `<policy id>/<i|e><index from 0>`.
+    `id` is the rule's place: `<policy id>/<i|e><index from 0>`.
     """
 
     id: str
@@ -71,14 +82,27 @@ class ResolvedRule(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class TierPolicies(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The policies of one tier that apply to an endpoint, in order, per direction.
 
-    A tier is present in an endpoint's list only if a policy of it selects the endpoint; its default
-    action ends a direction only if that direction's tuple is not empty.
+    A tier is present in an endpoint's list only if a policy of it selects the endpoint. The default of a
+    direction is what becomes of a packet that none of the direction's policies decides; where there are
+    none the packet goes on. It is "pass" also where all of the direction's policies have nothing but Log
+    rules: who only logs must not close.
     """
 
     name: str
-    default_action: Literal["deny", "pass"] = "deny"
+    ingress_default: Literal["deny", "pass"] = "deny"
+    egress_default: Literal["deny", "pass"] = "deny"
     ingress: tuple[PolicyId, ...] = ()
     egress: tuple[PolicyId, ...] = ()
+
+
+class Nat(Struct, frozen=True, array_like=True, gc=False):
+    """A floating address: `external` is translated to `internal`, an address of the same endpoint.
+
+    Shape:  both /32, or both /128.
+    """
+
+    external: str
+    internal: str
 
 
 # ---------------------------------------------------------------- the pieces
@@ -96,6 +120,8 @@ class EndpointSet(
     #: Further sources it may send from (allowSpoofedSourcePrefixes).
     extra_sources: tuple[str, ...] = ()
     mac: str = ""
+    #: Those whose external address this endpoint owns.
+    nats: tuple[Nat, ...] = ()
     tiers: tuple[TierPolicies, ...] = ()
     #: In order; reached when no tier decides. An absent profile is present as one that denies all.
     profiles: tuple[PolicyId, ...] = ()
@@ -105,6 +131,40 @@ class EndpointRemoved(Struct, frozen=True, kw_only=True, tag_field="kind", tag="
     """The endpoint is no longer on this host."""
 
     id: EndpointId
+
+
+class HostEndpointSet(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="host_endpoint.set"
+):
+    """Interfaces of this host that are no workload's, and what applies to them.
+
+    Source: Calico, "Protect hosts": which policies apply to what traffic of a host endpoint.
+    """
+
+    id: HostEndpointId
+    #: A name, "*" for all that no other host endpoint names, "" for those with an expected address.
+    interface: str = ""
+    #: /32 and /128.
+    expected_ips: tuple[str, ...] = ()
+    #: For what the host itself sends and receives; with no policy and no profile all is denied.
+    tiers: tuple[TierPolicies, ...] = ()
+    profiles: tuple[PolicyId, ...] = ()
+    #: For what the host forwards (applyOnForward); a direction without any policy is open.
+    forward: tuple[TierPolicies, ...] = ()
+    #: Ingress only, before destination NAT (preDNAT); what no policy decides goes on.
+    pre_dnat: tuple[TierPolicies, ...] = ()
+    #: Before connection tracking (doNotTrack); what no policy decides goes on. Never for "*".
+    untracked: tuple[TierPolicies, ...] = ()
+    #: Apply it even where it would cut this host off from NATS.
+    force: bool = False
+
+
+class HostEndpointRemoved(
+    Struct, frozen=True, kw_only=True, tag_field="kind", tag="host_endpoint.removed"
+):
+    """The host endpoint is no longer on this host."""
+
+    id: HostEndpointId
 
 
 class NeedSet(Struct, frozen=True, kw_only=True, tag_field="kind", tag="need.set"):
@@ -128,6 +188,8 @@ class PolicySet(
     id: PolicyId
     version: int
     previous: int = 0
+    #: The tier it belongs to; "" for a profile.
+    tier: str = ""
     ingress: tuple[ResolvedRule, ...] = ()
     egress: tuple[ResolvedRule, ...] = ()
 
@@ -140,7 +202,7 @@ class PolicySet(
 class SetBucket(
     Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="set.bucket"
 ):
-    """The full content of one bucket of an address set.
+    """The full content of one bucket of a set of addresses, or of addresses with a port.
 
     Shape: a member is in bucket `crc32(member) % n_buckets` (`buckets.bucket_of`). A bucket with another
            `n_buckets` than the one held replaces the whole set: all its buckets follow.
@@ -149,9 +211,11 @@ class SetBucket(
     id: SetId
     version: int
     previous: int = 0
+    #: Fixed by the id.
+    type: Literal["net", "port"] = "net"
     n_buckets: int = 1
     bucket: int = 0
-    #: Canonical CIDRs of both families, sorted.
+    #: Of both families, sorted. "net": canonical CIDRs. "port": "10.65.0.2,6:80" (address, protocol, port).
     members: tuple[str, ...] = ()
 
     @property
@@ -186,7 +250,15 @@ class RoutesBucket(
 
 SharedPiece = PolicySet | SetBucket | RoutesBucket
 Update = (
-    EndpointSet | EndpointRemoved | NeedSet | NeedRemoved | PolicySet | SetBucket | RoutesBucket
+    EndpointSet
+    | EndpointRemoved
+    | HostEndpointSet
+    | HostEndpointRemoved
+    | NeedSet
+    | NeedRemoved
+    | PolicySet
+    | SetBucket
+    | RoutesBucket
 )
 
 

@@ -23,6 +23,7 @@ from hopwall_model.resources import (
     KIND_BY_NAME,
     GlobalNetworkPolicy,
     GlobalNetworkSet,
+    HostEndpoint,
     IPPool,
     Metadata,
     NetworkPolicy,
@@ -100,6 +101,7 @@ def _canonical(found: Findings, resource: Resource) -> Resource:
 
 _SPECS: dict[type[Resource], Callable[[Findings, str, Any], Any]] = {
     WorkloadEndpoint: kinds.workload_endpoint,
+    HostEndpoint: kinds.host_endpoint,
     NetworkPolicy: policies.policy,
     GlobalNetworkPolicy: policies.policy,
     NetworkSet: kinds.network_set,

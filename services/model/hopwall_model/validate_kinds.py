@@ -1,5 +1,7 @@
 """Endpoints, sets, tiers, pools and hosts: what `validate` checks of them, and their canonical form."""
 
+from typing import TypeVar
+
 from msgspec.structs import replace
 
 from hopwall_model import cidr, protocols, resource_names
@@ -8,6 +10,9 @@ from hopwall_model.not_implemented import refuse_unimplemented
 from hopwall_model.problems import Code, Findings, step
 from hopwall_model.resources import (
     EndpointPort,
+    HostEndpointPort,
+    HostEndpointSpec,
+    IpNat,
     IpPoolSpec,
     NetworkSetSpec,
     NodeAddress,
@@ -19,6 +24,11 @@ from hopwall_model.resources import (
 
 #: IP family → shortest and longest blockSize. Source: Calico v3 API, IPPool.
 BLOCK_SIZES = {4: (20, 32), 6: (116, 128)}
+
+_Port = TypeVar("_Port", EndpointPort, HostEndpointPort)
+
+#: Every interface that is no workload's and no other host endpoint's.
+ANY_INTERFACE = "*"
 
 _ENDPOINT_TEXTS = {
     "orchestrator": "orchestrator",
@@ -46,36 +56,117 @@ def workload_endpoint(
         reason = f"An endpoint has at most {resource_names.MAX_ENDPOINT_ADDRESSES} addresses."
         found.add(networks, reason, Code.LIMIT)
     spoofs = step(pointer, "allowSpoofedSourcePrefixes")
-    ports = step(pointer, "ports")
+    owned = check.workload_addresses(found, networks, spec.ip_networks)
     return replace(
         spec,
-        ip_networks=check.workload_addresses(found, networks, spec.ip_networks),
+        ip_networks=owned,
+        ip_nats=_ip_nats(found, step(pointer, "ipNATs"), spec.ip_nats, owned),
         ipv4_gateway=check.address(found, step(pointer, "ipv4Gateway"), spec.ipv4_gateway, 4),
         ipv6_gateway=check.address(found, step(pointer, "ipv6Gateway"), spec.ipv6_gateway, 6),
         mac=check.mac(found, step(pointer, "mac"), spec.mac),
-        ports=tuple(
-            _endpoint_port(found, step(ports, index), port) for index, port in enumerate(spec.ports)
-        ),
+        ports=_named_ports(found, step(pointer, "ports"), spec.ports),
         allow_spoofed_source_prefixes=check.cidrs(
             found, spoofs, spec.allow_spoofed_source_prefixes
         ),
     )
 
 
-def _endpoint_port(found: Findings, pointer: str, port: EndpointPort) -> EndpointPort:
+def _ip_nats(
+    found: Findings, pointer: str, given: tuple[IpNat, ...], owned: tuple[str, ...]
+) -> tuple[IpNat, ...]:
+    """Return floating addresses in canonical text, each of an address that the endpoint has."""
+    nats: list[IpNat] = []
+    seen: set[str] = set()
+    if len(given) > resource_names.MAX_ENDPOINT_ADDRESSES:
+        reason = f"An endpoint has at most {resource_names.MAX_ENDPOINT_ADDRESSES} ipNATs."
+        found.add(pointer, reason, Code.LIMIT)
+    for index, nat in enumerate(given):
+        place = step(pointer, index)
+        internal = _required_address(found, step(place, "internalIP"), nat.internal_ip)
+        external = _required_address(found, step(place, "externalIP"), nat.external_ip)
+        nats.append(IpNat(internal_ip=internal, external_ip=external))
+        if not internal or not external:
+            continue
+        if f"{internal}/{128 if ':' in internal else 32}" not in owned:
+            reason = f"{internal} is not among the endpoint's ipNetworks; add it there first."
+            found.add(step(place, "internalIP"), reason, Code.CONFLICT)
+        if (":" in internal) != (":" in external):
+            reason = f"{external} and {internal} are not of the same IP version."
+            found.add(step(place, "externalIP"), reason, Code.CONFLICT)
+        if external in seen or f"{external}/{128 if ':' in external else 32}" in owned:
+            reason = f"{external} is given more than once; an address is translated to one other."
+            found.add(step(place, "externalIP"), reason, Code.CONFLICT)
+        seen.add(external)
+    return tuple(nats)
+
+
+def _required_address(found: Findings, pointer: str, text: str) -> str:
+    """Return an address that a workload could have; "" when it is none, which is noted."""
+    try:
+        parsed = cidr.parse_ip(text)
+    except ValueError as error:
+        found.add(pointer, str(error))
+        return ""
+    if not cidr.is_workload_address(parsed):
+        found.add(pointer, f"{parsed} is not an address that an endpoint can own.")
+    return parsed
+
+
+def _named_ports(found: Findings, pointer: str, ports: tuple[_Port, ...]) -> tuple[_Port, ...]:
+    return tuple(_named_port(found, step(pointer, index), port) for index, port in enumerate(ports))
+
+
+def _named_port(found: Findings, pointer: str, port: _Port) -> _Port:
     if not resource_names.valid_port_name(port.name):
-        reason = f"{port.name[:64]!r} is not a port's name: letters, digits, '_.-', at most 128."
+        reason = (
+            f"{port.name[:64]!r} is not a port's name: letters, digits, '_.-', at most 128, "
+            "and not only digits."
+        )
         found.add(step(pointer, "name"), reason)
     place = step(pointer, "protocol")
-    protocol = check.protocol(found, place, port.protocol) or port.protocol
+    protocol = check.protocol(found, place, port.protocol)
+    if protocol is None:
+        protocol = port.protocol
     try:
         with_ports = protocols.has_ports(protocols.number_of(protocol))
     except ValueError:
         with_ports = True  # noted already
     if not with_ports:
         found.add(place, f"Protocol {protocol} has no ports; use TCP, UDP, SCTP or UDPLite.")
+    if isinstance(port, HostEndpointPort):
+        return replace(port, protocol=protocol)
     host_ip = check.address(found, step(pointer, "hostIP"), port.host_ip)
     return replace(port, protocol=protocol, host_ip=host_ip)
+
+
+def host_endpoint(found: Findings, pointer: str, spec: HostEndpointSpec) -> HostEndpointSpec:
+    """Return the host endpoint in canonical form.
+
+    Source: Calico v3 API, HostEndpoint: at least one of interfaceName and expectedIPs.
+    """
+    check.name(found, step(pointer, "node"), spec.node)
+    if spec.interface_name and spec.interface_name != ANY_INTERFACE:
+        check.interface_name(found, step(pointer, "interfaceName"), spec.interface_name)
+    if not spec.interface_name and not spec.expected_ips:
+        reason = 'Give interfaceName (a name, or "*" for all), or expectedIPs.'
+        found.add(step(pointer, "interfaceName"), reason, Code.MISSING)
+    expected = step(pointer, "expectedIPs")
+    if len(spec.expected_ips) > resource_names.MAX_ENDPOINT_ADDRESSES:
+        reason = f"There are at most {resource_names.MAX_ENDPOINT_ADDRESSES} expectedIPs."
+        found.add(expected, reason, Code.LIMIT)
+    for index, profile in enumerate(spec.profiles):
+        check.name(found, step(step(pointer, "profiles"), index), profile)
+    addresses = []
+    for index, text in enumerate(spec.expected_ips):
+        place = step(expected, index)
+        if not text:
+            found.add(place, "The address is empty; remove the entry.")
+        addresses.append(check.address(found, place, text))
+    return replace(
+        spec,
+        expected_ips=tuple(dict.fromkeys(addresses)),
+        ports=_named_ports(found, step(pointer, "ports"), spec.ports),
+    )
 
 
 def network_set(found: Findings, pointer: str, spec: NetworkSetSpec) -> NetworkSetSpec:

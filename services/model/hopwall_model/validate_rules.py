@@ -21,6 +21,7 @@ from hopwall_model.selectors import NAMESPACE_LABEL
 
 _RANGE = re.compile(r"([0-9]{1,5})(?::([0-9]{1,5}))?")
 _MAX_PORT = 65535
+_FAMILIES = {protocols.ICMP: 4, protocols.ICMPV6: 6}
 
 
 def policy(found: Findings, pointer: str, spec: NetworkPolicySpec) -> NetworkPolicySpec:
@@ -30,12 +31,31 @@ def policy(found: Findings, pointer: str, spec: NetworkPolicySpec) -> NetworkPol
     check.selector(found, step(pointer, "selector"), spec.selector)
     if isinstance(spec, GlobalNetworkPolicySpec):
         check.selector(found, step(pointer, "namespaceSelector"), spec.namespace_selector)
+        _check_host_flags(found, pointer, spec)
     return replace(
         spec,
         types=_types(spec),
         ingress=rules(found, step(pointer, "ingress"), spec.ingress),
         egress=rules(found, step(pointer, "egress"), spec.egress),
     )
+
+
+def _check_host_flags(found: Findings, pointer: str, spec: GlobalNetworkPolicySpec) -> None:
+    """Check what only means something for host endpoints.
+
+    Source: Calico v3 API, GlobalNetworkPolicy: preDNAT, doNotTrack, applyOnForward.
+    """
+    early = {"doNotTrack": spec.do_not_track, "preDNAT": spec.pre_dnat}
+    if all(early.values()):
+        reason = "doNotTrack and preDNAT are two places in a packet's way; set one of them."
+        found.add(step(pointer, "preDNAT"), reason, Code.CONFLICT)
+    for field, given in early.items():
+        if given and not spec.apply_on_forward:
+            reason = f"{field} concerns forwarded packets too; set applyOnForward to true."
+            found.add(step(pointer, field), reason, Code.CONFLICT)
+    if spec.pre_dnat and (spec.egress or "Egress" in spec.types):
+        reason = "A preDNAT policy is for ingress only; remove egress rules and the type Egress."
+        found.add(step(pointer, "preDNAT"), reason, Code.CONFLICT)
 
 
 def _types(spec: NetworkPolicySpec) -> tuple[Direction, ...]:
@@ -95,7 +115,7 @@ def _rule(found: Findings, pointer: str, rule: Rule) -> Rule:
 
 
 def _check_family(found: Findings, pointer: str, rule: Rule, number: int | None) -> None:
-    family = {protocols.ICMP: 4, protocols.ICMPV6: 6}.get(number or 0, rule.ip_version)
+    family = rule.ip_version if number is None else _FAMILIES.get(number, rule.ip_version)
     if rule.ip_version is not None and family != rule.ip_version:
         reason = f"Protocol {rule.protocol} is of IP version {family}; change or remove ipVersion."
         found.add(step(pointer, "ipVersion"), reason, Code.CONFLICT)
@@ -144,7 +164,7 @@ def _ports(found: Findings, pointer: str, given: tuple[int | str, ...]) -> tuple
 
 
 def _port(found: Findings, pointer: str, port: int | str) -> int | str:
-    """Return a number, or "first:last"; a range of one is a number."""
+    """Return a number, "first:last", or a name; a range of one is a number."""
     found_range = _RANGE.fullmatch(port if isinstance(port, str) else str(port))
     if found_range:
         first, last = int(found_range[1]), int(found_range[2] or found_range[1])
@@ -152,9 +172,7 @@ def _port(found: Findings, pointer: str, port: int | str) -> int | str:
             return first if first == last else f"{first}:{last}"
         what = "ends before it begins" if first > last else f"is above {_MAX_PORT}"
         found.add(pointer, f"Port {port} {what}; use a number or first:last.")
-    elif isinstance(port, str) and resource_names.valid_port_name(port):
-        reason = "Named ports are not supported by this release; use a number or a range."
-        found.add(pointer, reason, Code.NOT_IMPLEMENTED)
-    else:
-        found.add(pointer, f"{str(port)[:32]!r} is not a port: use a number or first:last.")
+    elif not (isinstance(port, str) and resource_names.valid_port_name(port)):
+        reason = f"{str(port)[:32]!r} is not a port: use a number, first:last, or a port's name."
+        found.add(pointer, reason)
     return port

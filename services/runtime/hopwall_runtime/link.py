@@ -144,6 +144,11 @@ class Link:
         """Whether the server is reachable as far as the client knows."""
         return bool(self._nc.is_connected)
 
+    @property
+    def max_payload(self) -> int:
+        """The most bytes of one message that the server takes."""
+        return self._nc.max_payload
+
     def on_reconnect(self, listener: Callable[[], Awaitable[None]]) -> None:
         """Call the listener after every reconnect: messages may have been missed."""
         self._reconnect_listeners.append(listener)

@@ -104,7 +104,7 @@ def test_a_negated_net_of_the_other_family_always_holds() -> None:
 
 def test_egress_allow_goes_on_to_the_destination() -> None:
     """An egress policy never accepts by itself: the other bookend has its say."""
-    assert lines(allow(), direction="egress") == ("-g hw-egress-ok",)
+    assert lines(allow(), direction="egress") == ("-g hw-allowed",)
 
 
 def test_pass_marks_and_returns_only_what_matched() -> None:

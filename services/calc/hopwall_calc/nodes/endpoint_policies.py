@@ -123,7 +123,8 @@ class EndpointPolicies(KeyedNode[Key, tuple[TierPolicies, ...]]):
             arranged.append(
                 TierPolicies(
                     name=name,
-                    default_action="pass" if tier.passes else "deny",
+                    ingress_default="pass" if tier.passes else "deny",
+                    egress_default="pass" if tier.passes else "deny",
                     ingress=tuple(policy.id for policy in policies if policy.for_ingress),
                     egress=tuple(policy.id for policy in policies if policy.for_egress),
                 )

@@ -12,7 +12,7 @@ import ipaddress
 from collections.abc import Container, Iterator, Sequence
 from typing import Literal
 
-from hopwall_dataplane.iptables.static import EGRESS_OK, RenderSettings
+from hopwall_dataplane.iptables.static import ALLOWED, RenderSettings
 from hopwall_dataplane.outcome import Family
 from hopwall_model.names import chain_name, set_name
 from hopwall_model.updates import Entity, PolicyId, PolicySet, PortRange, ResolvedRule, SetId
@@ -30,9 +30,14 @@ _ICMPV6 = 58
 _LOG_GROUP = 100
 
 
-def policy_chain(policy: PolicyId, direction: Direction) -> str:
-    """Name the chain of a policy in one direction."""
-    return chain_name("pe" if direction == "egress" else "pi", policy)
+def policy_chain(policy: PolicyId, direction: Direction, *, marking: bool = False) -> str:
+    """Name the chain of a policy in one direction.
+
+    With `marking` it is the form whose allow comes back with a mark also at ingress: for packets that
+    have more to pass. At egress there is only that form.
+    """
+    kind = "pe" if direction == "egress" else "pm" if marking else "pi"
+    return chain_name(kind, policy)
 
 
 def can_pass(policy: PolicySet, direction: Direction) -> bool:
@@ -51,8 +56,10 @@ def render_policy(
     family: Family,
     settings: RenderSettings,
     known_sets: Container[SetId],
+    *,
+    marking: bool = False,
 ) -> tuple[str, ...]:
-    """Return the lines of a policy's chain.
+    """Return the lines of a policy's chain, in the form that `policy_chain` names.
 
     A rule that names a set nobody delivered closes the whole policy: a deny by an absent set would
     otherwise match nothing, and open what it was to close.
@@ -61,7 +68,8 @@ def render_policy(
     for rule in rules_of(policy, direction):
         if any(set_id not in known_sets for set_id in _sets_of(rule)):
             return CLOSED
-        lines.extend(_render_rule(rule, direction, family, settings))
+        marks = marking or direction == "egress"
+        lines.extend(_render_rule(rule, direction, family, settings, marks))
     return tuple(lines)
 
 
@@ -77,12 +85,16 @@ def _sets_of(rule: ResolvedRule) -> Iterator[SetId]:
 
 
 def _render_rule(
-    rule: ResolvedRule, direction: Direction, family: Family, settings: RenderSettings
+    rule: ResolvedRule,
+    direction: Direction,
+    family: Family,
+    settings: RenderSettings,
+    marking: bool,
 ) -> Iterator[str]:
     head = _head(rule, family)
     if head is None:
         return
-    actions = _actions(rule, direction, settings)
+    actions = _actions(rule, direction, settings, marking)
     for source_ports in _port_matches("sports", rule.source.ports):
         for destination_ports in _port_matches("dports", rule.destination.ports):
             match = " ".join(part for part in (*head, source_ports, destination_ports) if part)
@@ -92,10 +104,12 @@ def _render_rule(
         yield f"-m mark --mark {settings.marks.passed:#x}/{settings.marks.passed:#x} -j RETURN"
 
 
-def _actions(rule: ResolvedRule, direction: Direction, settings: RenderSettings) -> tuple[str, ...]:
+def _actions(
+    rule: ResolvedRule, direction: Direction, settings: RenderSettings, marking: bool
+) -> tuple[str, ...]:
     match rule.action:
         case "allow":
-            return (f"-g {EGRESS_OK}",) if direction == "egress" else ("-j ACCEPT",)
+            return (f"-g {ALLOWED}",) if marking else ("-j ACCEPT",)
         case "deny":
             return ("-j DROP",)
         case "pass":

@@ -6,7 +6,7 @@ The path of a new packet from a workload to a workload of the same host:
     mangle  FORWARD     → hw-FORWARD → hw-mark              addresses → classes, in the mark
     filter  FORWARD     → hw-FORWARD → hw-known             established: accepted here
                           → hw-from (tree) → egress chain of the source's class → policies
-                            → hw-egress-ok: marks the packet as allowed, and back
+                            → hw-allowed: marks the packet as allowed, and back
                           → hw-to (tree) → ingress chain of the destination's class → policies
 
 Closed by construction: every tree and every class chain ends in a drop, an allow needs a rule that says so,
@@ -30,7 +30,7 @@ INPUT = "hw-INPUT"
 PREROUTING = "hw-PREROUTING"
 FROM_TREE = "hw-from"
 TO_TREE = "hw-to"
-EGRESS_OK = "hw-egress-ok"
+ALLOWED = "hw-allowed"
 KNOWN = "hw-known"
 _DROP = "-j DROP"
 
@@ -157,7 +157,7 @@ def _filter(family: Family, settings: RenderSettings) -> dict[str, tuple[str, ..
             not_allowed,
             "-j ACCEPT" if settings.workload_to_host == "accept" else _DROP,
         ),
-        EGRESS_OK: (f"-j MARK --set-xmark {allowed}",),
+        ALLOWED: (f"-j MARK --set-xmark {allowed}",),
     }
 
 
