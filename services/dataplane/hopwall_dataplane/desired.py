@@ -36,6 +36,8 @@ from hopwall_model.updates import (
     EndpointId,
     EndpointRemoved,
     EndpointSet,
+    HostEndpointRemoved,
+    HostEndpointSet,
     NeedRemoved,
     NeedSet,
     PolicySet,
@@ -139,7 +141,7 @@ class Desired:
                     endpoints.append(update)
                 case NeedRemoved():
                     self._drop_scope(update.scope, touched_sets, touched_hosts)
-                case NeedSet():
+                case NeedSet() | HostEndpointSet() | HostEndpointRemoved():
                     pass
                 case _:
                     self._put_piece(update, touched_sets, touched_hosts)

@@ -147,7 +147,7 @@ class Link:
     @property
     def max_payload(self) -> int:
         """The most bytes of one message that the server takes."""
-        return self._nc.max_payload
+        return int(self._nc.max_payload)
 
     def on_reconnect(self, listener: Callable[[], Awaitable[None]]) -> None:
         """Call the listener after every reconnect: messages may have been missed."""

@@ -8,7 +8,7 @@ from hopwall_dataplane.desired import Desired
 from hopwall_dataplane.feed import Step
 from hopwall_dataplane.iptables.render_policy import CLOSED, Direction, policy_chain
 from hopwall_dataplane.iptables.static import (
-    EGRESS_OK,
+    ALLOWED,
     FORWARD,
     FROM_TREE,
     INPUT,
@@ -78,7 +78,7 @@ def test_no_path_is_longer_than_nft_takes_however_many_classes_and_stages() -> N
     leaves = dict.fromkeys(range(1, 1 << 15), made.chain("egress"))
     chains = dict(static_chains(Family.V4, settings)["filter"])
     chains |= mark_tree(FROM_TREE, settings.marks.source, leaves, end=CLOSED)
-    chains |= {TO_TREE: CLOSED, POLICY: (f"-g {EGRESS_OK}",)}
+    chains |= {TO_TREE: CLOSED, POLICY: (f"-g {ALLOWED}",)}
     passing: set[tuple[PolicyId, Direction]] = {(PolicyId("gnp/a"), "egress")}
     chains |= render_class(made, "egress", settings, passing)
     kernel_chain = 1
