@@ -2,14 +2,18 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
-from tests.proof.cloud import CASES, Cloud, case_text
+from tests.proof.cloud import CASES, Cloud, Flow, case_text
 from tests.proof.judges import Disagreement, Rig, Tally
+from tests.proof.kernel_sets import read_sets
+from tests.proof.lines import Tables
 from tests.proof.minimise import minimal
-from tests.proof.pipeline import NO_TAMPER, Tamper
+from tests.proof.pipeline import NO_TAMPER, Host, Tamper
+from tests.proof.semantics import Semantics
 from tests.proof.strategies import cloud_of, flows_in
+from tests.proof.wire import NODES, Seen, run, to_be_sent
 
 
 @dataclass(frozen=True)
@@ -41,3 +45,58 @@ def asked(
         differ = rig.disagreements(flows_in(rig.semantics, chance, n_flows), tally)
         if differ:
             yield Found(number, cloud, differ[0])
+
+
+@dataclass
+class WireOutcome:
+    """What a real host did with one cloud's packets. `problems` are sentences."""
+
+    problems: list[str] = field(default_factory=list)
+    n_sent: int = 0
+    n_allowed: int = 0
+    n_denied: int = 0
+
+
+def on_the_wire(number: int, n_flows: int, backend: str, *, opposite: bool = False) -> WireOutcome:
+    """Build host h1 of a cloud, send it real packets, and ask the walker about what its kernel holds.
+
+    With `opposite` the contrary of every verdict is expected: to see that it would be noticed.
+    """
+    chance = Random(number)
+    cloud = (*NODES, *cloud_of(chance))
+    semantics = Semantics(cloud)
+    flows = flows_in(semantics, chance, n_flows)
+    sent = to_be_sent(semantics, flows, "h1")
+    seen = run(cloud, sent, backend)
+    outcome = WireOutcome(n_sent=len(sent))
+    for name, reason in seen.refused.items():
+        outcome.problems.append(f"cloud {number}: the kernel refuses {name}: {reason}")
+    for index, one in enumerate(sent):
+        came_out = seen.came_out.get(index)
+        outcome.n_allowed += came_out is not None
+        outcome.n_denied += came_out is None
+        passes = (one.expected == "allow") != opposite
+        if came_out != (one.leaves_by if passes else None):
+            where = f"came out of {came_out}" if came_out else "did not come out"
+            outcome.problems.append(
+                f"cloud {number}: {one.flow}: {one.expected} ({one.by}), but it {where}"
+            )
+    rig = Rig(cloud)
+    rig.hosts = {"h1": saved_host(rig.hosts["h1"], seen)} if "h1" in rig.hosts else {}
+    here = (flow for flow in flows if _all_on(rig, flow))
+    outcome.problems += [f"cloud {number}, as saved: {d}" for d in rig.disagreements(here)]
+    return outcome
+
+
+def saved_host(planned: Host, seen: Seen) -> Host:
+    """Return the host as its kernel says it is; only its routes are taken as planned."""
+    sets = read_sets(seen.sets)
+    tables = {version: Tables(version, sets) for version in seen.tables}
+    for version, text in seen.tables.items():
+        tables[version].read(text)
+    return Host(planned.name, tables, planned.interfaces)
+
+
+def _all_on(rig: Rig, flow: Flow) -> bool:
+    ends = (rig.semantics.sender(flow), rig.semantics.owners.get(flow.destination))
+    return all(end is None or end.spec.node in rig.hosts for end in ends)
