@@ -8,6 +8,7 @@ import pytest
 
 from hopwall_cli.nats_server import NatsServer
 from hopwall_model import topics
+from hopwall_model.resource_names import MAX_RESOURCE_BYTES
 from hopwall_model.resources import Key
 from hopwall_runtime.follower import Record
 from hopwall_runtime.link import Append, Link
@@ -372,9 +373,40 @@ async def test_types_sizes_and_encodings_are_held_to(caller: Caller) -> None:
     (await caller.ask("PUT", "/v1/nodes/a", data=body, type_=latin)).problem(415)
     packed = {"Content-Encoding": "gzip"}
     (await caller.ask("PUT", "/v1/nodes/a", data=body, headers=packed)).problem(415)
-    large = b" " * (1024 * 1024 + 1)
+    large = b" " * (MAX_RESOURCE_BYTES + 1)
     (await caller.ask("PUT", "/v1/nodes/a", data=large)).problem(413)
     assert await revision(caller) == 0
+
+
+def _rule(number: int) -> Doc:
+    """Return a rule with as many ports and nets as one may have."""
+    return {
+        "action": "Allow",
+        "protocol": "TCP",
+        "source": {"nets": [f"10.{number % 256}.{i}.{number // 256}/32" for i in range(256)]},
+        "destination": {"ports": [f"{1000 + 100 * i}:{1050 + 100 * i}" for i in range(50)]},
+    }
+
+
+async def test_the_largest_policy_is_stored_and_others_are_answered_meanwhile(
+    caller: Caller,
+) -> None:
+    """1,024 rules of 50 ports and 256 nets each are one resource; one rule more is 422, by its field."""
+    path = "/v1/globalnetworkpolicies/big"
+    rules = [_rule(number) for number in range(1025)]
+    n_answered = 0
+    async with asyncio.TaskGroup() as tasks:
+        put = tasks.create_task(caller.put(path, {"spec": {"ingress": rules[:1024]}}))
+        while not put.done():
+            assert (await caller.get("/livez")).status == 200
+            n_answered += 1
+    assert put.result().status == 201
+    assert n_answered > 10
+    stored = (await caller.get(path)).json
+    assert len(stored["spec"]["ingress"]) == 1024
+    assert len(stored["spec"]["ingress"][1023]["source"]["nets"]) == 256
+    problem = (await caller.put(path, {"spec": {"ingress": rules}})).problem(422)
+    assert problem["errors"][0]["pointer"] == "/spec/ingress"
 
 
 async def test_an_event_that_fits_no_message_is_refused(caller: Caller) -> None:
