@@ -7,10 +7,11 @@ from typing import Any
 from aiohttp import web
 from msgspec import Struct
 
-from hopwall_api import reads, writes
+from hopwall_api import reads, rules, writes
 from hopwall_api.answers import ApplyResult, Removal
 from hopwall_api.parameters import LIST_PARAMETERS, WRITE_PARAMETERS
 from hopwall_api.reads import HostView, HostViewList
+from hopwall_api.rules import RULE_PARAMETERS, RuleList
 from hopwall_model.resources import KINDS, Resource
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -178,6 +179,16 @@ def _service_routes() -> list[Route]:
             summary="Return one host and how far it has come.",
             handler=reads.host,
             answers=HostView.__name__,
+            refusals=_READ,
+        ),
+        Route(
+            method="GET",
+            path="/v1/hosts/{host}/rules",
+            name="listHostRules",
+            summary="List the rules and default denials in a host's kernel, and how often each was met.",
+            handler=rules.host_rules,
+            answers=RuleList.__name__,
+            query=RULE_PARAMETERS,
             refusals=_READ,
         ),
         Route(

@@ -43,6 +43,7 @@ def render_settings(settings: DataplaneSettings) -> RenderSettings:
         marks=marks,
         prefixes=settings.interface_prefixes,
         workload_to_host="accept" if settings.workload_to_host == "accept" else "drop",
+        log=settings.log,
     )
 
 
