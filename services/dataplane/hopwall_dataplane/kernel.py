@@ -389,8 +389,12 @@ class Kernel:
         parts = await asyncio.gather(*(restore.counts() for restore in self.restores.values()))
         desired = self.desired
         tiers = {tier.name for key in desired.classes.classes for tier in key.tiers}
-        refused = {chain: why for (_, _, chain), why in self._refused_chains.items()}
-        policies = desired.chains.policies
+        tables, policies = desired.chains.tables, desired.chains.policies
+        refused = {
+            chain: why
+            for (family, table, chain), why in self._refused_chains.items()
+            if chain in tables[family, table].desired
+        }
         return list_rules(policies, tiers, together(parts), refused, request)
 
     async def close(self) -> None:

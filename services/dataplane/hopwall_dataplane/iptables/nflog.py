@@ -57,8 +57,8 @@ class LogSettings:
             )
         if self.burst * _SECONDS[found[2]] >= _MAX_SPAN_S * int(found[1]):
             raise LogSettingsError(
-                f"log_burst {self.burst} at log_rate {self.rate} spans a day or more, which the kernel "
-                "cannot count: lower the burst."
+                f"log_burst {self.burst} at log_rate {self.rate} spans a day or more, which a kernel may "
+                "not be able to count: lower the burst."
             )
 
 
