@@ -163,6 +163,29 @@ def _service_routes() -> list[Route]:
             headers=_WRITE_HEADERS,
             refusals=(400, 408, 409, 413, 415, 422, 503),
         ),
+        *_host_routes(),
+        Route(
+            method="GET",
+            path="/version",
+            name="getVersion",
+            summary="Return the version of the product.",
+            handler=reads.version,
+            answers="Version",
+        ),
+        Route(
+            method="GET",
+            path="/readyz",
+            name="ready",
+            summary="Tell whether the API can serve now.",
+            handler=reads.readyz,
+            statuses=(200, 503),
+            query=("verbose",),
+        ),
+    ]
+
+
+def _host_routes() -> list[Route]:
+    return [
         Route(
             method="GET",
             path="/v1/hosts",
@@ -190,22 +213,5 @@ def _service_routes() -> list[Route]:
             answers=RuleList.__name__,
             query=RULE_PARAMETERS,
             refusals=_READ,
-        ),
-        Route(
-            method="GET",
-            path="/version",
-            name="getVersion",
-            summary="Return the version of the product.",
-            handler=reads.version,
-            answers="Version",
-        ),
-        Route(
-            method="GET",
-            path="/readyz",
-            name="ready",
-            summary="Tell whether the API can serve now.",
-            handler=reads.readyz,
-            statuses=(200, 503),
-            query=("verbose",),
         ),
     ]
