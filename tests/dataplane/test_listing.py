@@ -43,6 +43,8 @@ def test_what_the_kernel_holds_is_listed_by_name_with_its_counts() -> None:
 def test_what_is_not_in_the_kernel_is_not_listed_unless_it_was_refused() -> None:
     """A refused chain's rules are named with the reason; a closed policy is named by its denial."""
     assert listed() == []
+    marking = policy_chain(P, "ingress", marking=True)
+    assert listed(refused={marking: "no"})[0].refused == "no"
     found = listed(CLOSED, refused={policy_chain(P, "ingress"): "no such option"})
     assert [(r.identity, r.packets, r.refused) for r in found] == [
         (P1, 0, "no such option"),

@@ -49,7 +49,8 @@ def _rules(policies: Policies, counts: Counts, refused: Mapping[str, str]) -> It
         policy = policies[policy_id]
         for direction in reversed(DIRECTIONS):
             rules = rules_of(policy, direction)
-            reason = refused.get(policy_chain(policy_id, direction), "")
+            chains = (policy_chain(policy_id, direction, marking=form) for form in (False, True))
+            reason = next((refused[chain] for chain in chains if chain in refused), "")
             origins = rule_origins(policy_id, policy.tier, direction, rules)
             for number, (rule, origin) in enumerate(zip(rules, origins, strict=True), start=1):
                 place = f"rule {number} of {direction}"
