@@ -8,11 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from hopwall_dataplane.classes import PolicyClass, class_chain, render_class
+from hopwall_dataplane.iptables.identity import Denial
+from hopwall_dataplane.iptables.nflog import denial
 from hopwall_dataplane.iptables.render_policy import (
-    CLOSED,
     DIRECTIONS,
     Direction,
     can_pass,
+    closed_policy,
     policy_chain,
     policy_sets,
     render_policy,
@@ -186,7 +188,7 @@ class ChainBook:
                 if (policy_id, direction) not in self._uses:
                     chains.remove(name)
                 elif policy is None:
-                    chains.put(name, CLOSED)
+                    chains.put(name, closed_policy(policy_id, direction, self.settings))
                 else:
                     known = self._known_sets
                     bodies = render_policy(policy, direction, family, self.settings, known)
@@ -213,7 +215,8 @@ class ChainBook:
         ):
             leaves = {n: class_chain(n, d, direction) for d, n in self._lingering.items()}
             leaves |= {c.number: c.chain(direction) for c in classes}
-            trees |= mark_tree(root, bits, leaves, end=CLOSED)
+            end = denial(Denial("unknown", direction), self.settings.log)
+            trees |= mark_tree(root, bits, leaves, end=end)
         for name in self._tree_chains - trees.keys():
             self._remove(name)
         for name, bodies in trees.items():

@@ -4,6 +4,7 @@ import pytest
 
 from hopwall_dataplane.iptables.render_policy import CLOSED, Direction, render_policy
 from hopwall_dataplane.iptables.static import RenderSettings
+from hopwall_dataplane.iptables.table import plain
 from hopwall_dataplane.marks import layout
 from hopwall_dataplane.outcome import Family
 from hopwall_model.names import set_name
@@ -17,9 +18,10 @@ T = SetId("s:y")
 def lines(
     rule: ResolvedRule, family: Family = Family.V4, direction: Direction = "ingress"
 ) -> tuple[str, ...]:
-    """Render one rule."""
+    """Render one rule; without the identity its lines bear."""
     policy = PolicySet(id=PolicyId("gnp/p"), version=1, ingress=(rule,), egress=(rule,))
-    return render_policy(policy, direction, family, SETTINGS, {S, T})
+    bodies = render_policy(policy, direction, family, SETTINGS, {S, T})
+    return tuple(plain(body) for body in bodies)
 
 
 def allow(**fields: object) -> ResolvedRule:

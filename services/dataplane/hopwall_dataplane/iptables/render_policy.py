@@ -12,7 +12,10 @@ import ipaddress
 from collections.abc import Container, Iterator, Sequence
 from typing import Literal
 
+from hopwall_dataplane.iptables.identity import Denial, Origin, rule_origins
+from hopwall_dataplane.iptables.nflog import denial, deny_actions, log_action
 from hopwall_dataplane.iptables.static import ALLOWED, RenderSettings
+from hopwall_dataplane.iptables.table import bearing
 from hopwall_dataplane.outcome import Family
 from hopwall_model.names import chain_name, set_name
 from hopwall_model.updates import Entity, PolicyId, PolicySet, PortRange, ResolvedRule, SetId
@@ -20,14 +23,12 @@ from hopwall_model.updates import Entity, PolicyId, PolicySet, PortRange, Resolv
 Direction = Literal["egress", "ingress"]
 DIRECTIONS: tuple[Direction, ...] = ("egress", "ingress")
 
-#: What stands in for a chain that cannot be rendered or that the kernel refused.
+#: What stands in for a chain that the kernel refused.
 CLOSED: tuple[str, ...] = ("-j DROP",)
 
 _MULTIPORT_SLOTS = 15
 _ICMP = 1
 _ICMPV6 = 58
-#: NFLOG group of the Log action.
-_LOG_GROUP = 100
 
 
 def policy_chain(policy: PolicyId, direction: Direction, *, marking: bool = False) -> str:
@@ -62,15 +63,24 @@ def render_policy(
     """Return the lines of a policy's chain, in the form that `policy_chain` names.
 
     A rule that names a set nobody delivered closes the whole policy: a deny by an absent set would
-    otherwise match nothing, and open what it was to close.
+    otherwise match nothing, and open what it was to close. All lines of a rule bear its identity.
     """
     lines: list[str] = []
-    for rule in rules_of(policy, direction):
+    rules = rules_of(policy, direction)
+    origins = rule_origins(policy.id, policy.tier, direction, rules)
+    for rule, origin in zip(rules, origins, strict=True):
         if any(set_id not in known_sets for set_id in _sets_of(rule)):
-            return CLOSED
+            return closed_policy(policy.id, direction, settings)
         marks = marking or direction == "egress"
-        lines.extend(_render_rule(rule, direction, family, settings, marks))
+        lines.extend(_render_rule(rule, origin, family, settings, marks))
     return tuple(lines)
+
+
+def closed_policy(
+    policy: PolicyId, direction: Direction, settings: RenderSettings
+) -> tuple[str, ...]:
+    """Return the lines of a policy that cannot be rendered: it denies all."""
+    return denial(Denial("closed", direction, policy=policy), settings.log)
 
 
 def policy_sets(policy: PolicySet) -> set[SetId]:
@@ -86,7 +96,7 @@ def _sets_of(rule: ResolvedRule) -> Iterator[SetId]:
 
 def _render_rule(
     rule: ResolvedRule,
-    direction: Direction,
+    origin: Origin,
     family: Family,
     settings: RenderSettings,
     marking: bool,
@@ -94,32 +104,31 @@ def _render_rule(
     head = _head(rule, family)
     if head is None:
         return
-    actions = _actions(rule, direction, settings, marking)
+    actions = _actions(rule, origin, settings, marking)
     for source_ports in _port_matches("sports", rule.source.ports):
         for destination_ports in _port_matches("dports", rule.destination.ports):
             match = " ".join(part for part in (*head, source_ports, destination_ports) if part)
             for action in actions:
                 yield f"{match} {action}".lstrip()
     if rule.action == "pass":
-        yield f"-m mark --mark {settings.marks.passed:#x}/{settings.marks.passed:#x} -j RETURN"
+        passed = f"{settings.marks.passed:#x}/{settings.marks.passed:#x}"
+        # This line counts, as a packet meets it once, on whichever line above it was marked.
+        yield bearing(f"-m mark --mark {passed} -j RETURN", origin.identity)
 
 
 def _actions(
-    rule: ResolvedRule, direction: Direction, settings: RenderSettings, marking: bool
+    rule: ResolvedRule, origin: Origin, settings: RenderSettings, marking: bool
 ) -> tuple[str, ...]:
     match rule.action:
         case "allow":
-            return (f"-g {ALLOWED}",) if marking else ("-j ACCEPT",)
+            return (bearing(f"-g {ALLOWED}" if marking else "-j ACCEPT", origin.identity),)
         case "deny":
-            return ("-j DROP",)
+            return deny_actions(origin, settings.log)
         case "pass":
-            passed = settings.marks.passed
-            return (f"-j MARK --set-xmark {passed:#x}/{passed:#x}",)
+            passed = f"{settings.marks.passed:#x}/{settings.marks.passed:#x}"
+            return (bearing(f"-j MARK --set-xmark {passed}", origin.identity, counts=False),)
         case "log":
-            prefix = chain_name("log", rule.id).removeprefix("hw-log-")
-            return (
-                f'-j NFLOG --nflog-group {_LOG_GROUP} --nflog-prefix "hw:{direction[0]}:{prefix}"',
-            )
+            return (log_action(origin, "log", settings.log),)
 
 
 def _head(rule: ResolvedRule, family: Family) -> list[str] | None:
