@@ -127,7 +127,8 @@ def _mangle(family: Family, settings: RenderSettings) -> dict[str, tuple[str, ..
 
 
 def _filter(family: Family, settings: RenderSettings) -> dict[str, tuple[str, ...]]:
-    allowed = f"{settings.marks.allowed:#x}/{settings.marks.allowed:#x}"
+    marks = settings.marks
+    allowed = f"{marks.allowed:#x}/{marks.allowed:#x}"
     known = (
         "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
         "-m conntrack --ctstate INVALID -j DROP",
@@ -157,7 +158,8 @@ def _filter(family: Family, settings: RenderSettings) -> dict[str, tuple[str, ..
             not_allowed,
             "-j ACCEPT" if settings.workload_to_host == "accept" else _DROP,
         ),
-        ALLOWED: (f"-j MARK --set-xmark {allowed}",),
+        # The bit of Pass may be set by a rule that works in two steps (render_policy): it ends here.
+        ALLOWED: (f"-j MARK --set-xmark {marks.allowed:#x}/{marks.allowed | marks.passed:#x}",),
     }
 
 
