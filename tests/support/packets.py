@@ -190,6 +190,8 @@ def rule_matches(rule: ResolvedRule, packet: Packet, sets: Mapping[SetId, frozen
 def _is_protocol(number: int, packet: Packet, *, doubt: bool) -> bool:
     """Tell whether a packet is of a protocol; one that carries it as an extension header is in doubt."""
     other_icmp = 58 if packet.family is Family.V4 else 1
+    if packet.family is Family.V6 and number == _EXTENSIONS["ah"]:
+        return number in packet.extensions
     if packet.family is Family.V6 and number in _EXTENSIONS.values():
         return doubt and number in packet.extensions
     return packet.protocol == number and number != other_icmp

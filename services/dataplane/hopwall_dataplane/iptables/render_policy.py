@@ -35,8 +35,15 @@ CLOSED: tuple[str, ...] = ("-j DROP",)
 _MULTIPORT_SLOTS = 15
 _ICMP = 1
 _ICMPV6 = 58
+_AH = 51
 #: What ip6tables calls the headers that lead to another one (RFC 8200, 4.1; RFC 4302).
-_EXTENSION_HEADERS = {0: "hop-by-hop", 43: "ipv6-route", 44: "ipv6-frag", 51: "ah", 60: "ipv6-opts"}
+_EXTENSION_HEADERS = {
+    0: "hop-by-hop",
+    43: "ipv6-route",
+    44: "ipv6-frag",
+    _AH: "ah",
+    60: "ipv6-opts",
+}
 #: NFLOG group of the Log action.
 _LOG_GROUP = 100
 
@@ -231,17 +238,18 @@ def _protocol(rule: ResolvedRule, family: Family) -> str | None:
 def _protocol_match(number: int, family: Family, *, negated: bool, opens: bool) -> str | None:
     """Return the match of one protocol; None when it can never hold, "" when it always does.
 
-    To iptables `-p 0` is any protocol, so in IPv4 the byte of the header is looked at. In IPv6 rules are
-    asked about the last header (ipv6_find_hdr), which is never an extension header: `-p` would never match
-    those. Who denies one means packets that carry it, and who allows one does not mean whatever is behind
-    it, as a sender can put it before anything; so it is read the way that lets less by.
+    To iptables `-p 0` is any protocol, so in IPv4 the byte of the header is looked at. In IPv6 `-p` is about
+    the last header (ipv6_find_hdr), which is never an extension header: it would never match those. Who
+    denies one means packets that carry it, and who allows one does not mean whatever is behind it, as a
+    sender can put it before anything; so it is read the way that lets less by. AH is the protocol of what
+    it protects, as in IPv4; `-p` says so with nft, and with legacy looks behind it.
     """
     sign = "! " if negated else ""
     if family is Family.V4 and number == 0:
         return f"-m u32 {sign}--u32 6&0xff=0x0"
     if family is Family.V4 or number not in _EXTENSION_HEADERS:
         return f"{sign}-p {number}"
-    if negated == opens:
+    if negated == opens or number == _AH:
         return f"-m ipv6header {sign}--header {_EXTENSION_HEADERS[number]} --soft"
     return "" if negated else None
 
