@@ -9,6 +9,7 @@ Pure.
 import re
 from collections.abc import Container, Iterable
 
+from hopwall_dataplane.ipsets.codec import stands_as_it_is
 from hopwall_model.cidr import Cidr, is_host_cidr, parse_cidr
 from hopwall_model.names import valid_ifname
 from hopwall_model.protocols import ICMP, ICMPV6, has_ports
@@ -24,8 +25,6 @@ from hopwall_model.updates import (
 
 #: Names that the kernel's settings use beside those of interfaces.
 _NOT_INTERFACES = ("all", "default", "lo")
-#: An IPv4 network whose numbers have no leading zeros; three digits may still be too many.
-_IPV4 = re.compile(r"((?:(?:0|[1-9][0-9]{0,2})\.){3}(?:0|[1-9][0-9]{0,2}))/([1-9][0-9]?)")
 _SERVICE = re.compile(r"([0-9a-f.:]+),([1-9][0-9]{0,2}):([1-9][0-9]{0,4})")
 #: Sets on one side of a rule: calc writes at most two of each sign; a line has room for these.
 MAX_SETS = 8
@@ -119,28 +118,22 @@ def members_fault(kind: SetKind, members: Iterable[str]) -> str:
     Other text of the same meaning is a fault too: it would be read back as another element, and that one
     be taken out.
 
-    Cost: 1 µs for an IPv4 address, 8 µs for any other member.
+    Cost: about 1 µs a member.
     """
-    for member in sorted(members):
-        if kind == "net" and not _is_net(member):
-            return f"{member[:64]!r} is not a network as sets hold it."
-        if kind == "port" and not _is_service(member):
-            return f"{member[:64]!r} is not an address with a protocol and a port."
-    return ""
-
-
-def _is_net(member: str) -> bool:
-    found = _IPV4.fullmatch(member)
-    if found and found[2] == "32" and all(len(n) < 3 or n < "256" for n in found[1].split(".")):
-        return True  # nearly all there are
-    return _is_canonical(member) and not member.endswith("/0")
+    if kind == "net":
+        wrong = [member for member in members if not stands_as_it_is(member)]
+        what = "a network as sets hold it"
+    else:
+        wrong = [member for member in members if not _is_service(member)]
+        what = "an address with a protocol and a port"
+    return f"{min(wrong)[:64]!r} is not {what}." if wrong else ""
 
 
 def _is_service(member: str) -> bool:
     found = _SERVICE.fullmatch(member)
     if not found or not has_ports(int(found[2])) or int(found[3]) > 65535:
         return False
-    return is_address(f"{found[1]}/128" if ":" in found[1] else f"{found[1]}/32")
+    return stands_as_it_is(f"{found[1]}/128" if ":" in found[1] else f"{found[1]}/32")
 
 
 def is_address(cidr: str) -> bool:
