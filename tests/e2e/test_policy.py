@@ -313,7 +313,7 @@ async def test_floating_address_reaches_its_workload_from_everywhere(lab: Lab) -
 
 async def test_what_is_not_of_this_dataplane_is_refused_by_name(lab: Lab) -> None:
     """http, services and service accounts are refused with the path of the field."""
-    refused = {
+    refused: dict[str, Doc] = {
         "/spec/ingress/0/http": {"http": {"methods": ["GET"]}, "protocol": "TCP"},
         "/spec/ingress/0/source/services": {"source": {"services": {"name": "a"}}},
         "/spec/ingress/0/source/serviceAccounts": {"source": {"serviceAccounts": {"names": ["a"]}}},

@@ -29,7 +29,7 @@ from hopwall_dataplane.iptables.static import (
 from hopwall_dataplane.iptables.table import TableName
 from hopwall_dataplane.marks import mark_tree
 from hopwall_dataplane.outcome import Family
-from hopwall_model.updates import PolicyId, PolicySet, SetId
+from hopwall_model.updates import PolicyId, PolicySet, SetId, SetKind
 
 Bodies = tuple[str, ...]
 
@@ -67,7 +67,7 @@ class ChainBook:
     families: tuple[Family, ...]
     tables: dict[tuple[Family, TableName], TableChains] = field(default_factory=dict)
     policies: dict[PolicyId, PolicySet] = field(default_factory=dict)
-    _known_sets: set[SetId] = field(default_factory=set)
+    _known_sets: dict[SetId, SetKind] = field(default_factory=dict)
     _naming: dict[SetId, set[PolicyId]] = field(default_factory=dict)
     _uses: Counter[tuple[PolicyId, Direction]] = field(default_factory=Counter)
     _passing: set[tuple[PolicyId, Direction]] = field(default_factory=set)
@@ -119,11 +119,15 @@ class ChainBook:
             if not names:
                 self._naming.pop(set_id, None)
 
-    def know_set(self, set_id: SetId, *, known: bool) -> None:
-        """Note whether rules may rely on the set; what names one that is not known is closed."""
-        if known != (set_id in self._known_sets):
-            self._known_sets ^= {set_id}
-            self._dirty_policies |= self._naming.get(set_id, set())
+    def know_set(self, set_id: SetId, kind: SetKind | None) -> None:
+        """Note the kind of a set that rules may rely on, or None; what names one that is not known is closed."""
+        if kind == self._known_sets.get(set_id):
+            return
+        if kind is None:
+            del self._known_sets[set_id]
+        else:
+            self._known_sets[set_id] = kind
+        self._dirty_policies |= self._naming.get(set_id, set())
 
     def add_class(self, policy_class: PolicyClass) -> None:
         """Want a class's chains and its leaf in the trees."""

@@ -74,6 +74,6 @@ def test_all_lines_of_a_rule_bear_its_identity_in_both_families() -> None:
     policy = PolicySet(id=P, version=1, ingress=(rule,))
     (identity,) = identities([rule])
     for family in Family:
-        lines = render_policy(policy, "ingress", family, SETTINGS, set())
+        lines = render_policy(policy, "ingress", family, SETTINGS, {})
         assert len(lines) == 2
         assert all(line.endswith(f':{identity}"') for line in lines)

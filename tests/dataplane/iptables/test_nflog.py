@@ -45,7 +45,7 @@ def test_a_log_rule_is_one_limited_line_that_counts() -> None:
     rule = ResolvedRule(id="r", action="log", protocol=6)
     policy = PolicySet(id=PolicyId("gnp/p"), version=1, tier="t", ingress=(rule,))
     (origin,) = rule_origins(policy.id, "t", "ingress", [rule])
-    (line,) = render_policy(policy, "ingress", Family.V4, SETTINGS, set())
+    (line,) = render_policy(policy, "ingress", Family.V4, SETTINGS, {})
     assert plain(line) == f'-p 6 {LIMIT} "{prefix(origin, "log")}"'
     assert line == f"-p 6 {log_action(origin, 'log', LOUD)}"
     assert line.endswith(f':{origin.identity}"')

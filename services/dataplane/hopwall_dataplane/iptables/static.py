@@ -129,7 +129,8 @@ def _mangle(family: Family, settings: RenderSettings) -> dict[str, tuple[str, ..
 
 
 def _filter(family: Family, settings: RenderSettings) -> dict[str, tuple[str, ...]]:
-    allowed = f"{settings.marks.allowed:#x}/{settings.marks.allowed:#x}"
+    marks = settings.marks
+    allowed = f"{marks.allowed:#x}/{marks.allowed:#x}"
     known = (
         "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
         *denial(INVALID, settings.log, "-m conntrack --ctstate INVALID"),
@@ -163,7 +164,8 @@ def _filter(family: Family, settings: RenderSettings) -> dict[str, tuple[str, ..
                 else denial(TO_HOST, settings.log)
             ),
         ),
-        ALLOWED: (f"-j MARK --set-xmark {allowed}",),
+        # The bit of Pass may be set by a rule that works in two steps (render_policy): it ends here.
+        ALLOWED: (f"-j MARK --set-xmark {marks.allowed:#x}/{marks.allowed | marks.passed:#x}",),
     }
 
 
