@@ -343,6 +343,31 @@ async def test_fault_is_told_with_document_and_field(lab: Lab) -> None:
     assert (await hopwall(lab, "get", "gns", "friends"))[0] == 1
 
 
+@pytest.mark.usefixtures("isolated")
+async def test_a_dropped_packet_is_counted_where_it_was_dropped(lab: Lab) -> None:
+    """The end of the tier that dropped it counts it, and a pasted log prefix is resolved to it."""
+
+    async def tier_end() -> dict[str, Any]:
+        rules = (await lab.client.request("GET", "/v1/hosts/h1/rules"))["items"]
+        (found,) = [
+            rule
+            for rule in rules
+            if (rule["place"], rule.get("direction")) == ("end of tier default", "egress")
+        ]
+        return dict(found)
+
+    before = await tier_end()
+    assert not await lab.reach("vm24", "vm21", "udp")
+    after = await tier_end()
+    assert after["packets"] > before["packets"]
+    assert after["bytes"] > before["bytes"]
+    code, shown, _ = await hopwall(lab, "rules", "h1", f"hw:e:deny:aaaaaa:-:{after['identity']}")
+    assert code == 0
+    assert "end of tier default" in shown
+    assert (await hopwall(lab, "rules", "h9"))[0] == 1
+    assert (await hopwall(lab, "rules", "h1", "zzzzzzzzzz"))[0] == 1
+
+
 async def test_wrong_call_is_exit_code_2(lab: Lab) -> None:
     """A call that cannot be meant ends with 2."""
     assert (await hopwall(lab, "get", "pods"))[0] == 2

@@ -180,3 +180,19 @@ def test_no_text_crashes_the_parsers(text: str) -> None:
         except ValueError:
             continue
         assert parse(canonical) == canonical
+
+
+@given(st.ip_addresses(v=4), st.integers(0, 32), st.sampled_from(["{}/{}", "{}"]))
+def test_plain_networks_are_what_the_library_says(address: object, length: int, form: str) -> None:
+    """The fast way for plain IPv4 gives what ipaddress gives."""
+    text = form.format(address, length)
+    assert parse_cidr(text) == str(ip_network(text, strict=False))
+
+
+@pytest.mark.parametrize(
+    "text", ["01.2.3.4", "1.2.3.256/8", "1.2.3/8", "1.2.3.4/08", "\u0661.2.3.4"]
+)
+def test_what_is_not_plain_is_judged_by_the_library(text: str) -> None:
+    """Leading zeros, octets too large or too few and foreign digits are no address."""
+    with pytest.raises(ValueError, match=r"not an IP address|no valid prefix"):
+        parse_cidr(text)

@@ -44,6 +44,7 @@ def test_names_are_stable() -> None:
     """Names never change between versions: a restarted process must find its objects."""
     assert chain_name("pi", "gnp/isolate") == "hw-pi-b47ni7fmqz35tyhr"
     assert set_name("v4", "s:abc") == "hw4-s-577qhbo2ofgik45k"
+    assert set_name("v6", "s:abc", "port") == "hw6-p-577qhbo2ofgik45k"
     assert digest("", 52) == "4oymiquy7qobjgx36tejs35zeqt24qpemsnzgtfeswmrw6csxbkq"
 
 

@@ -65,6 +65,7 @@ def test_subjects_fall_under_their_topics(name: str) -> None:
         (topics.HOST_BATCH, topics.host_batch_subject(name)),
         (topics.SHARED, topics.shared_subject(Scope(f"set/{name}"))),
         (topics.SNAPSHOT, topics.snapshot_subject(name)),
+        (topics.RULES, topics.rules_subject(name)),
         (topics.HOST_STATUS, topics.host_status_subject(name)),
         (topics.DRIFT, topics.drift_subject(name)),
         (topics.REJECTED, topics.rejected_subject(name)),

@@ -12,6 +12,7 @@ import pytest
 from msgspec import Struct
 
 from hopwall_model import codec, topics
+from hopwall_model.counts import HostRules, RuleCount, RulesRequest
 from hopwall_model.events import ResourceSet
 from hopwall_model.resources import KIND_BY_NAME
 from hopwall_model.status import CalcStatus, Drift, HostStatus, Rejected
@@ -35,6 +36,8 @@ DECODERS: dict[str, Callable[[bytes], Any]] = {
     "snapshot-request": topics.SNAPSHOT.decode,
     "host-status": topics.HOST_STATUS.decode,
     "calc-status": topics.CALC_STATUS.decode,
+    "rules-request": topics.RULES.decode,
+    "host-rules": codec.decoder(HostRules),
     "drift": topics.DRIFT.decode,
     "rejected": topics.REJECTED.decode,
     **{f"resource-set-{name.lower()}": topics.EVENT.decode for name in KIND_BY_NAME},
@@ -82,7 +85,18 @@ def test_the_golden_batch_has_every_update() -> None:
 
 @pytest.mark.parametrize(
     "type_",
-    [HostBatch, SharedUpdate, SnapshotRequest, HostStatus, CalcStatus, Drift, Rejected],
+    [
+        HostBatch,
+        SharedUpdate,
+        SnapshotRequest,
+        HostStatus,
+        CalcStatus,
+        Drift,
+        Rejected,
+        RulesRequest,
+        RuleCount,
+        HostRules,
+    ],
 )
 def test_what_older_readers_do_not_know_is_skipped(type_: type[Struct]) -> None:
     """Messages between services take unknown fields, so that versions can be mixed."""

@@ -13,12 +13,14 @@ from msgspec import Raw, Struct, UnsetType
 
 from hopwall_api import problems
 from hopwall_model.problems import Findings, Invalid
+from hopwall_model.resource_names import MAX_RESOURCE_BYTES
 from hopwall_model.resources import Key, Resource, key_of
 from hopwall_model.validate import admit
 from hopwall_model.validate_json import check_values, read_json
 
-#: Room for a resource of the largest size with its white space.
-MAX_ONE_BYTES = 12 * 1024 * 1024
+MAX_ONE_BYTES = MAX_RESOURCE_BYTES
+#: Above it a document is read beside the loop: the largest takes a second.
+_LARGE_BYTES = 128 * 1024
 MAX_BULK_BYTES = 16 * 1024 * 1024
 BODY_TIME_S = 30.0
 
@@ -110,6 +112,22 @@ def admitted(kind: type[Resource], document: Any) -> Resource:
         raise problems.from_invalid(error) from error
 
 
+async def resource_of(
+    body: bytes, kind: type[Resource], namespace: str = "", name: str = ""
+) -> Resource:
+    """Return the canonical resource that a body declares at a URL's place.
+
+    Errors: ApiProblem 400 or 422.
+    """
+
+    def understood() -> Resource:
+        return admitted(kind, document_for(kind, namespace, name, parse(body)))
+
+    if len(body) > _LARGE_BYTES:
+        return await asyncio.to_thread(understood)
+    return understood()
+
+
 # ---------------------------------------------------------------- many in one body
 
 
@@ -162,7 +180,8 @@ async def admit_all(items: list[bytes], place: str) -> list[Resource]:
         if index % _ITEMS_PER_TURN == 0:
             await asyncio.sleep(0)
         try:
-            resource = admit(item)
+            large = len(item) > _LARGE_BYTES
+            resource = await asyncio.to_thread(admit, item) if large else admit(item)
         except Invalid as error:
             errors.extend(problems.field_errors(error.problems, f"{place}/{index}"))
             continue

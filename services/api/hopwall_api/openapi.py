@@ -13,6 +13,7 @@ from hopwall_api.problems import CONTENT_TYPE, ProblemDocument
 from hopwall_api.progress import Progress
 from hopwall_api.reads import HostView, HostViewList
 from hopwall_api.routes import Route
+from hopwall_api.rules import RuleList
 from hopwall_model.resources import KINDS
 from hopwall_model.schema import components
 
@@ -42,6 +43,11 @@ _QUERY: dict[str, tuple[str, Json]] = {
     ),
     "resourceVersion": ("Watch the changes after this revision.", _TEXT),
     "verbose": ("Show each check.", _TEXT),
+    "policy": (
+        "Only the rules of this policy, as gnp/name, np/namespace/name, profile/name.",
+        _TEXT,
+    ),
+    "identity": ("Only these, comma-separated: the last part of a log message's prefix.", _TEXT),
 }
 _HEADERS: dict[str, str] = {
     "If-Match": "Only if the resource is at this ETag; 412 otherwise.",
@@ -57,7 +63,7 @@ _PATH_PARAMETER = re.compile(r"{(\w+)}")
 def document(routes: Sequence[Route], version: str) -> Json:
     """Return the document that describes these routes."""
     references, schemas = components(
-        [ProblemDocument, Progress, Removal, ApplyResult, HostView, HostViewList]
+        [ProblemDocument, Progress, Removal, ApplyResult, HostView, HostViewList, RuleList]
     )
     references, schemas = dict(references), dict(schemas)
     for kind in KINDS:

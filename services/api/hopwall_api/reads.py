@@ -227,10 +227,17 @@ async def host(request: web.Request) -> web.StreamResponse:
     """Return one host and how far it has come."""
     refuse_unknown(query_of(request.query), ())
     api = await api_in_sync(request)
-    name = request.match_info["host"]
+    return json_response(_host_view(api, known_host(api, request.match_info["host"])))
+
+
+def known_host(api: Api, name: str) -> str:
+    """Return the name of a host that has reported or is declared.
+
+    Errors: ApiProblem 404.
+    """
     if name not in api.tracker.hosts and api.store.get(Key("Node", "", name)) is None:
         raise problems.not_found(f"Host {name} has not reported, and no Node of this name exists.")
-    return json_response(_host_view(api, name))
+    return name
 
 
 # ---------------------------------------------------------------- the service itself

@@ -7,10 +7,11 @@ from typing import Any
 from aiohttp import web
 from msgspec import Struct
 
-from hopwall_api import reads, writes
+from hopwall_api import reads, rules, writes
 from hopwall_api.answers import ApplyResult, Removal
 from hopwall_api.parameters import LIST_PARAMETERS, WRITE_PARAMETERS
 from hopwall_api.reads import HostView, HostViewList
+from hopwall_api.rules import RULE_PARAMETERS, RuleList
 from hopwall_model.resources import KINDS, Resource
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -162,6 +163,29 @@ def _service_routes() -> list[Route]:
             headers=_WRITE_HEADERS,
             refusals=(400, 408, 409, 413, 415, 422, 503),
         ),
+        *_host_routes(),
+        Route(
+            method="GET",
+            path="/version",
+            name="getVersion",
+            summary="Return the version of the product.",
+            handler=reads.version,
+            answers="Version",
+        ),
+        Route(
+            method="GET",
+            path="/readyz",
+            name="ready",
+            summary="Tell whether the API can serve now.",
+            handler=reads.readyz,
+            statuses=(200, 503),
+            query=("verbose",),
+        ),
+    ]
+
+
+def _host_routes() -> list[Route]:
+    return [
         Route(
             method="GET",
             path="/v1/hosts",
@@ -182,19 +206,12 @@ def _service_routes() -> list[Route]:
         ),
         Route(
             method="GET",
-            path="/version",
-            name="getVersion",
-            summary="Return the version of the product.",
-            handler=reads.version,
-            answers="Version",
-        ),
-        Route(
-            method="GET",
-            path="/readyz",
-            name="ready",
-            summary="Tell whether the API can serve now.",
-            handler=reads.readyz,
-            statuses=(200, 503),
-            query=("verbose",),
+            path="/v1/hosts/{host}/rules",
+            name="listHostRules",
+            summary="List the rules and default denials in a host's kernel, and how often each was met.",
+            handler=rules.host_rules,
+            answers=RuleList.__name__,
+            query=RULE_PARAMETERS,
+            refusals=_READ,
         ),
     ]

@@ -26,8 +26,7 @@ async def put(request: web.Request, kind: type[Resource]) -> web.StreamResponse:
     options = write_options(query_of(request.query), request.headers)
     body = await bodies.read(request, type_=bodies.JSON, most=bodies.MAX_ONE_BYTES)
     key = _key(request, kind)
-    document = bodies.document_for(kind, key.namespace, key.name, bodies.parse(body))
-    wanted = bodies.admitted(kind, document)
+    wanted = await bodies.resource_of(body, kind, key.namespace, key.name)
     expected = expectation(request.headers, create=False, version=wanted.metadata.resource_version)
     return await _one(request, options, body, key, _setter(key, wanted, expected))
 
@@ -37,8 +36,7 @@ async def post(request: web.Request, kind: type[Resource]) -> web.StreamResponse
     options = write_options(query_of(request.query), request.headers)
     body = await bodies.read(request, type_=bodies.JSON, most=bodies.MAX_ONE_BYTES)
     namespace = request.match_info.get("namespace", "")
-    document = bodies.document_for(kind, namespace, "", bodies.parse(body))
-    wanted = bodies.admitted(kind, document)
+    wanted = await bodies.resource_of(body, kind, namespace)
     key = key_of(wanted)
     if wanted.metadata.resource_version is not None:
         raise problems.invalid(

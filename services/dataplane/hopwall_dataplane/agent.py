@@ -18,6 +18,7 @@ from hopwall_dataplane.kernel import Kernel, Stale, Turn
 from hopwall_dataplane.metrics import Metrics
 from hopwall_dataplane.settings import DataplaneSettings
 from hopwall_model import codec, topics
+from hopwall_model.counts import HostRules, RulesRequest
 from hopwall_model.status import Drift, HostStatus, Refusal
 from hopwall_model.updates import EndpointSet, HostBatch, Scope, SharedUpdate, SnapshotRequest
 from hopwall_runtime import clock
@@ -106,6 +107,8 @@ class Agent:
         subject = topics.host_batch_subject(self.settings.host_name)
         await self.link.subscribe(topics.HOST_BATCH, subject, self._on_message)
         self.link.on_reconnect(self._on_reconnect)
+        rules = topics.rules_subject(self.settings.host_name)
+        await self.link.serve_chunked(topics.RULES, rules, self._answer_rules)
         await self.kernel.resync()
         self._ask.set()
         async with asyncio.TaskGroup() as tasks:
@@ -285,6 +288,15 @@ class Agent:
             log.warning("%s", error)
             return False
         return True
+
+    async def _answer_rules(self, request: RulesRequest, _subject: str) -> bytes:
+        host, at = self.settings.host_name, clock.now_text()
+        try:
+            rules = await self.kernel.rule_counts(request)
+        except OSError as error:  # TimeoutError is one
+            reason = f"The tables of host {host} cannot be read: {error}."
+            return codec.encode(HostRules(host=host, at=at, failure=reason))
+        return codec.encode(HostRules(host=host, at=at, rules=rules))
 
     # ------------------------------------------------------------ tasks beside the loop
 

@@ -8,11 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from hopwall_dataplane.classes import PolicyClass, class_chain, render_class
+from hopwall_dataplane.iptables.identity import Denial
+from hopwall_dataplane.iptables.nflog import denial
 from hopwall_dataplane.iptables.render_policy import (
-    CLOSED,
     DIRECTIONS,
     Direction,
     can_pass,
+    closed_policy,
     policy_chain,
     policy_sets,
     render_policy,
@@ -27,7 +29,7 @@ from hopwall_dataplane.iptables.static import (
 from hopwall_dataplane.iptables.table import TableName
 from hopwall_dataplane.marks import mark_tree
 from hopwall_dataplane.outcome import Family
-from hopwall_model.updates import PolicyId, PolicySet, SetId
+from hopwall_model.updates import PolicyId, PolicySet, SetId, SetKind
 
 Bodies = tuple[str, ...]
 
@@ -65,7 +67,7 @@ class ChainBook:
     families: tuple[Family, ...]
     tables: dict[tuple[Family, TableName], TableChains] = field(default_factory=dict)
     policies: dict[PolicyId, PolicySet] = field(default_factory=dict)
-    _known_sets: set[SetId] = field(default_factory=set)
+    _known_sets: dict[SetId, SetKind] = field(default_factory=dict)
     _naming: dict[SetId, set[PolicyId]] = field(default_factory=dict)
     _uses: Counter[tuple[PolicyId, Direction]] = field(default_factory=Counter)
     _passing: set[tuple[PolicyId, Direction]] = field(default_factory=set)
@@ -117,11 +119,15 @@ class ChainBook:
             if not names:
                 self._naming.pop(set_id, None)
 
-    def know_set(self, set_id: SetId, *, known: bool) -> None:
-        """Note whether rules may rely on the set; what names one that is not known is closed."""
-        if known != (set_id in self._known_sets):
-            self._known_sets ^= {set_id}
-            self._dirty_policies |= self._naming.get(set_id, set())
+    def know_set(self, set_id: SetId, kind: SetKind | None) -> None:
+        """Note the kind of a set that rules may rely on, or None; what names one that is not known is closed."""
+        if kind == self._known_sets.get(set_id):
+            return
+        if kind is None:
+            del self._known_sets[set_id]
+        else:
+            self._known_sets[set_id] = kind
+        self._dirty_policies |= self._naming.get(set_id, set())
 
     def add_class(self, policy_class: PolicyClass) -> None:
         """Want a class's chains and its leaf in the trees."""
@@ -186,7 +192,7 @@ class ChainBook:
                 if (policy_id, direction) not in self._uses:
                     chains.remove(name)
                 elif policy is None:
-                    chains.put(name, CLOSED)
+                    chains.put(name, closed_policy(policy_id, direction, self.settings))
                 else:
                     known = self._known_sets
                     bodies = render_policy(policy, direction, family, self.settings, known)
@@ -213,7 +219,8 @@ class ChainBook:
         ):
             leaves = {n: class_chain(n, d, direction) for d, n in self._lingering.items()}
             leaves |= {c.number: c.chain(direction) for c in classes}
-            trees |= mark_tree(root, bits, leaves, end=CLOSED)
+            end = denial(Denial("unknown", direction), self.settings.log)
+            trees |= mark_tree(root, bits, leaves, end=end)
         for name in self._tree_chains - trees.keys():
             self._remove(name)
         for name, bodies in trees.items():

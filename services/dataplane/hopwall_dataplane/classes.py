@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hopwall_dataplane.iptables.render_policy import CLOSED, DIRECTIONS, Direction, policy_chain
+from hopwall_dataplane.iptables.identity import Denial
+from hopwall_dataplane.iptables.nflog import denial
+from hopwall_dataplane.iptables.render_policy import DIRECTIONS, Direction, policy_chain
 from hopwall_dataplane.iptables.static import RenderSettings
 from hopwall_model.codec import encode
 from hopwall_model.names import CHAIN_PREFIX, digest
@@ -186,7 +188,7 @@ def render_class(
             may_pass = may_pass or bool(passed)
             stages[-1] += (f"-j {policy_chain(policy, direction)}", *_back(allowed | passed))
         if policies and tier_default(tier, direction) == "deny":
-            stages[-1] += CLOSED
+            stages[-1] += denial(Denial("tier-end", direction, tier=tier.name), settings.log)
             if not may_pass:
                 break
         if may_pass:
@@ -194,12 +196,13 @@ def render_class(
     else:
         for profile in policy_class.key.profiles:
             stages[-1] += (f"-j {policy_chain(profile, direction)}", *_back(allowed))
-        stages[-1] += CLOSED
+        stages[-1] += denial(Denial("profiles-end", direction), settings.log)
     if len(stages) == 1:
         return {policy_class.chain(direction): tuple(stages[0])}
     names = [policy_class.chain(direction, number) for number in range(1, len(stages) + 1)]
     root = [line for name in names for line in (f"-j {name}", *_back(allowed))]
-    chains = {policy_class.chain(direction): (*root, *CLOSED)}
+    end = denial(Denial("undecided", direction), settings.log)
+    chains = {policy_class.chain(direction): (*root, *end)}
     return chains | {name: tuple(lines) for name, lines in zip(names, stages, strict=True)}
 
 

@@ -21,16 +21,17 @@ from hopwall_dataplane.destinations import Destinations
 from hopwall_dataplane.faults import (
     bucket_fault,
     endpoint_fault,
+    members_fault,
     policy_fault,
 )
 from hopwall_dataplane.feed import Step
-from hopwall_dataplane.ipsets.elements import Element, Mark, SetSpec
+from hopwall_dataplane.ipsets.elements import Element, Mark, SetSpec, SetType
 from hopwall_dataplane.ipsets.plan import AddressSets
 from hopwall_dataplane.iptables.static import RenderSettings, from_set, to_set
-from hopwall_dataplane.members import BucketedMembers
+from hopwall_dataplane.members import BucketedMembers, member_element
 from hopwall_dataplane.outcome import Family
 from hopwall_dataplane.routes.route import Route, RouteKey
-from hopwall_model.names import set_name
+from hopwall_model.names import SetName, set_name
 from hopwall_model.status import Refusal, Waiting
 from hopwall_model.updates import (
     EndpointId,
@@ -45,10 +46,13 @@ from hopwall_model.updates import (
     Scope,
     SetBucket,
     SetId,
+    SetKind,
     SharedPiece,
 )
 
 ElementKey = tuple[str, Element]
+
+_SET_TYPES: Mapping[SetKind, SetType] = {"net": "hash:net", "port": "hash:ip,port"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,12 +260,13 @@ class Desired:
             self._drop_scope(piece.scope, sets, hosts)
             self._faults[_object_of(piece.scope)] = fault
             return
-        self._faults.pop(_object_of(piece.scope), None)
+        if not isinstance(piece, SetBucket):  # a set may lack other buckets
+            self._faults.pop(_object_of(piece.scope), None)
         match piece:
             case PolicySet():
                 self.chains.set_policy(piece)
             case SetBucket():
-                self._set_state(piece.id).put(piece.n_buckets, piece.bucket, piece.members)
+                self._put_bucket(piece)
                 sets.add(piece.id)
             case RoutesBucket():
                 self.destinations.put(piece)
@@ -288,39 +293,64 @@ class Desired:
             self.destinations.remote[name].drop()
             hosts.add(name)
 
-    def _set_state(self, set_id: SetId) -> BucketedMembers:
+    def _put_bucket(self, piece: SetBucket) -> None:
+        """Take one bucket of a set; what is no member closes the set, until that bucket is right."""
+        state = self._set_state(piece.id, piece.type)
+        if fault := members_fault(
+            piece.type, state.news(piece.n_buckets, piece.bucket, piece.members)
+        ):
+            self._faults[_object_of(piece.scope)] = fault
+            state.miss(piece.n_buckets, piece.bucket)
+        else:
+            state.put(piece.n_buckets, piece.bucket, piece.members)
+
+    def _set_state(self, set_id: SetId, kind: SetKind) -> BucketedMembers:
         state = self._sets.get(set_id)
+        if state is not None and state.kind != kind:
+            self._forget_set(set_id)
+            state = None
         if state is None:
-            state = self._sets[set_id] = BucketedMembers()
-            for family in self.families:
-                name = set_name(family.value, set_id)
+            state = self._sets[set_id] = BucketedMembers(kind)
+            for family, name in self._set_names(set_id, kind).items():
                 self._set_ids[name] = set_id
-                self.members.set_desired(SetSpec(name, "hash:net", family))
+                self.members.set_desired(SetSpec(name, _SET_TYPES[kind], family))
         return state
 
     def _settle_set(self, set_id: SetId) -> None:
         state = self._sets[set_id]
         added, removed = state.settle()
-        names = {family: set_name(family.value, set_id) for family in self.families}
-        for cidr in removed:
-            if (name := names.get(_family(cidr))) is not None:
-                self.members.remove_element(name, Element(cidr))
-        for cidr in added:
-            if (name := names.get(_family(cidr))) is not None:
-                self.members.set_element(name, Element(cidr))
+        names = self._set_names(set_id, state.kind)
+        for members, change in (
+            (removed, self.members.remove_element),
+            (added, self.members.set_element),
+        ):
+            for member in members:
+                element = member_element(state.kind, member)
+                if (name := names.get(_family(element.cidr))) is not None:
+                    change(name, element)
         if state.dropped:
-            del self._sets[set_id]
-            self._distrusted.discard(set_id)
-            for name in names.values():
-                del self._set_ids[name]
-                self.members.remove_desired(name)
+            self._forget_set(set_id)
         self._judge_set(set_id)
+
+    def _forget_set(self, set_id: SetId) -> None:
+        """Want a set's halves gone from the kernel."""
+        state = self._sets.pop(set_id)
+        self._distrusted.discard(set_id)
+        for name in self._set_names(set_id, state.kind).values():
+            del self._set_ids[name]
+            self.members.remove_desired(name)
+
+    def _set_names(self, set_id: SetId, kind: SetKind) -> dict[Family, SetName]:
+        return {family: set_name(family.value, set_id, kind) for family in self.families}
 
     def _judge_set(self, set_id: SetId) -> None:
         """Say whether rules may rely on a set: all of it has come, and the kernel holds all of it."""
         state = self._sets.get(set_id)
-        known = state is not None and state.is_whole and set_id not in self._distrusted
-        self.chains.know_set(set_id, known=known)
+        if state is None or not state.is_whole:
+            self.chains.know_set(set_id, None)
+            return
+        self._faults.pop(f"set {set_id}", None)
+        self.chains.know_set(set_id, None if set_id in self._distrusted else state.kind)
 
     # ------------------------------------------------------------ endpoints
 

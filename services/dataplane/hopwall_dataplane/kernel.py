@@ -25,6 +25,7 @@ from hopwall_dataplane.ipsets.elements import (
     SetOp,
 )
 from hopwall_dataplane.ipsets.plan import AddressSets
+from hopwall_dataplane.iptables.counters import together
 from hopwall_dataplane.iptables.driver import Restore
 from hopwall_dataplane.iptables.plan import plan_table
 from hopwall_dataplane.iptables.quarantine import closed
@@ -33,10 +34,12 @@ from hopwall_dataplane.iptables.static import JUMPS, TABLES, from_set, to_set
 from hopwall_dataplane.iptables.table import Chain, TableName, TableState
 from hopwall_dataplane.iptables.transaction import Applied, Failed, Transaction, record
 from hopwall_dataplane.links.setup import InterfaceSetup
+from hopwall_dataplane.listing import list_rules
 from hopwall_dataplane.outcome import Family, Refused, Retry
 from hopwall_dataplane.routes import plan as route_plan
 from hopwall_dataplane.routes.driver import RouteDriver
 from hopwall_dataplane.routes.route import RouteOp
+from hopwall_model.counts import RuleCount, RulesRequest
 from hopwall_model.names import TEMPORARY_SUFFIX
 from hopwall_runtime import clock
 
@@ -373,6 +376,26 @@ class Kernel:
         self.desired.identity.unpark_all()
         self.desired.routes.unpark_all()
         self._compare_all |= self._tables.keys()
+
+    # ------------------------------------------------------------ counting
+
+    async def rule_counts(self, request: RulesRequest) -> tuple[RuleCount, ...]:
+        """Say how often the rules that stand were met.
+
+        It reads the tables by a tool of its own and changes nothing here, so it may run beside the loop.
+
+        Errors: OSError when the tables cannot be read.
+        """
+        parts = await asyncio.gather(*(restore.counts() for restore in self.restores.values()))
+        desired = self.desired
+        tiers = {tier.name for key in desired.classes.classes for tier in key.tiers}
+        tables, policies = desired.chains.tables, desired.chains.policies
+        refused = {
+            chain: why
+            for (family, table, chain), why in self._refused_chains.items()
+            if chain in tables[family, table].desired
+        }
+        return list_rules(policies, tiers, together(parts), refused, request)
 
     async def close(self) -> None:
         """Let go of the drivers; the kernel stays as it is."""

@@ -1,4 +1,4 @@
-"""A bucketed set of addresses on the receiving side: pieces in, what was added and removed out.
+"""A bucketed set on the receiving side: pieces in, what was added and removed out; what a member says.
 
 Pure. Source: `hopwall_model.buckets` for which member is in which bucket.
 """
@@ -6,7 +6,19 @@ Pure. Source: `hopwall_model.buckets` for which member is in which bucket.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from hopwall_dataplane.ipsets.elements import Element
 from hopwall_model.buckets import bucket_of
+from hopwall_model.updates import SetKind
+
+
+def member_element(kind: SetKind, member: str) -> Element:
+    """Return a member as an element of a kernel set; `faults.members_fault` has let it in."""
+    if kind == "net":
+        return Element(member)
+    address, _, service = member.partition(",")
+    protocol, _, port = service.partition(":")
+    cidr = f"{address}/128" if ":" in address else f"{address}/32"
+    return Element(cidr, protocol=int(protocol), port=int(port))
 
 
 @dataclass(slots=True)
@@ -16,6 +28,7 @@ class BucketedMembers:
     Shape: `_suspects` are members whose presence must be looked at again when the step is complete.
     """
 
+    kind: SetKind = "net"
     n_buckets: int = 1
     dropped: bool = False
     _buckets: dict[int, frozenset[str]] = field(default_factory=dict)
@@ -37,6 +50,16 @@ class BucketedMembers:
         fresh = frozenset(members)
         self._suspects |= fresh ^ self._buckets.get(bucket, frozenset())
         self._buckets[bucket] = fresh
+
+    def news(self, n_buckets: int, bucket: int, members: Iterable[str]) -> set[str]:
+        """Return which members of one bucket are not held already."""
+        held = self._buckets.get(bucket, frozenset()) if n_buckets == self.n_buckets else ()
+        return set(members).difference(held)
+
+    def miss(self, n_buckets: int, bucket: int) -> None:
+        """Take one bucket for not delivered; those held of another number of buckets are void."""
+        self.put(n_buckets, bucket, ())
+        del self._buckets[bucket]
 
     def void(self) -> None:
         """Take nothing for granted that is held: what is not put again before `settle` is gone."""

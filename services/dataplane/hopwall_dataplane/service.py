@@ -3,13 +3,14 @@
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 from hopwall_dataplane.agent import Agent
 from hopwall_dataplane.desired import Desired, LinkState
 from hopwall_dataplane.ipsets.driver import IpsetDriver
-from hopwall_dataplane.iptables.backend import choose
+from hopwall_dataplane.iptables.backend import choose, why_no_log
 from hopwall_dataplane.iptables.driver import Restore
 from hopwall_dataplane.iptables.static import RenderSettings
 from hopwall_dataplane.kernel import Kernel
@@ -43,6 +44,7 @@ def render_settings(settings: DataplaneSettings) -> RenderSettings:
         marks=marks,
         prefixes=settings.interface_prefixes,
         workload_to_host="accept" if settings.workload_to_host == "accept" else "drop",
+        log=settings.log,
     )
 
 
@@ -62,12 +64,16 @@ async def open_kernel(settings: DataplaneSettings) -> Kernel:
         "nft" if mode == "nft" else "legacy" if mode == "legacy" else "auto", families=families
     )
     log.info("using the %s backend of iptables", backend.kind)
+    rendering = render_settings(settings)
+    if rendering.log.denied and (reason := await why_no_log(backend, families)):
+        log.warning("denied packets are not logged, as this kernel has no NFLOG: %s", reason)
+        rendering = replace(rendering, log=replace(rendering.log, denied=False))
     restores = {family: Restore(family, backend) for family in families}
     for restore in restores.values():
         await restore.start()
     desired = Desired(
         host=settings.host_name,
-        settings=render_settings(settings),
+        settings=rendering,
         families=families,
         link_local_gateway=settings.link_local_gateway,
         reserved=await asyncio.to_thread(

@@ -2,6 +2,7 @@
 
 import socket
 
+from hopwall_dataplane.iptables.nflog import LogSettings, LogSettingsError
 from hopwall_model.names import valid_ifname
 from hopwall_runtime.config import CommonSettings, ConfigError
 
@@ -20,6 +21,12 @@ class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
     workload_to_host: str = "drop"
     #: The next hop that workloads may use whatever their subnet; the host answers ARP for it.
     link_local_gateway: str = "169.254.1.1"
+    #: NFLOG group of log messages, and how many each line may send.
+    log_group: int = 100
+    log_rate: str = "10/second"
+    log_burst: int = 20
+    #: Whether denials are logged, and not only what Log rules match.
+    log_denied: bool = True
     #: Seconds between complete re-readings of the kernel.
     refresh_s: float = 90.0
     heartbeat_s: float = 5.0
@@ -28,6 +35,14 @@ class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
     def host_name(self) -> str:
         """The name this agent answers for."""
         return self.host or socket.gethostname()
+
+    @property
+    def log(self) -> LogSettings:
+        """How packets are logged.
+
+        Errors: LogSettingsError, unless `check` has passed.
+        """
+        return LogSettings(self.log_group, self.log_rate, self.log_burst, self.log_denied)
 
     def check(self) -> None:
         """Refuse what types cannot: one sentence per fault.
@@ -47,3 +62,7 @@ class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
             raise ConfigError(
                 f"workload_to_host is {self.workload_to_host!r}; it must be drop or accept."
             )
+        try:
+            _ = self.log
+        except LogSettingsError as error:
+            raise ConfigError(str(error)) from error

@@ -32,6 +32,7 @@ _HASH_CHARS = 16
 _KIND = re.compile(r"[a-z0-9]{1,8}")
 _IFNAME = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 _SET_PREFIXES = {"v4": SET_PREFIX_V4, "v6": SET_PREFIX_V6}
+_SET_KINDS = {"net": "s", "port": "p"}
 
 
 def digest(text: str, n: int) -> str:
@@ -52,9 +53,14 @@ def chain_name(kind: str, *parts: str) -> ChainName:
     return ChainName(f"{CHAIN_PREFIX}{kind}-{digest(joined, _HASH_CHARS)}")
 
 
-def set_name(family: Literal["v4", "v6"], set_id: str) -> SetName:
-    """Return the kernel name of one family's half of a set, with room for `TEMPORARY_SUFFIX`."""
-    return SetName(f"{_SET_PREFIXES[family]}s-{digest(set_id, _HASH_CHARS)}")
+def set_name(
+    family: Literal["v4", "v6"], set_id: str, kind: Literal["net", "port"] = "net"
+) -> SetName:
+    """Return the kernel name of one family's half of a set, with room for `TEMPORARY_SUFFIX`.
+
+    The kind is part of the name, as the kernel cannot make one set into another kind while lines name it.
+    """
+    return SetName(f"{_SET_PREFIXES[family]}{_SET_KINDS[kind]}-{digest(set_id, _HASH_CHARS)}")
 
 
 def temporary_name(name: SetName) -> SetName:

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 from msgspec import Struct
 
 from hopwall_model import codec
+from hopwall_model.counts import RulesRequest
 from hopwall_model.events import Event
 from hopwall_model.resources import Key
 from hopwall_model.status import CalcStatus, Drift, HostStatus, Rejected
@@ -79,6 +80,13 @@ SNAPSHOT: Topic[SnapshotRequest] = Topic(
     direction="host → calc, answered in chunks",
     retention="none",
 )
+RULES: Topic[RulesRequest] = Topic(
+    pattern="hopwall.rules.*",
+    type=RulesRequest,
+    decode=codec.decoder(RulesRequest),
+    direction="api → host, answered in chunks by a HostRules",
+    retention="none",
+)
 HOST_STATUS: Topic[HostStatus] = Topic(
     pattern="hopwall.status.host.*",
     type=HostStatus,
@@ -108,7 +116,7 @@ REJECTED: Topic[Rejected] = Topic(
     retention="none",
 )
 
-TOPICS = (EVENT, HOST_BATCH, SHARED, SNAPSHOT, HOST_STATUS, CALC_STATUS, DRIFT, REJECTED)
+TOPICS = (EVENT, HOST_BATCH, SHARED, SNAPSHOT, RULES, HOST_STATUS, CALC_STATUS, DRIFT, REJECTED)
 
 
 def event_subject(key: Key) -> str:
@@ -131,6 +139,11 @@ def shared_subject(scope: Scope) -> str:
 def snapshot_subject(host: str) -> str:
     """Return the subject on which a host asks for its snapshot."""
     return f"hopwall.snapshot.{token(host)}"
+
+
+def rules_subject(host: str) -> str:
+    """Return the subject on which a host is asked for its rules."""
+    return f"hopwall.rules.{token(host)}"
 
 
 def host_status_subject(host: str) -> str:

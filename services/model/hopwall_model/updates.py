@@ -27,6 +27,8 @@ SetId = NewType("SetId", str)
 Scope = NewType("Scope", str)  # "policy/<PolicyId>", "set/<SetId>", "routes/<host>"
 
 Verdict = Literal["allow", "deny", "pass", "log"]
+#: What is in a set: networks, or an address with a protocol and a port.
+SetKind = Literal["net", "port"]
 
 #: The two sets that no policy names: the ranges of all pools, and of those with natOutgoing. A host needs
 #: both while any pool is declared.
@@ -212,7 +214,7 @@ class SetBucket(
     version: int
     previous: int = 0
     #: Fixed by the id.
-    type: Literal["net", "port"] = "net"
+    type: SetKind = "net"
     n_buckets: int = 1
     bucket: int = 0
     #: Of both families, sorted. "net": canonical CIDRs. "port": "10.65.0.2,6:80" (address, protocol, port).

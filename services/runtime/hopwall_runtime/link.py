@@ -231,9 +231,14 @@ class Link:
     # ------------------------------------------------------------ large requests
 
     async def serve_chunked(
-        self, topic: Topic[T], subject: str, answer: Callable[[T, str], bytes | None]
+        self,
+        topic: Topic[T],
+        subject: str,
+        answer: Callable[[T, str], bytes | Awaitable[bytes | None] | None],
     ) -> Callable[[], Awaitable[None]]:
         """Answer each `answer(request, subject)` with bytes of any size, in numbered chunks.
+
+        An answer that is awaited holds up the requests behind it, so no more than one is worked on.
 
         None refuses: the request is reported as rejected and not answered. What a caller may ask is bound
         to the subject its credential lets it use, so the body must not be believed against it.
@@ -245,7 +250,8 @@ class Link:
             except CodecError as error:
                 await self.reject(message.subject, str(error))
                 return
-            body = answer(request, message.subject)
+            given = answer(request, message.subject)
+            body = await given if isinstance(given, Awaitable) else given
             if body is None:
                 await self.reject(message.subject, "the request does not belong on this subject")
                 return

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from msgspec import structs
 
 from hopwall_dataplane.ipsets.driver import IpsetDriver
 from hopwall_dataplane.ipsets.elements import (
@@ -16,10 +17,11 @@ from hopwall_dataplane.ipsets.elements import (
     SetOp,
     SetSpec,
     SwapSets,
-    halves_of,
 )
 from hopwall_dataplane.ipsets.plan import AddressSets
 from hopwall_dataplane.outcome import Done, Family, Outcome, Refused, Retry
+from hopwall_model.cidr import parse_cidr, split_zero
+from hopwall_model.protocols import WITH_PORTS
 from tests.support.netns import Netns
 
 pytestmark = pytest.mark.kernel
@@ -29,10 +31,12 @@ World = dict[str, tuple[SetSpec, dict[Element, Mark | None]]]
 NETS = SetSpec("hw4-nets", "hash:net", Family.V4)
 HOSTS = SetSpec("hw4-hosts", "hash:ip", Family.V4, maxelem=4)
 MARKS = SetSpec("hw4-marks", "hash:net", Family.V4, skbinfo=True)
-PORTS = SetSpec("hw4-ifaces", "hash:net,iface", Family.V4)
+IFACES = SetSpec("hw4-ifaces", "hash:net,iface", Family.V4)
+PORTS = SetSpec("hw4-ports", "hash:ip,port", Family.V4)
 NETS6 = SetSpec("hw6-nets", "hash:net", Family.V6)
 MARKS6 = SetSpec("hw6-marks", "hash:ip", Family.V6, skbinfo=True)
-PORTS6 = SetSpec("hw6-ifaces", "hash:net,iface", Family.V6, skbinfo=True)
+IFACES6 = SetSpec("hw6-ifaces", "hash:net,iface", Family.V6, skbinfo=True)
+PORTS6 = SetSpec("hw6-ports", "hash:ip,port", Family.V6)
 
 EVERY_SHAPE: World = {
     "hw4-nets": (NETS, {Element("10.65.0.24/32"): None, Element("10.66.0.0/16"): None}),
@@ -46,12 +50,27 @@ EVERY_SHAPE: World = {
         },
     ),
     "hw4-ifaces": (
-        PORTS,
+        IFACES,
         {Element("0.0.0.0/0", "eth0"): None, Element("10.65.0.24/32", "tap15charslong0"): None},
     ),
-    "hw6-nets": (NETS6, {Element("fd65::24/128"): None, Element("fd66::/64"): None}),
+    "hw4-ports": (
+        PORTS,
+        {
+            Element("10.65.0.24/32", protocol=p, port=n): None
+            for p in WITH_PORTS
+            for n in (1, 65535)
+        },
+    ),
+    "hw6-nets": (
+        NETS6,
+        {Element("fd65::24/128"): None, Element("fd66::/64"): None, Element("::102:304/128"): None},
+    ),
+    "hw6-ports": (
+        PORTS6,
+        {Element("fd65::24/128", protocol=p, port=n): None for p in WITH_PORTS for n in (80, 8080)},
+    ),
     "hw6-marks": (MARKS6, {Element("fd65::24/128"): Mark(0, 0xFFFF0000)}),
-    "hw6-ifaces": (PORTS6, {Element("fd65::24/128", "tap0"): Mark(1, 1)}),
+    "hw6-ifaces": (IFACES6, {Element("fd65::24/128", "tap0"): Mark(1, 1)}),
     "hw6-empty": (SetSpec("hw6-empty", "hash:net", Family.V6), {}),
 }
 
@@ -120,6 +139,8 @@ def test_ipset_tool_sees_the_sets_as_designed(ns: Netns) -> None:
     assert "add hw4-marks 10.65.0.24 skbmark 0x10000/0xffff0000" in saved
     assert "add hw4-ifaces 10.65.0.24,tap15charslong0" in saved
     assert "add hw6-nets fd66::/64" in saved
+    assert "add hw4-ports 10.65.0.24,sctp:65535" in saved
+    assert "add hw6-ports fd65::24,udplite:8080" in saved
 
 
 def test_everything_unwanted_goes(ns: Netns) -> None:
@@ -199,7 +220,12 @@ BAD = [
     (NETS, Element("10.0.0.1/32"), Mark(1, 1), "without marks"),
     (HOSTS, Element("10.0.0.0/24"), None, "not a single address"),
     (HOSTS, Element("0.0.0.0/32"), None, "null address"),
-    (PORTS, Element("10.0.0.1/32"), None, "interface"),
+    (IFACES, Element("10.0.0.1/32"), None, "interface"),
+    (NETS, Element("10.0.0.1/32", protocol=6, port=80), None, "port"),
+    (PORTS, Element("10.0.0.1/32"), None, "port"),
+    (PORTS, Element("10.0.0.1/32", protocol=1, port=80), None, "port"),
+    (PORTS, Element("10.0.0.1/32", protocol=6, port=65536), None, "port"),
+    (PORTS, Element("10.0.0.0/24", protocol=6, port=80), None, "not a single address"),
     (MARKS, Element("10.0.0.1/32"), Mark(1 << 32, 1), "32 bits"),
     (NETS6, Element("::/0"), None, "prefix length is not valid"),
 ]
@@ -211,8 +237,9 @@ def test_bad_element_is_refused_alone(
 ) -> None:
     """The bad element is named with its reason; all others of its message are in the kernel."""
     interface = "eth0" if "iface" in spec.type else ""
+    service = (6, 80) if "port" in spec.type else (0, 0)
     text = "fd99::{}/128" if spec.family is Family.V6 else "10.9.9.{}/32"
-    good = [Element(text.format(i), interface) for i in (1, 2, 3)]
+    good = [Element(text.format(i), interface, *service) for i in (1, 2, 3)]
     elements: dict[Element, Mark | None] = {good[0]: None, bad: mark}
     elements |= dict.fromkeys(good[1:])
     outcomes = ns.python(apply, [CreateSet(spec), AddElements(spec, elements)])
@@ -236,7 +263,7 @@ def test_full_set_refuses_only_what_does_not_fit(ns: Netns) -> None:
 
 def test_whole_address_space_is_held_as_two_halves(ns: Netns) -> None:
     """A prefix length of 0 is written as two of 1."""
-    elements = {Element(cidr): None for cidr in halves_of("0.0.0.0/0")}
+    elements = {Element(half): None for half in split_zero(parse_cidr("0.0.0.0/0"))}
     assert ns.python(apply, [CreateSet(NETS), AddElements(NETS, elements)]) == [Done()] * 2
     assert ns.run(["ipset", "test", "hw4-nets", "203.0.113.9"]) == ""
 
@@ -298,13 +325,78 @@ def test_set_of_ours_that_others_changed_is_repaired(ns: Netns, change: list[str
     assert "nomatch" not in ns.run(["ipset", "save"])
 
 
-@pytest.mark.parametrize("extension", ["timeout 60", "counters", "comment"])
-def test_set_of_ours_with_strange_extensions_is_rebuilt(ns: Netns, extension: str) -> None:
-    """A set that somebody else made under our name is not taken for ours."""
-    ns.run(["ipset", "create", "hw4-nets", "hash:net", *extension.split()])
-    wanted: World = {"hw4-nets": (NETS, {Element("10.0.0.0/8"): None})}
-    ns.python(converge, wanted)
+STRANGE = [
+    (NETS, "hash:net timeout 60"),
+    (NETS, "hash:net counters"),
+    (NETS, "hash:net comment"),
+    (HOSTS, "hash:ip netmask 24"),
+    (HOSTS, "hash:ip forceadd"),
+    (PORTS, "hash:ip,port timeout 0"),
+]
+
+
+@pytest.mark.parametrize(("spec", "made"), STRANGE)
+def test_set_of_ours_with_strange_extensions_is_rebuilt(
+    ns: Netns, spec: SetSpec, made: str
+) -> None:
+    """A set that somebody else made under our name is not taken for ours, and is replaced in use."""
+    ns.run(["ipset", "create", spec.name, *made.split()])
+    match = ["-m", "set", "--match-set", spec.name, "src,src" if spec is PORTS else "src"]
+    ns.run(["iptables", "-A", "INPUT", *match, "-j", "ACCEPT"])
+    service = (17, 53) if spec is PORTS else (0, 0)
+    element = Element("10.0.0.1/32", "", *service)
+    wanted: World = {spec.name: (spec, {element: None})}
+    _, outcomes = ns.python(converge, wanted)
+    assert set(outcomes) == {Done()}
     assert ns.python(read) == wanted
+
+
+@pytest.mark.parametrize(
+    "made", ["hash:ip", "hash:ip,port", "hash:net family inet6", "bitmap:port range 1-9"]
+)
+def test_set_of_another_type_under_our_name_is_made_anew(ns: Netns, made: str) -> None:
+    """The kernel swaps only equal types; nothing of ours names such a set, so it can go."""
+    ns.run(["ipset", "create", "hw4-nets", *made.split()])
+    wanted: World = {"hw4-nets": (NETS, {Element("10.0.0.0/8"): None})}
+    _, outcomes = ns.python(converge, wanted)
+    assert set(outcomes) == {Done()}
+    assert ns.python(read) == wanted
+
+
+def test_set_that_outgrows_its_room_is_swapped_for_a_larger_one(ns: Netns) -> None:
+    """Nothing is ever refused because a set is full; a rule that names it sees all of the old or the new."""
+    small = structs.replace(NETS, maxelem=4)
+    few: World = {"hw4-nets": (small, {Element(f"10.0.0.{i}/32"): None for i in range(1, 5)})}
+    ns.python(converge, few)
+    rule = ["-m", "set", "--match-set", "hw4-nets", "src", "-j", "ACCEPT"]
+    ns.run(["iptables", "-A", "INPUT", *rule])
+    many: World = {"hw4-nets": (small, {Element(f"10.0.0.{i}/32"): None for i in range(1, 200)})}
+    _, outcomes = ns.python(converge, many)
+    assert set(outcomes) == {Done()}
+    spec, content = ns.python(read)["hw4-nets"]
+    assert (spec.maxelem, content) == (256, many["hw4-nets"][1])
+    _, outcomes = ns.python(converge, few)
+    assert set(outcomes) == {Done()}
+    assert ns.python(read)["hw4-nets"][0].maxelem == 256  # it does not shrink
+    assert ns.python(converge, few) == ([], [])
+
+
+def test_small_sets_have_small_hashes(ns: Netns) -> None:
+    """Many sets have few members: each begins with the least the kernel allocates."""
+    ns.python(converge, {"hw4-nets": (NETS, {Element("10.0.0.1/32"): None})})
+    assert "hashsize 64 " in ns.run(["ipset", "list", "-t", "hw4-nets"])
+
+
+def test_overlapping_networks_are_members_apart(ns: Netns) -> None:
+    """A network goes without those within it, or around it."""
+    nets = [Element(cidr) for cidr in ("10.0.0.0/8", "10.1.0.0/16", "10.1.1.1/32")]
+    ns.python(apply, [CreateSet(NETS), AddElements(NETS, dict.fromkeys(nets))])
+    ns.python(apply, [DelElements(NETS, (nets[1],))])
+    for inside in ("10.1.1.1", "10.1.1.2", "10.2.0.1"):
+        ns.run(["ipset", "test", "hw4-nets", inside])
+    ns.python(apply, [DelElements(NETS, (nets[0],))])
+    ns.run(["ipset", "test", "hw4-nets", "10.1.1.1"])
+    assert set(ns.python(read)["hw4-nets"][1]) == {nets[2]}
 
 
 def test_more_elements_than_one_message_holds(ns: Netns) -> None:

@@ -155,6 +155,44 @@ def test_other_type_cannot_be_swapped_and_is_made_anew() -> None:
     assert not sets
 
 
+def test_a_set_that_outgrows_its_room_is_built_aside_twice_as_large() -> None:
+    """A full set refuses members; one that was once larger, or was read back larger, stays so."""
+    small = structs.replace(NETS, maxelem=1)
+    sets = AddressSets()
+    kernel = _Kernel({"hw4-a": (small, {ONE: None})})
+    sets.replace_actual(reading(kernel))
+    sets.set_desired(small)
+    sets.set_element("hw4-a", ONE)
+    assert run(sets, kernel) == []
+    sets.set_element("hw4-a", TWO)
+    target = SetSpec("hw4-a-t", "hash:net", Family.V4, maxelem=2)
+    assert run(sets, kernel) == [
+        CreateSet(target),
+        AddElements(target, {ONE: None, TWO: None}),
+        SwapSets("hw4-a", "hw4-a-t"),
+        DestroySet("hw4-a-t"),
+    ]
+    sets.remove_element("hw4-a", TWO)
+    assert run(sets, kernel) == [DelElements(structs.replace(small, maxelem=2), (TWO,))]
+    again = AddressSets()
+    again.set_desired(small)
+    again.set_element("hw4-a", ONE)
+    again.replace_actual(reading(kernel))
+    assert run(again, kernel) == []
+
+
+@pytest.mark.parametrize(("n", "slots"), [(0, 64), (256, 64), (257, 128), (100_000, 32768)])
+def test_a_set_begins_with_slots_for_what_it_is_filled_with(n: int, slots: int) -> None:
+    """Few members, little memory; many, no doubling on the way."""
+    sets = AddressSets()
+    sets.set_desired(NETS)
+    for i in range(n):
+        sets.set_element("hw4-a", Element(f"10.{i >> 16}.{i >> 8 & 255}.{i & 255}/32"))
+    (create, *_) = sets.plan_additions()
+    assert isinstance(create, CreateSet)
+    assert create.hash_size == slots
+
+
 def test_unwanted_set_goes_without_emptying_it_first() -> None:
     """Destroying a set is one op, whatever it holds, and a set in use stays pending."""
     sets = AddressSets()

@@ -1,6 +1,6 @@
 import pytest
 
-from hopwall_dataplane.iptables.parse import Complaint, classify, parse_save
+from hopwall_dataplane.iptables.parse import Complaint, classify, identity_in, parse_save
 from hopwall_dataplane.iptables.table import FOREIGN, KernelLine
 
 SAVED = r"""# Warning: iptables-legacy tables present, use iptables-legacy-save to see them
@@ -41,6 +41,26 @@ def test_saved_table_is_read() -> None:
     assert state.notes == (
         "Warning: iptables-legacy tables present, use iptables-legacy-save to see them",
     )
+
+
+@pytest.mark.parametrize(
+    ("comment", "line_hash", "identity", "counts"),
+    [
+        ('"hw:abcdefghijklmno-"', "abcdefghijklmno-", "", True),
+        ('"hw:abcdefghijklmno-:abcdefgh23"', "abcdefghijklmno-", "abcdefgh23", True),
+        ("hw:abcdefghijklmno-:abcdefgh23", "abcdefghijklmno-", "abcdefgh23", True),
+        ('"hw:abcdefghijklmno-:abcdefgh23:also"', "abcdefghijklmno-", "abcdefgh23", False),
+        ('"hw:abcdefghijklmno-:short"', None, "", False),
+        ('"hw:abcdefghijklmno-:abcdefgh23:more"', None, "", False),
+    ],
+)
+def test_a_comment_is_read_with_or_without_an_identity(
+    comment: str, line_hash: str | None, identity: str, counts: bool
+) -> None:
+    """Both forms give the hash; a third is not ours, so the chain is written again."""
+    line = f"-A hw-a -m comment --comment {comment} -j DROP"
+    assert parse_save(f"*filter\n:hw-a - [0:0]\n{line}\nCOMMIT\n").chains == {"hw-a": (line_hash,)}
+    assert identity_in(line) == (identity, counts)
 
 
 def test_table_that_cannot_be_printed_is_a_note() -> None:

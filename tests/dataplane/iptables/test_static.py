@@ -16,6 +16,7 @@ from hopwall_dataplane.iptables.static import (
     RenderSettings,
     static_chains,
 )
+from hopwall_dataplane.iptables.table import plain
 from hopwall_dataplane.marks import layout, mark_tree
 from hopwall_dataplane.outcome import Family
 from hopwall_model.updates import (
@@ -87,7 +88,7 @@ def test_no_path_is_longer_than_nft_takes_however_many_classes_and_stages() -> N
 
 def test_a_workloads_packet_is_accepted_only_by_an_allow() -> None:
     """An emptied chain of ours opens nothing: what comes back unmarked, or from ingress at all, is dropped."""
-    chains = filter_of(1)
+    chains = {name: tuple(map(plain, lines)) for name, lines in filter_of(1).items()}
     mark = SETTINGS.marks.allowed
     unmarked = f"-m mark ! --mark {mark:#x}/{mark:#x} -j DROP"
     for prefix in SETTINGS.prefixes:

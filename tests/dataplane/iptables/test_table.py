@@ -5,10 +5,12 @@ from hypothesis import strategies as st
 from hopwall_dataplane.iptables.table import (
     HASH_LENGTH,
     Jump,
+    bearing,
     chain_hashes,
     check_chain,
     check_jump,
     jump_hash,
+    plain,
     with_hash,
 )
 
@@ -50,7 +52,20 @@ def test_hashes_stay_the_same_between_versions() -> None:
 def test_comment_comes_last() -> None:
     """Our comment is the last match; a line of nothing else is legal."""
     assert with_hash("-j DROP", "x" * 16) == f'-j DROP -m comment --comment "hw:{"x" * 16}"'
+    assert with_hash(bearing("-j DROP", "abcdefgh23"), "x" * 16) == (
+        f'-j DROP -m comment --comment "hw:{"x" * 16}:abcdefgh23"'
+    )
+    assert with_hash(bearing("-j NFLOG", "abcdefgh23", counts=False), "x" * 16) == (
+        f'-j NFLOG -m comment --comment "hw:{"x" * 16}:abcdefgh23:also"'
+    )
     assert with_hash("", "x" * 16) == f'-m comment --comment "hw:{"x" * 16}"'
+
+
+def test_the_hash_answers_for_the_identity() -> None:
+    """A line whose identity alone changed is another line; without it the body is what it was."""
+    lines = [bearing("-j DROP", "abcdefgh23"), bearing("-j DROP", "abcdefgh24")]
+    assert chain_hashes("hw-a", lines[:1]) != chain_hashes("hw-a", lines[1:])
+    assert [plain(line) for line in lines] == ["-j DROP", "-j DROP"]
 
 
 @pytest.mark.parametrize(

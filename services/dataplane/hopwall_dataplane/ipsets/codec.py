@@ -1,8 +1,8 @@
 """Set ops as netlink bytes, netlink bytes as sets, and errors as outcomes.
 
-Pure. It refuses what our sets do not use: ports, timeouts, counters, comments.
+Pure. It refuses what our sets do not use: timeouts, counters, comments, netmasks.
 
-Source: linux/netfilter/ipset/ip_set.h, net/netfilter/ipset/ip_set_core.c.
+Source: linux/netfilter/ipset/ip_set.h, net/netfilter/ipset/ip_set_core.c, ip_set_hash_ipport.c.
 """
 
 import errno
@@ -10,6 +10,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import IPv6Address
 from socket import inet_ntop, inet_pton
 from typing import NamedTuple, cast
 
@@ -43,6 +44,7 @@ from hopwall_dataplane.netlink.codec import (
     text_of,
 )
 from hopwall_dataplane.outcome import Done, Family, Outcome, Refused, Retry
+from hopwall_model.protocols import has_ports
 
 PROTOCOL = 7
 
@@ -53,13 +55,17 @@ _CREATE, _DESTROY, _SWAP, _LIST, _ADD, _DEL, _TYPE = 2, 3, 6, 7, 9, 10, 13
 _A_PROTOCOL, _A_SETNAME, _A_TYPENAME, _A_REVISION, _A_FAMILY = 1, 2, 3, 4, 5
 _A_SETNAME2, _A_DATA, _A_ADT, _A_LINENO = 3, 7, 8, 9
 # Attributes of a set or an element.
-_D_IP, _D_CIDR, _D_TIMEOUT, _D_CADT_FLAGS, _D_MAXELEM, _D_IFACE, _D_SKBMARK = 1, 3, 6, 8, 19, 23, 27
+_D_IP, _D_CIDR, _D_PORT, _D_TIMEOUT, _D_PROTO, _D_CADT_FLAGS = 1, 3, 4, 6, 7, 8
+_D_BITMASK, _D_HASHSIZE, _D_MAXELEM, _D_NETMASK, _D_IFACE, _D_SKBMARK = 12, 18, 19, 20, 23, 27
 
 _FLAG_WITH_SKBINFO = 1 << 6
-#: What others may have given a set of ours that we never do: counters, comments, forceadd.
+#: What others may have given a set of ours that we never do: counters, comments, forceadd; a lifetime for
+#: elements, and masks that make one element of many addresses.
 _FLAGS_NOT_OURS = 1 << 3 | 1 << 4 | 1 << 5
+_ATTRIBUTES_NOT_OURS = frozenset({_D_TIMEOUT, _D_NETMASK, _D_BITMASK})
 
 _NFGENMSG = struct.Struct("=BBH")
+_U16 = struct.Struct(">H")
 _U32 = struct.Struct(">I")
 _U64 = struct.Struct(">Q")
 _HH = struct.Struct("=HH")
@@ -67,6 +73,9 @@ _MARK = struct.Struct(">II")
 
 _AF = {Family.V4: socket.AF_INET, Family.V6: socket.AF_INET6}
 _HOST_LENGTH = {Family.V4: "32", Family.V6: "128"}
+_LENGTH = {int(socket.AF_INET): 32, int(socket.AF_INET6): 128}
+#: What is left of an address by each prefix length that sets can hold.
+_HOST_BITS = {af: {f"{n}": bits - n for n in range(1, bits + 1)} for af, bits in _LENGTH.items()}
 _FAMILY_OF = {int(socket.AF_INET): Family.V4, int(socket.AF_INET6): Family.V6}
 #: Room in one list of elements, less what surrounds it.
 _LIST_BYTES = MAX_ATTRIBUTE_BYTES - 4
@@ -76,6 +85,8 @@ _LIST_BYTES = MAX_ATTRIBUTE_BYTES - 4
 #: them.
 _V4_HEAD = _HH.pack(12, _D_IP | NLA_F_NESTED) + _HH.pack(8, 1)
 _CIDR_HEAD = _HH.pack(5, _D_CIDR)
+#: An element that is an address and nothing else, after the address.
+_NOTHING_ELSE = Element("")[1:]
 
 
 class PackedElements(NamedTuple):
@@ -102,15 +113,17 @@ def parse_revision(body: bytes) -> int:
     return attribute_table(body, _NFGENMSG.size, len(body))[_A_REVISION][0]
 
 
-def create_message(spec: SetSpec, revision: int) -> bytes:
+def create_message(op: CreateSet, revision: int) -> bytes:
     """Build the request for an empty set.
 
     With EXCL: a set that stands already may hold anything, so it must be read before it is used.
     """
+    spec = op.spec
     flags = _FLAG_WITH_SKBINFO if spec.skbinfo else 0
     data = nested(
         _A_DATA,
         attribute(_D_CADT_FLAGS | NLA_F_NET_BYTEORDER, _U32.pack(flags)),
+        attribute(_D_HASHSIZE | NLA_F_NET_BYTEORDER, _U32.pack(op.hash_size)),
         attribute(_D_MAXELEM | NLA_F_NET_BYTEORDER, _U32.pack(spec.maxelem)),
     )
     parts = (
@@ -154,8 +167,10 @@ class ElementPacker:
         self._af = _AF[spec.family]
         self._host_length = _HOST_LENGTH[spec.family]
         self._with_interface = "iface" in spec.type
+        self._with_port = spec.type == "hash:ip,port"
         self._with_mark = spec.skbinfo
-        self._only_hosts = spec.type == "hash:ip"
+        self._only_hosts = spec.type in ("hash:ip", "hash:ip,port")
+        self._plain = not (self._with_interface or self._with_port)
         size = 4 if spec.family is Family.V4 else 16
         self._address_bytes = 8 + size
         self._address = _HH.pack(8 + size, _D_IP | NLA_F_NESTED) + _HH.pack(
@@ -168,7 +183,7 @@ class ElementPacker:
         address, _, length = element.cidr.partition("/")
         packed = inet_pton(self._af, address)
         is_host = length == self._host_length
-        if is_host and mark is None and not self._with_interface and not element.interface:
+        if is_host and mark is None and self._plain and element[1:] == _NOTHING_ELSE:
             return self._host_head + packed
         return self._pack_slowly(element, mark, packed, "" if is_host else length)
 
@@ -187,6 +202,7 @@ class ElementPacker:
             raise ValueError(text)
         if element.interface:
             tail += string(_D_IFACE, element.interface)
+        tail += self._port(element)
         if mark is not None:
             if not self._with_mark:
                 text = f"{element.cidr} has a mark, but the set was made without marks"
@@ -194,6 +210,16 @@ class ElementPacker:
             tail += attribute(_D_SKBMARK | NLA_F_NET_BYTEORDER, _pack_mark(mark))
         size = 4 + self._address_bytes + len(tail)
         return _HH.pack(size, _A_DATA | NLA_F_NESTED) + self._address + packed + tail
+
+    def _port(self, element: Element) -> bytes:
+        """Return the port and the protocol, of sets that have them."""
+        if not self._with_port and not element.protocol and not element.port:
+            return b""
+        if not self._with_port or not has_ports(element.protocol) or not 0 < element.port < 65536:
+            text = f"{element.cidr} must have a port, of a protocol with ports, if and only if the set's type has one"
+            raise ValueError(text)
+        port = attribute(_D_PORT | NLA_F_NET_BYTEORDER, _U16.pack(element.port))
+        return port + attribute(_D_PROTO, bytes([element.protocol]))
 
 
 def _pack_mark(mark: Mark) -> bytes:
@@ -273,19 +299,17 @@ def parse_listed(body: bytes, family: Family) -> Listed:
 
 
 def _parse_spec(name: str, table: Mapping[int, bytes]) -> SetSpec:
-    """Read what a set is; one that we would not make ourselves gets a type that equals none of ours."""
+    """Read what a set is; one that we would not make ourselves equals none of ours."""
     header = table.get(_A_DATA, b"")
     data = attribute_table(header, 0, len(header))
     flags = _U32.unpack(data[_D_CADT_FLAGS])[0] if _D_CADT_FLAGS in data else 0
-    type_ = text_of(table[_A_TYPENAME])
-    if flags & _FLAGS_NOT_OURS or _D_TIMEOUT in data:
-        type_ += " with extensions"
     return SetSpec(
         name,
-        cast("SetType", type_),
+        cast("SetType", text_of(table[_A_TYPENAME])),
         _FAMILY_OF.get(table[_A_FAMILY][0], Family.V4),
         bool(flags & _FLAG_WITH_SKBINFO),
         _U32.unpack(data[_D_MAXELEM])[0] if _D_MAXELEM in data else 0,
+        bool(flags & _FLAGS_NOT_OURS) or not _ATTRIBUTES_NOT_OURS.isdisjoint(data),
     )
 
 
@@ -298,21 +322,40 @@ def _parse_element(data: bytes, start: int, end: int, af: int) -> tuple[Element,
             return Element(f"{inet_ntop(af, data[start + 8 : end])}/32"), None
         if len(rest) == 8 and rest[:4] == _CIDR_HEAD:
             return Element(f"{inet_ntop(af, data[start + 8 : start + 12])}/{rest[4]}"), None
-    address = interface = ""
-    length = 32 if af == socket.AF_INET else 128
-    mark: Mark | None = None
-    for kind, first, last in attributes(data, start, end):
-        if kind == _D_IP:
-            address = inet_ntop(af, data[first + 4 : last])
-        elif kind == _D_CIDR:
-            length = data[first]
-        elif kind == _D_IFACE:
-            interface = text_of(data[first:last])
-        elif kind == _D_SKBMARK:
-            mark = Mark(*_MARK.unpack_from(data, first))
-        elif kind == _D_CADT_FLAGS and _U32.unpack_from(data, first)[0]:
-            return Element(f"{address}/{length}", interface), ALTERED
-    return Element(f"{address}/{length}", interface), mark
+    table = attribute_table(data, start, end)
+    length = table[_D_CIDR][0] if _D_CIDR in table else _LENGTH[af]
+    element = Element(
+        f"{_address_text(af, table[_D_IP][4:])}/{length}",
+        text_of(table[_D_IFACE]) if _D_IFACE in table else "",
+        table[_D_PROTO][0] if _D_PROTO in table else 0,
+        _U16.unpack(table[_D_PORT])[0] if _D_PORT in table else 0,
+    )
+    if any(table.get(_D_CADT_FLAGS, b"")):
+        return element, ALTERED
+    return element, Mark(*_MARK.unpack(table[_D_SKBMARK])) if _D_SKBMARK in table else None
+
+
+def stands_as_it_is(cidr: str) -> bool:
+    """Tell whether a set can hold this network, and gives it back as the same text.
+
+    Cost: about 1 µs.
+    """
+    address, _, length = cidr.partition("/")
+    af = socket.AF_INET6 if ":" in address else socket.AF_INET
+    n_host_bits = _HOST_BITS[af].get(length)
+    try:
+        packed = inet_pton(af, address)
+    except (OSError, ValueError):
+        return False
+    if n_host_bits is None or int.from_bytes(packed) & ((1 << n_host_bits) - 1):
+        return False
+    return _address_text(af, packed) == address
+
+
+def _address_text(af: int, packed: bytes) -> str:
+    text = inet_ntop(af, packed)
+    # The C library ends ::/96 in dots, which is not how the model writes it.
+    return str(IPv6Address(packed)) if "." in text and af == socket.AF_INET6 else text
 
 
 # ---------------------------------------------------------------- outcomes

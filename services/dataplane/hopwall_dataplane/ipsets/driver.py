@@ -119,7 +119,7 @@ class IpsetDriver:
             if isinstance(revision, Failure):
                 outcomes[i] = outcome_of(op, revision)
                 return []
-            return [_Sent(i, create_message(op.spec, revision), [])]
+            return [_Sent(i, create_message(op, revision), [])]
         if isinstance(op, SwapSets):
             return [_Sent(i, swap_message(op), [])]
         return [_Sent(i, destroy_message(op.name), [])]

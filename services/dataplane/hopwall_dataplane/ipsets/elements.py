@@ -17,7 +17,12 @@ NAME_PREFIXES: Final = (SET_PREFIX_V4, SET_PREFIX_V6)
 #: With room for the suffix of a set that is being built to take another's place.
 MAX_NAME_LENGTH: Final = MAX_SET_NAME - len(TEMPORARY_SUFFIX)
 
-SetType = Literal["hash:net", "hash:ip", "hash:net,iface"]
+SetType = Literal["hash:net", "hash:ip", "hash:net,iface", "hash:ip,port"]
+
+#: What a set may hold at first; one that outgrows it is rebuilt with twice the room.
+START_MAXELEM: Final = 65536
+#: The smallest hash the kernel makes; its own choice, 1,024 slots, costs 8 kB a set however few are in it.
+START_HASH: Final = 64
 
 
 class SetSpec(Struct, frozen=True):
@@ -27,17 +32,25 @@ class SetSpec(Struct, frozen=True):
     type: SetType
     family: Family
     skbinfo: bool = False
-    maxelem: int = 1048576
+    maxelem: int = START_MAXELEM
+    #: Read only: it has what we give no set (counters, lifetimes, a netmask …), so others made it.
+    strange: bool = False
 
 
 class Element(NamedTuple):
-    """A member: a canonical CIDR, always with its prefix length, and an interface where the type has one.
+    """A member: a canonical CIDR, always with its prefix length, and what else the type has.
 
-    A set cannot hold a prefix length of 0 (save `hash:net,iface`): write `halves_of` instead.
+    A set cannot hold a prefix length of 0 (save `hash:net,iface`): two halves say the same.
+
+    Source: ipset(8), hash:net: "prefix size zero cannot be stored in this type of sets".
     """
 
     cidr: str
+    #: hash:net,iface only.
     interface: str = ""
+    #: hash:ip,port only: a protocol with ports, and a port from 1.
+    protocol: int = 0
+    port: int = 0
 
 
 class Mark(NamedTuple):
@@ -55,9 +68,13 @@ Content = Mapping[Element, Mark | None]
 
 
 class CreateSet(Struct, frozen=True):
-    """Make an empty set. One that stands already is read first: it may hold anything."""
+    """Make an empty set. One that stands already is read first: it may hold anything.
+
+    `hash_size` is a power of two: the slots to begin with, of up to 12 elements; the kernel doubles them.
+    """
 
     spec: SetSpec
+    hash_size: int = START_HASH
 
 
 class DestroySet(Struct, frozen=True):
@@ -100,15 +117,3 @@ class ElementsRefused(Refused):
 def is_ours(name: str) -> bool:
     """Say whether a set is ours, by its name."""
     return name.startswith(NAME_PREFIXES)
-
-
-def halves_of(cidr: str) -> tuple[str, ...]:
-    """Return the CIDR as sets can hold it: a prefix length of 0 becomes two of 1.
-
-    Source: ipset(8), hash:net: "prefix size zero cannot be stored in this type of sets".
-    """
-    if cidr == "0.0.0.0/0":
-        return ("0.0.0.0/1", "128.0.0.0/1")
-    if cidr == "::/0":
-        return ("::/1", "8000::/1")
-    return (cidr,)

@@ -3,7 +3,8 @@
 Goals, in order:
 1. Additions and removals are separate plans, so that a rule never names a set that is not filled.
 2. The cost follows the change: one member of one set is one op, however many sets there are.
-3. A set that must be another kind of set is built aside and swapped in; packets see old or new.
+3. A set that must be another kind of set, or a larger one, is built aside and swapped in; packets see
+   old or new. It never shrinks: room that is not used costs nothing.
 
 Pure. It refuses to know which rules use a set: the agent orders the subsystems.
 """
@@ -14,6 +15,7 @@ from msgspec import structs
 
 from hopwall_dataplane.delta import ABSENT, Absent, Delta
 from hopwall_dataplane.ipsets.elements import (
+    START_HASH,
     AddElements,
     Content,
     CreateSet,
@@ -75,6 +77,7 @@ class AddressSets:
     def set_desired(self, spec: SetSpec) -> None:
         """Want this set; its content is told by `set_element`."""
         self._specs.set_desired(spec.name, spec)
+        self._give_room(spec.name)
         self._touch(spec.name)
 
     def remove_desired(self, name: str) -> None:
@@ -107,6 +110,7 @@ class AddressSets:
         self._specs.replace_actual({name: spec for name, (spec, _) in actual.items()})
         for name in self._contents.keys() | actual.keys():
             self._delta(name).replace_actual(actual[name][1] if name in actual else {})
+            self._give_room(name)
             self._touch(name)
 
     def unpark_all(self) -> None:
@@ -129,6 +133,8 @@ class AddressSets:
         adds: list[SetOp] = []
         swaps: list[SetOp] = []
         made: set[str] = set()
+        for name in self._unsettled:
+            self._give_room(name)
         for name, spec in self._specs.pending_sets():
             made.add(name)
             target = spec
@@ -138,8 +144,9 @@ class AddressSets:
                 swaps += [SwapSets(name, target.name), DestroySet(target.name)]
             if target.name in self._specs.actual:
                 destroys.append(DestroySet(target.name))
-            creates.append(CreateSet(target))
-            if desired := self._delta(name).desired:
+            desired = self._delta(name).desired
+            creates.append(CreateSet(target, _hash_size(len(desired))))
+            if desired:
                 adds.append(AddElements(target, {key: desired[key] for key in sorted(desired)}))
         for name in sorted(self._unsettled - made):
             stands = self._specs.actual.get(name)
@@ -213,6 +220,21 @@ class AddressSets:
         self._delta(name).replace_actual(content)
         self._touch(name)
 
+    def _give_room(self, name: str) -> None:
+        """Want a set as large as its content needs; one that stands and is larger stays as it is."""
+        spec = self._specs.desired.get(name)
+        if spec is None:
+            return
+        room, n = spec.maxelem, len(self.content(name).desired)
+        while room < n:
+            room *= 2
+        held = self._specs.actual.get(name)
+        if held is not None and held.maxelem > room:
+            larger = structs.replace(spec, maxelem=held.maxelem)
+            room = held.maxelem if larger == held else room
+        if room != spec.maxelem:
+            self._specs.set_desired(name, structs.replace(spec, maxelem=room))
+
     def _delta(self, name: str) -> ElementDelta:
         """Return the content of a set, made when it is new."""
         held = self._contents.get(name)
@@ -235,3 +257,11 @@ class AddressSets:
         forgotten = held is not None and not held.desired and not held.actual
         if forgotten and not wanted and name not in self._specs.actual:
             del self._contents[name]
+
+
+def _hash_size(n_elements: int) -> int:
+    """Return the slots for a set that is filled at once: enough that the kernel need not double them on the way."""
+    size = START_HASH
+    while size * 4 < n_elements:
+        size *= 2
+    return size

@@ -12,6 +12,7 @@ from typing import Literal
 from hopwall_dataplane.iptables.driver import Backend, Ran, run_tool
 from hopwall_dataplane.iptables.parse import classify
 from hopwall_dataplane.outcome import Family
+from hopwall_model.names import CHAIN_PREFIX, COMMENT_PREFIX
 
 Mode = Literal["auto", "nft", "legacy"]
 Kind = Literal["nft", "legacy"]
@@ -20,6 +21,9 @@ _TOOL = {Family.V4: "iptables", Family.V6: "ip6tables"}
 _FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 _TRIAL = "*filter\nCOMMIT\n"
 _TRIAL_TIMEOUT_S = 10.0
+_TRIAL_CHAIN = f"{CHAIN_PREFIX}trial"
+_LOG_LINE = f'-j NFLOG --nflog-prefix "{COMMENT_PREFIX}'
+_LOG = f'-m limit --limit 1/second --limit-burst 1 {_LOG_LINE}"'
 _LOCK_WAIT_S = 5
 
 
@@ -48,6 +52,32 @@ async def choose(
         except BackendError as error:
             troubles.append(str(error))
     raise BackendError(" ".join(troubles))
+
+
+async def why_no_log(
+    backend: Backend, families: Sequence[Family], *, command_prefix: tuple[str, ...] = ()
+) -> str:
+    """Return why this kernel cannot log packets, "" when it can.
+
+    Only the kernel itself can tell: a chain that nothing leads to is made and removed again. Where a log
+    line of ours stands already nothing is written.
+    """
+    return await asyncio.to_thread(_why_no_log, backend, families, command_prefix)
+
+
+def _why_no_log(
+    backend: Backend, families: Sequence[Family], command_prefix: tuple[str, ...]
+) -> str:
+    for family in families:
+        saved = _run((*command_prefix, backend.save_path[family], "-t", "raw"), "")
+        if _LOG_LINE in saved.stdout:
+            continue
+        restore = (*command_prefix, *backend.restore_argv(family))
+        made = _run(restore, f"*raw\n:{_TRIAL_CHAIN} - [0:0]\n-A {_TRIAL_CHAIN} {_LOG}\nCOMMIT\n")
+        if made.returncode != 0:
+            return classify(made.stderr, made.returncode).message
+        _run(restore, f"*raw\n:{_TRIAL_CHAIN} - [0:0]\n-X {_TRIAL_CHAIN}\nCOMMIT\n")
+    return ""
 
 
 def _try(
@@ -88,4 +118,4 @@ def _run(argv: tuple[str, ...], text: str) -> Ran:
     try:
         return run_tool(argv, text=text, timeout_s=_TRIAL_TIMEOUT_S)
     except (OSError, TimeoutError) as error:
-        raise BackendError(f"{argv[-2]} does not run: {error}.") from error
+        raise BackendError(f"{argv[0]} does not run: {error}.") from error

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from hopwall_dataplane.iptables.counters import Count, read_counts
 from hopwall_dataplane.iptables.parse import classify, parse_save
 from hopwall_dataplane.iptables.quarantine import Stub, apply_with_quarantine
 from hopwall_dataplane.iptables.table import TableName, TableState
@@ -284,6 +285,15 @@ class Restore:
         except (OSError, TimeoutError) as error:
             return Retry(f"table {table} could not be read: {error}")
 
+    async def counts(self) -> dict[str, Count]:
+        """Read how often each rule of this family was met, in all tables.
+
+        Errors: OSError, TimeoutError.
+        Cost:   as `read`, for all tables together; nothing unless it is called.
+        """
+        argv = (*self._prefix, self.backend.save_path[self.family], "-c")
+        return read_counts(await asyncio.to_thread(_save, argv))
+
     async def close(self) -> None:
         """End the process and leave the kernel as it is."""
         child, self._child = self._child, None
@@ -332,11 +342,15 @@ def _spawn(argv: tuple[str, ...]) -> subprocess.Popen[bytes]:
 
 
 def _read(argv: tuple[str, ...]) -> TableState:
+    return parse_save(_save(argv))
+
+
+def _save(argv: tuple[str, ...]) -> str:
     ran = run_tool(argv, timeout_s=_SAVE_TIMEOUT_S)
     if ran.returncode != 0:
         complaint = classify(ran.stderr, ran.returncode)
         raise OSError(complaint.message)
-    return parse_save(ran.stdout)
+    return ran.stdout
 
 
 def _verdict(tx: Transaction, stderr: str, returncode: int, n_before: int) -> Failed | Retry:

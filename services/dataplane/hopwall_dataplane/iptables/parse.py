@@ -8,11 +8,20 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from hopwall_dataplane.iptables.table import FOREIGN, HASH_LENGTH, KernelLine, TableState, is_ours
+from hopwall_dataplane.iptables.table import (
+    ALSO,
+    FOREIGN,
+    HASH_LENGTH,
+    KernelLine,
+    TableState,
+    is_ours,
+)
 
 # A quote inside a foreign comment is printed as \", so neither form can be forged by one.
 _MARKS = ('--comment "hw:', "--comment hw:")
-_HASH = re.compile(r"[A-Za-z0-9_-]{16}(?=[\" ]|$)")
+_COMMENT = re.compile(
+    rf"([A-Za-z0-9_-]{{{HASH_LENGTH}}})(?::([a-z2-7]{{10}})({ALSO})?)?(?=[\" ]|$)"
+)
 _NOTE = re.compile(r"^# (Warning: .*|Table .* is incompatible.*)$")
 
 
@@ -49,11 +58,22 @@ def parse_save(text: str) -> TableState:
     )
 
 
+def identity_in(line: str) -> tuple[str, bool]:
+    """Read the identity a line bears, "" for none, and whether the line counts for it."""
+    found = _comment_in(line)
+    return (found[2] or "", found[3] is None) if found else ("", False)
+
+
 def _hash_in(body: str) -> str | None:
+    found = _comment_in(body)
+    return found[1] if found else None
+
+
+def _comment_in(text: str) -> re.Match[str] | None:
     for mark in _MARKS:
-        at = body.rfind(mark)
-        if at >= 0 and (found := _HASH.match(body, at + len(mark))):
-            return found[0][:HASH_LENGTH]
+        at = text.rfind(mark)
+        if at >= 0 and (found := _COMMENT.match(text, at + len(mark))):
+            return found
     return None
 
 

@@ -18,10 +18,12 @@ discovery), RFC 4890 (what ICMPv6 must pass).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from hopwall_dataplane.iptables.table import Jump, TableName
+from hopwall_dataplane.iptables.identity import ANTI_SPOOF, INVALID, TO_HOST, Denial
+from hopwall_dataplane.iptables.nflog import LogSettings, denial
+from hopwall_dataplane.iptables.table import Jump, TableName, bearing
 from hopwall_dataplane.marks import MarkLayout
 from hopwall_dataplane.outcome import Family
 
@@ -32,7 +34,6 @@ FROM_TREE = "hw-from"
 TO_TREE = "hw-to"
 ALLOWED = "hw-allowed"
 KNOWN = "hw-known"
-_DROP = "-j DROP"
 
 #: Router and neighbour solicitation, neighbour advertisement: what a workload needs to find its next hop.
 _ND_TYPES = (133, 135, 136)
@@ -45,6 +46,7 @@ class RenderSettings:
     marks: MarkLayout
     prefixes: tuple[str, ...]
     workload_to_host: Literal["drop", "accept"] = "drop"
+    log: LogSettings = field(default_factory=LogSettings)
 
 
 def from_set(family: Family) -> str:
@@ -96,7 +98,7 @@ def _raw(family: Family, settings: RenderSettings) -> dict[str, tuple[str, ...]]
         "hw-antispoof": (
             *exempt,
             f"-m set --match-set {from_set(family)} src,src -j RETURN",
-            _DROP,
+            *denial(ANTI_SPOOF, settings.log),
         ),
     }
 
@@ -127,12 +129,13 @@ def _mangle(family: Family, settings: RenderSettings) -> dict[str, tuple[str, ..
 
 
 def _filter(family: Family, settings: RenderSettings) -> dict[str, tuple[str, ...]]:
-    allowed = f"{settings.marks.allowed:#x}/{settings.marks.allowed:#x}"
+    marks = settings.marks
+    allowed = f"{marks.allowed:#x}/{marks.allowed:#x}"
     known = (
         "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
-        "-m conntrack --ctstate INVALID -j DROP",
+        *denial(INVALID, settings.log, "-m conntrack --ctstate INVALID"),
     )
-    not_allowed = f"-m mark ! --mark {allowed} {_DROP}"
+    not_allowed = f"-m mark ! --mark {allowed} {_undecided('egress')}"
     discovery = (
         tuple(f"{_icmpv6(number)} -j ACCEPT" for number in _ND_TYPES) if family is Family.V6 else ()
     )
@@ -145,7 +148,7 @@ def _filter(family: Family, settings: RenderSettings) -> dict[str, tuple[str, ..
             *_per_prefix(settings, "-i", f"-j {FROM_TREE}"),
             *_per_prefix(settings, "-i", not_allowed),
             *_per_prefix(settings, "-o", f"-j {TO_TREE}"),
-            *_per_prefix(settings, "-o", _DROP),
+            *_per_prefix(settings, "-o", _undecided("ingress")),
             *_per_prefix(settings, "-i", "-j ACCEPT"),
         ),
         KNOWN: known,
@@ -155,10 +158,20 @@ def _filter(family: Family, settings: RenderSettings) -> dict[str, tuple[str, ..
             *known,
             f"-j {FROM_TREE}",
             not_allowed,
-            "-j ACCEPT" if settings.workload_to_host == "accept" else _DROP,
+            *(
+                ("-j ACCEPT",)
+                if settings.workload_to_host == "accept"
+                else denial(TO_HOST, settings.log)
+            ),
         ),
-        ALLOWED: (f"-j MARK --set-xmark {allowed}",),
+        # The bit of Pass may be set by a rule that works in two steps (render_policy): it ends here.
+        ALLOWED: (f"-j MARK --set-xmark {marks.allowed:#x}/{marks.allowed | marks.passed:#x}",),
     }
+
+
+def _undecided(direction: Literal["egress", "ingress"]) -> str:
+    """Return the drop of what comes back from a tree without a verdict, which only damage lets happen."""
+    return bearing("-j DROP", Denial("undecided", direction).origin.identity)
 
 
 def _icmpv6(number: int) -> str:

@@ -1,8 +1,10 @@
 """What a table holds of ours: desired chains and jumps, actual state, and how a line is recognised.
 
-Owns the identity of a line. Every line of ours ends in the comment `hw:<16 characters>`. Inside our
-chains the hash runs over the chain's name, the hash of the line above and the line itself, so a line's
-hash answers for all lines above it; a process with no memory reads it back and knows what stands.
+Owns the comment every line of ours ends in: `hw:<hash>`, or `hw:<hash>:<identity>` where the line is a
+rule's or a denial's (`identity.py`), with `:also` behind it where another line of the same counts the packet.
+Inside our chains the hash (16 characters) runs over the chain's name, the hash of the line above and the line
+itself, so a line's hash answers for all lines above it; a process with no memory reads it back and knows
+what stands.
 
 Refuses to understand rule text: what a line matches is the renderer's business. Next: plan.py.
 """
@@ -22,6 +24,11 @@ Place = Literal["first", "last"]
 #: Source: iptables-restore reads lines into a buffer of 10,240 bytes; room is kept for our comment.
 MAX_BODY_BYTES = 8192
 HASH_LENGTH = 16
+
+#: Ends the comment of a line that does not count: another of the same identity does.
+ALSO = ":also"
+#: An identity's comment before its line has a hash.
+_BEARING = ' -m comment --comment "hw::'
 
 _PLAIN = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -97,9 +104,25 @@ def jump_hash(jump: Jump) -> str:
     return _short(hashlib.sha256(seed.encode()).digest())
 
 
+def bearing(body: str, identity: str, *, counts: bool = True) -> str:
+    """Let a body bear an identity: in its comment, whose hash is still to come (`with_hash`).
+
+    `counts` is false for a line that goes along with the one that counts the packet: a log line before
+    its drop, say.
+    """
+    return f'{body}{_BEARING}{identity}{"" if counts else ALSO}"'
+
+
+def plain(body: str) -> str:
+    """Return the body without the identity it may bear."""
+    return body.partition(_BEARING)[0]
+
+
 def with_hash(body: str, line_hash: str) -> str:
     """Append our comment to a body; last, so that a packet meets it only when all else matched."""
-    return f'{body} -m comment --comment "hw:{line_hash}"'.lstrip()
+    text, _, identity = body.partition(_BEARING)
+    tail = f":{identity}" if identity else '"'
+    return f'{text} -m comment --comment "hw:{line_hash}{tail}'.lstrip()
 
 
 def check_chain(name: str, bodies: Sequence[str]) -> None:

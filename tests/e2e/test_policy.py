@@ -1,0 +1,334 @@
+"""The policy language on two hosts: each part declared over REST, waited for, and tried with packets."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Literal
+
+import pytest
+import pytest_asyncio
+
+from hopwall_cli.client import Problem
+from hopwall_cli.demo import reached
+from hopwall_cli.kinds import kind_named
+from hopwall_cli.lab import topology as topo
+from hopwall_cli.lab.lab import Lab, Proto
+from hopwall_cli.lab.topology import Workload, open_profile, resource
+
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
+
+Doc = dict[str, Any]
+FAMILIES: tuple[Literal[4, 6], ...] = (4, 6)
+#: A floating address, routed to the first host's side of the fabric and nobody's own.
+FLOATING = {4: "192.0.2.10", 6: "2001:db8::10"}
+WORKLOADS = (
+    Workload(name="web", host="h1", ipv4="10.65.0.31", ipv6="fd65::31", profiles=("open",)),
+    Workload(name="near", host="h1", ipv4="10.65.0.32", ipv6="fd65::32", profiles=("open",)),
+    Workload(name="far", host="h2", ipv4="10.65.0.33", ipv6="fd65::33", profiles=("open",)),
+)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def lab() -> AsyncIterator[Lab]:
+    """Run one lab for the module; the fabric knows the way to the workloads and answers as a stranger."""
+    async with Lab("policy", hosts=2, agent_flags=["--refresh-s", "30"]) as running:
+        await running.add(*WORKLOADS)
+        await running.client.apply([open_profile("open")])
+        assert reached(
+            await running.client.apply([_endpoint(w) for w in WORKLOADS], wait="programmed")
+        )
+        await _way_back(running, "add")
+        for place in ("fabric", "h1", "h2"):
+            await running.prober(place)
+        yield running
+
+
+async def _way_back(lab: Lab, verb: Literal["add", "del"]) -> None:
+    """Let the fabric know, or not know, where the workloads are."""
+    for workload in WORKLOADS:
+        host = lab.hosts[workload.host]
+        for address, gateway in ((workload.ipv4, host.ipv4), (workload.ipv6, host.ipv6)):
+            await lab.run("fabric", ["ip", "route", verb, address, "via", gateway])
+
+
+def _endpoint(workload: Workload) -> Doc:
+    """Return a workload's endpoint with its name as a label, and a named port."""
+    made = workload.resource()
+    made["metadata"]["labels"] = {"role": workload.name}
+    made["spec"]["ports"] = [{"name": "service", "protocol": "TCP", "port": 7000}]
+    return made
+
+
+def gnp(name: str, selector: str, **spec: Any) -> Doc:
+    """Return a global policy."""
+    return resource("GlobalNetworkPolicy", name, {"selector": selector, **spec})
+
+
+@asynccontextmanager
+async def declared(lab: Lab, *documents: Doc) -> AsyncIterator[None]:
+    """Declare resources for a block, enforced when it begins and gone when it ends."""
+    answer = await lab.client.apply(documents, wait="programmed")
+    assert reached(answer), answer["status"]
+    try:
+        yield
+    finally:
+        for document in reversed(documents):
+            kind = kind_named(document["kind"].lower())
+            meta = document["metadata"]
+            namespace = meta.get("namespace", "default" if kind.NAMESPACED else "")
+            await lab.client.delete(kind, namespace=namespace, name=meta["name"], wait="programmed")
+
+
+async def verdicts(lab: Lab, src: str, dst: str, *probes: tuple[Proto, int]) -> list[list[bool]]:
+    """Return for each family whether each probe is answered; an address of the source's kind is used."""
+    return [
+        list(
+            await asyncio.gather(
+                *(lab.reach(src, dst, proto, port=port, version=version) for proto, port in probes)
+            )
+        )
+        for version in FAMILIES
+    ]
+
+
+TCP, UDP, OTHER, ICMP = ("tcp", 7000), ("udp", 7000), ("tcp", 7001), ("icmp", 7000)
+PROBES: tuple[tuple[Proto, int], ...] = (TCP, UDP, OTHER, ICMP)  # type: ignore[assignment]
+
+
+async def both(lab: Lab, src: str, dst: str) -> list[bool]:
+    """Return whether tcp 7000, udp 7000, tcp 7001 and a ping are answered, the same in both families."""
+    four, six = await verdicts(lab, src, dst, *PROBES)
+    assert four == six, (four, six)
+    return four
+
+
+async def test_a_tier_passes_denies_or_ends(lab: Lab) -> None:
+    """Pass goes on to the next tier, Deny does not, and what a tier leaves undecided is denied."""
+    first = [
+        {"action": "Pass", "protocol": "TCP", "destination": {"ports": [7000]}},
+        {"action": "Deny", "protocol": "UDP"},
+    ]
+    async with declared(
+        lab,
+        resource("Tier", "security", {"order": 10}),
+        gnp("guard", "role == 'web'", tier="security", ingress=first),
+        gnp("let", "role == 'web'", ingress=[{"action": "Allow"}]),
+    ):
+        assert await both(lab, "far", "web") == [True, False, False, False]
+        assert await both(lab, "near", "web") == [True, False, False, False]
+        assert await both(lab, "far", "near") == [True, True, True, True]
+
+
+async def test_order_decides_and_ties_go_by_name(lab: Lab) -> None:
+    """The lower order comes first, no order comes last, and equal orders go by name."""
+    deny, allow = [{"action": "Deny"}], [{"action": "Allow"}]
+    async with declared(
+        lab,
+        gnp("z", "role == 'web'", order=1, ingress=deny),
+        gnp("a", "role == 'web'", ingress=allow),
+    ):
+        assert await both(lab, "far", "web") == [False] * 4
+    async with declared(
+        lab,
+        gnp("b", "role == 'web'", order=1, ingress=deny),
+        gnp("a", "role == 'web'", order=1, ingress=allow),
+    ):
+        assert await both(lab, "far", "web") == [True] * 4
+
+
+async def test_who_only_logs_does_not_close(lab: Lab) -> None:
+    """A policy with nothing but Log leaves its endpoints as they were."""
+    async with declared(
+        lab, gnp("watch", "role == 'web'", types=["Ingress"], ingress=[{"action": "Log"}])
+    ):
+        assert await both(lab, "far", "web") == [True] * 4
+
+
+async def test_a_named_port_is_that_of_the_endpoint(lab: Lab) -> None:
+    """A port's name means what the endpoint calls so, for the rule's protocol; negated it excludes that."""
+    by_name = [{"action": "Allow", "protocol": "TCP", "destination": {"ports": ["service"]}}]
+    async with declared(lab, gnp("named", "role == 'web'", ingress=by_name)):
+        assert await both(lab, "far", "web") == [True, False, False, False]
+    but = [{"action": "Allow", "protocol": "TCP", "destination": {"notPorts": ["service"]}}]
+    async with declared(lab, gnp("named", "role == 'web'", ingress=but)):
+        assert await both(lab, "far", "web") == [False, False, True, False]
+
+
+async def test_an_unknown_address_is_nobody(lab: Lab) -> None:
+    """`selector: !has(x)` means known endpoints only; `notSelector: has(x)` lets strangers by."""
+    known = [{"action": "Allow", "source": {"selector": "!has(absent)"}}]
+    async with declared(lab, gnp("known", "role == 'web'", ingress=known)):
+        assert await both(lab, "far", "web") == [True] * 4
+        assert await both(lab, "fabric", "web") == [False] * 4
+    strangers = [{"action": "Allow", "source": {"notSelector": "role == 'far'"}}]
+    async with declared(lab, gnp("strangers", "role == 'web'", ingress=strangers)):
+        assert await both(lab, "far", "web") == [False] * 4
+        assert await both(lab, "fabric", "web") == [True] * 4
+
+
+async def test_ports_beyond_one_multiport(lab: Lab) -> None:
+    """More than fifteen ranges on both sides are one rule still."""
+    ranges = [f"{2 * i + 100}:{2 * i + 101}" for i in range(0, 40, 2)]
+    wide = [*ranges, "6999:7000"]
+    rule = {
+        "action": "Allow",
+        "protocol": "TCP",
+        "source": {"ports": [*ranges, "1024:65535"]},
+        "destination": {"ports": wide},
+    }
+    async with declared(lab, gnp("ranges", "role == 'web'", ingress=[rule])):
+        assert await both(lab, "far", "web") == [True, False, False, False]
+
+
+async def test_icmp_by_type_and_code(lab: Lab) -> None:
+    """Echo is allowed by its type alone; another code of it is another thing."""
+    echo = [
+        {"action": "Allow", "protocol": "ICMP", "icmp": {"type": 8, "code": 0}},
+        {"action": "Allow", "protocol": "ICMPv6", "icmp": {"type": 128}},
+    ]
+    async with declared(lab, gnp("echo", "role == 'web'", ingress=echo)):
+        assert await both(lab, "far", "web") == [False, False, False, True]
+    other = [
+        {"action": "Allow", "protocol": "ICMP", "notICMP": {"type": 8, "code": 0}},
+        {"action": "Allow", "protocol": 58, "notICMP": {"type": 128}},
+    ]
+    async with declared(lab, gnp("echo", "role == 'web'", ingress=other)):
+        assert await both(lab, "far", "web") == [False, False, False, False]
+
+
+async def test_a_live_flow_is_cut_within_a_second_and_no_other(lab: Lab) -> None:
+    """When policy narrows, the flow it denies stops though both ends still talk; the others lose nothing."""
+    for version in FAMILIES:
+        await lab.start_flow("far", "web", version=version)
+        await lab.start_flow("near", "far", version=version)
+        await asyncio.sleep(0.5)
+        deny = [{"action": "Deny", "source": {"selector": "role == 'far'"}}, {"action": "Allow"}]
+        async with declared(lab, gnp("cut", "role == 'web'", ingress=deny)):
+            await asyncio.sleep(1.0)
+            cut = await lab.stop_flow("far", "web")
+            kept = await lab.stop_flow("near", "far")
+        assert 40 <= cut["received"] <= cut["sent"] - 30, cut
+        assert kept["received"] >= kept["sent"] - 1, kept
+        assert kept["longest_gap_ms"] < 200, kept
+
+
+async def test_host_endpoint_closes_the_host_but_for_failsafe(lab: Lab) -> None:
+    """A host endpoint without policy leaves the failsafe ports open, and the agent its bus."""
+    endpoint = resource(
+        "HostEndpoint", "h1-eth0", {"node": "h1", "interfaceName": "eth0"}, labels={"role": "host"}
+    )
+    await (await lab.prober("h1")).ask("listen", {"port": 22})
+    assert await both(lab, "fabric", "h1") == [True, True, False, True]
+    ssh: tuple[Proto, int] = ("tcp", 22)
+    async with declared(lab, endpoint):
+        assert await both(lab, "fabric", "h1") == [False] * 4
+        assert await verdicts(lab, "fabric", "h1", ssh) == [[True], [True]]
+        assert await both(lab, "far", "web") == [True] * 4
+        rules = [{"action": "Allow", "protocol": "TCP", "destination": {"ports": [7000]}}]
+        async with declared(lab, gnp("host-in", "role == 'host'", ingress=rules)):
+            assert await both(lab, "fabric", "h1") == [True, False, False, False]
+
+
+async def test_what_a_host_forwards_is_only_what_apply_on_forward_says(lab: Lab) -> None:
+    """applyOnForward governs forwarded packets, beside the workload's own policy."""
+    endpoint = resource(
+        "HostEndpoint", "h1-eth0", {"node": "h1", "interfaceName": "eth0"}, labels={"role": "host"}
+    )
+    rules = [{"action": "Allow", "protocol": "TCP"}]
+    policy = gnp("forward", "role == 'host'", applyOnForward=True, ingress=rules)
+    async with declared(lab, endpoint, policy):
+        assert await both(lab, "fabric", "web") == [True, False, True, False]
+        assert await both(lab, "near", "web") == [True] * 4
+        own = [{"action": "Allow", "protocol": "TCP", "destination": {"ports": [7001]}}]
+        async with declared(lab, gnp("own", "role == 'web'", ingress=own)):
+            assert await both(lab, "fabric", "web") == [False, False, True, False]
+
+
+async def test_before_nat_and_untracked(lab: Lab) -> None:
+    """preDNAT denies before all else; doNotTrack does so without connection tracking."""
+    endpoint = resource(
+        "HostEndpoint", "h1-eth0", {"node": "h1", "interfaceName": "eth0"}, labels={"role": "host"}
+    )
+    open_ = gnp("host-open", "role == 'host'", types=["Ingress", "Egress"], order=10)
+    open_["spec"] |= {"ingress": [{"action": "Allow"}], "egress": [{"action": "Allow"}]}
+    deny = [{"action": "Deny", "protocol": "UDP", "destination": {"ports": [7000]}}]
+    for flag in ("preDNAT", "doNotTrack"):
+        early = gnp("early", "role == 'host'", applyOnForward=True, ingress=deny, **{flag: True})
+        async with declared(lab, endpoint, open_, early):
+            assert await both(lab, "fabric", "h1") == [True, False, False, True]
+            assert await both(lab, "fabric", "web") == [True, False, True, True]
+
+
+async def test_nat_outgoing_hides_workloads_from_outside_only(lab: Lab) -> None:
+    """With natOutgoing a workload is its host to strangers, and itself to other workloads."""
+    pools = [
+        resource("IPPool", name, {"cidr": cidr, "natOutgoing": True})
+        for name, cidr in (("lab-v4", topo.POOL4), ("lab-v6", topo.POOL6))
+    ]
+    strangers = (f"{topo.PREFIX4}.1", f"{topo.PREFIX6}1")
+    protocols: tuple[Proto, ...] = ("tcp", "udp", "icmp")
+    await _way_back(lab, "del")
+    try:
+        for stranger in strangers:
+            assert not await lab.reach("web", stranger, "tcp")
+        assert reached(await lab.client.apply(pools, wait="programmed"))
+        for stranger in strangers:
+            for proto in protocols:
+                assert await lab.reach("web", stranger, proto), (stranger, proto)
+        own = [{"action": "Allow", "source": {"selector": "role == 'web'"}}]
+        async with declared(lab, gnp("itself", "role == 'far'", ingress=own)):
+            assert await both(lab, "web", "far") == [True] * 4
+    finally:
+        await _way_back(lab, "add")
+        for pool in pools:
+            pool["spec"]["natOutgoing"] = False
+        await lab.client.apply(pools, wait="programmed")
+
+
+async def test_floating_address_reaches_its_workload_from_everywhere(lab: Lab) -> None:
+    """Strangers, other hosts, neighbours and the workload itself reach it by its external address."""
+    web = next(w for w in WORKLOADS if w.name == "web")
+    endpoint = _endpoint(web)
+    endpoint["spec"]["ipNATs"] = [
+        {"internalIP": web.ipv4, "externalIP": FLOATING[4]},
+        {"internalIP": web.ipv6, "externalIP": FLOATING[6]},
+    ]
+    host = lab.hosts["h1"]
+    await lab.run("fabric", ["ip", "route", "add", FLOATING[4], "via", host.ipv4])
+    await lab.run("fabric", ["ip", "route", "add", FLOATING[6], "via", host.ipv6])
+    try:
+        assert reached(await lab.client.apply([endpoint], wait="programmed"))
+        for src in ("fabric", "far", "near", "web", "h1"):
+            for version in FAMILIES:
+                assert await lab.reach(src, FLOATING[version], "tcp"), (src, version)
+        rules = [{"action": "Allow", "source": {"selector": "role == 'far'"}}]
+        async with declared(lab, gnp("only-far", "role == 'web'", ingress=rules)):
+            assert await lab.reach("far", FLOATING[4], "tcp")
+            assert not await lab.reach("near", FLOATING[4], "tcp")
+            assert not await lab.reach("fabric", FLOATING[4], "tcp")
+    finally:
+        await lab.client.apply([_endpoint(web)], wait="programmed")
+    assert not await lab.reach("fabric", FLOATING[4], "tcp")
+
+
+async def test_what_is_not_of_this_dataplane_is_refused_by_name(lab: Lab) -> None:
+    """http, services and service accounts are refused with the path of the field."""
+    refused: dict[str, Doc] = {
+        "/spec/ingress/0/http": {"http": {"methods": ["GET"]}, "protocol": "TCP"},
+        "/spec/ingress/0/source/services": {"source": {"services": {"name": "a"}}},
+        "/spec/ingress/0/source/serviceAccounts": {"source": {"serviceAccounts": {"names": ["a"]}}},
+    }
+    for pointer, match in refused.items():
+        assert pointer in await _refused(
+            lab, gnp("x", "all()", ingress=[{"action": "Allow", **match}])
+        )
+    accounts = gnp("x", "all()", serviceAccountSelector="a == 'b'")
+    assert "/spec/serviceAccountSelector" in await _refused(lab, accounts)
+
+
+async def _refused(lab: Lab, document: Doc) -> str:
+    """Return the pointers of what the API refuses."""
+    with pytest.raises(Problem) as caught:
+        await lab.client.put(kind_named("gnp"), document)
+    assert caught.value.status == 422
+    return " ".join(error["pointer"] for error in caught.value.body["errors"])
