@@ -7,6 +7,7 @@ Source: iptables(8), iptables-extensions(8).
 """
 
 import ipaddress
+import re
 import shlex
 from collections.abc import Callable
 from functools import cache
@@ -17,6 +18,9 @@ from tests.proof.packets import NotUnderstood, Packet
 
 MULTIPORT_SLOTS = 15
 ANY_ICMP_TYPE = 255
+#: iptables-extensions(8), u32: four bytes from the sixth, of which the last is the protocol's.
+_PROTOCOL_BYTE = re.compile(r"6&0xff=0x([0-9a-f]+)", re.IGNORECASE)
+HEADERS = {"hop-by-hop": 0, "ipv6-route": 43, "ipv6-frag": 44, "ah": 51, "ipv6-opts": 60}
 
 Match = Callable[[Packet, Sets], bool]
 
@@ -268,6 +272,26 @@ def _in_set(reader: _Reader) -> Match:
     return lambda packet, sets: sets[name].find(packet, sides)[0]
 
 
+def _bytes(reader: _Reader) -> Match:
+    """Read what u32 looks at: only the byte of an IPv4 header that is the protocol."""
+    found = _PROTOCOL_BYTE.fullmatch(reader.take())
+    if found is None or reader.version != 4:
+        raise reader.error("u32 at other than the protocol of IPv4")
+    wanted = int(found[1], 16)
+    return lambda packet, sets: packet.protocol == wanted
+
+
+def _headers(reader: _Reader) -> Match:
+    """Read which headers must be carried; a packet here has none but its protocol's own."""
+    named = reader.take().split(",")
+    soft = reader.words[:1] == ["--soft"]
+    if not soft or reader.version != 6 or not set(named) <= HEADERS.keys():
+        raise reader.error("ipv6header of another kind")
+    reader.take()
+    wanted = frozenset(HEADERS[name] for name in named)
+    return lambda packet, sets: packet.protocol in wanted
+
+
 def _limit(reader: _Reader) -> Match:
     # What is under the limit; only lines without a verdict may have one, see `_TARGETS`.
     reader.take()
@@ -287,6 +311,8 @@ _MODULES = frozenset(
         "icmp",
         "icmp6",
         "iprange",
+        "ipv6header",
+        "u32",
         "limit",
         "mark",
         "multiport",
@@ -312,6 +338,8 @@ _OPTIONS: dict[str, tuple[str, Callable[[_Reader], Match]]] = {
     "--ctstate": ("conntrack", _state),
     "--mark": ("", _mark),
     "--match-set": ("set", _in_set),
+    "--u32": ("u32", _bytes),
+    "--header": ("ipv6header", _headers),
     "--limit": ("limit", _limit),
     "--limit-burst": ("limit", _limit),
     "--comment": ("comment", _comment),

@@ -126,7 +126,8 @@ def sets_text(sets: AddressSets) -> str:
         options = " skbinfo" if spec.skbinfo else ""
         lines.append(f"create {name} {spec.type} family {family}{options}")
         for element, mark in sorted(sets.content(name).desired.items()):
-            text = ",".join(part for part in element if part)
+            port = f"{element.protocol}:{element.port}" if element.protocol else ""
+            text = ",".join(part for part in (element.cidr, element.interface, port) if part)
             marked = f" skbmark {mark.value:#x}/{mark.mask:#x}" if mark is not None else ""
             lines.append(f"add {name} {text}{marked}")
     return "\n".join((*lines, ""))

@@ -84,8 +84,16 @@ PORTS: tuple[tuple[int | str, ...], ...] = (
     (*range(4000, 4028, 2), "5000:5001"),
     (*range(4000, 4026, 2), "5000:5001"),
 )
+NAMED_PORTS: tuple[tuple[int | str, ...], ...] = (
+    ("http",),
+    ("dns",),
+    ("http", 443),
+    ("dns", "http", "1000:2000"),
+    ("nobody-has-it",),
+    ("http", *range(2000, 2040, 2)),
+)
 PROTOCOLS: tuple[int | str, ...] = ("TCP", "TCP", "TCP", "UDP", "UDP", "SCTP", "UDPLite", 6, 17)
-NUMBERS = (6, 6, 6, 17, 17, 132, 136, 1, 58, 47, 89)
+NUMBERS = (6, 6, 6, 17, 17, 132, 136, 1, 58, 47, 89, 0)
 ICMP_TYPES = (0, 8, 13, 128, 129, 3)
 STATES: tuple[State, ...] = (*("NEW",) * 30, "ESTABLISHED", "RELATED", "INVALID")
 
@@ -105,8 +113,8 @@ def _entity(chance: Random, version: int | None, *, ports: bool) -> Fields:
     }
     if ports:
         choices |= {
-            "ports": lambda: chance.choice(PORTS),
-            "not_ports": lambda: chance.choice(PORTS),
+            "ports": lambda: chance.choice((*PORTS, *NAMED_PORTS)),
+            "not_ports": lambda: chance.choice((*PORTS, *NAMED_PORTS)),
         }
     names = chance.sample(sorted(choices), chance.choice((0, 0, 0, 1, 1, 1, 2, 3)))
     return {name: choices[name]() for name in names}
@@ -135,9 +143,9 @@ def _rule(chance: Random, *, passes: bool) -> Rule:
         if field:
             more[field] = chance.choice(_ICMPS)
     elif kind == "not":
-        more["not_protocol"] = chance.choice(("TCP", "UDP", "ICMP", "ICMPv6", 47))
+        more["not_protocol"] = chance.choice(("TCP", "UDP", "ICMP", "ICMPv6", 47, 0))
     elif kind == "number":
-        more["protocol"] = chance.choice((47, 89, 1, 58, 255))
+        more["protocol"] = chance.choice((47, 89, 1, 58, 255, 0, 0))
         if more["protocol"] in (1, 58):
             version = None
     return states.rule(
@@ -283,6 +291,8 @@ def _flow(workloads: list[WorkloadEndpoint], known: list[Rule], chance: Random) 
         protocol = number(rule.not_protocol)
     if rule.protocol is not None and chance.random() < 0.1:
         protocol = chance.choice(NUMBERS)
+    if protocol == 0:
+        version = 4  # in IPv6 it is no protocol, but a header before others
     icmp_type = icmp_code = source_port = destination_port = 0
     if protocol in (1, 58):
         icmp = rule.icmp or rule.not_icmp or Icmp()
