@@ -95,6 +95,11 @@ def _profiles_first(endpoint: EndpointSet) -> EndpointSet:
     return replace(endpoint, tiers=(profiles, *endpoint.tiers))
 
 
+def _only_logs_closes(tier: TierPolicies) -> TierPolicies:
+    closes = tier.name in ("default", "absent")  # whose own default is to deny
+    return replace(tier, ingress_default="deny", egress_default="deny") if closes else tier
+
+
 def _without(line: str, *words: str) -> str | None:
     return None if all(word in line for word in words) else line
 
@@ -151,6 +156,19 @@ FAULTS: dict[str, Tamper] = {
     "the last excluded ports lost": in_sides(
         lambda e: replace(e, not_ports=_but_last(e.not_ports))
     ),
+    "named ports lost": in_sides(lambda e: replace(e, port_sets=())),
+    "excluded named ports lost": in_sides(lambda e: replace(e, not_port_sets=())),
+    "named ports of the other end": in_lines(
+        lambda line: re.sub(r"(--match-set \S+) dst,dst", r"\1 src,src", line)
+    ),
+    "named ports of another protocol": in_sets(
+        lambda members: tuple(m.replace(",6:", ",17:") for m in members)
+    ),
+    "protocol 0 taken for any": in_lines(lambda line: re.sub(r"-m u32 \S* ?--u32 \S+ ", "", line)),
+    "the mark of a step left set": in_lines(
+        lambda line: _without(line, "-A hw-p", "-j MARK --set-xmark 0x0/0x200")
+    ),
+    "only logs closes": in_tiers(_only_logs_closes),
     "a set lacks a member": in_sets(lambda members: members[:-1]),
     "sets are empty": in_sets(lambda members: ()),
     "a set has no IPv6 member": in_sets(lambda ms: tuple(m for m in ms if ":" not in m)),

@@ -6,7 +6,7 @@ cloud that fails is made small by `minimise`, which knows resources.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 from hopwall_model.resources import (
     EndpointPort,
@@ -83,6 +83,8 @@ PORTS: tuple[tuple[int | str, ...], ...] = (
     tuple(f"{first}:{first + 3}" for first in range(3000, 3100, 10)),
     (*range(4000, 4028, 2), "5000:5001"),
     (*range(4000, 4026, 2), "5000:5001"),
+    tuple(range(7000, 7100, 2)),
+    tuple(f"{first}:{first + 1}" for first in range(8000, 8200, 4)),
 )
 NAMED_PORTS: tuple[tuple[int | str, ...], ...] = (
     ("http",),
@@ -101,7 +103,12 @@ STATES: tuple[State, ...] = (*("NEW",) * 30, "ESTABLISHED", "RELATED", "INVALID"
 Fields = dict[str, Any]
 
 
-def _entity(chance: Random, version: int | None, *, ports: bool) -> Fields:
+#: What most rules of a cloud are about: where all is mixed, few packets meet the rare things.
+Focus = Literal["all", "ports", "nets", "tiers"]
+_FOCI: tuple[Focus, ...] = ("all", "all", "all", "ports", "nets", "tiers")
+
+
+def _entity(chance: Random, version: int | None, focus: Focus, *, ports: bool) -> Fields:
     """Make one side of a rule: mostly one field or none, now and then two or three."""
     nets = [net for v in ((version,) if version else (4, 6)) for net in NETS[v]]
     choices: dict[str, Callable[[], Any]] = {
@@ -116,7 +123,13 @@ def _entity(chance: Random, version: int | None, *, ports: bool) -> Fields:
             "ports": lambda: chance.choice((*PORTS, *NAMED_PORTS)),
             "not_ports": lambda: chance.choice((*PORTS, *NAMED_PORTS)),
         }
-    names = chance.sample(sorted(choices), chance.choice((0, 0, 0, 1, 1, 1, 2, 3)))
+    names: Sequence[str] = chance.sample(sorted(choices), chance.choice((0, 0, 0, 1, 1, 1, 2, 3)))
+    if focus == "ports" and ports:
+        names = chance.choice(((), ("ports",), ("ports",), ("not_ports",), ("ports", "not_ports")))
+    elif focus == "nets":
+        names = chance.choice(((), ("nets",), ("not_nets",), ("nets", "not_nets")))
+    elif focus == "tiers":
+        names = names[: chance.choice((0, 0, 1))]
     return {name: choices[name]() for name in names}
 
 
@@ -128,11 +141,13 @@ _ICMPS = (
 )
 
 
-def _rule(chance: Random, *, passes: bool) -> Rule:
+def _rule(chance: Random, focus: Focus, *, passes: bool) -> Rule:
     """Make a rule with any match."""
     more: Fields = {}
     version = chance.choice((None, None, None, 4, 6))
-    kind = chance.choice(_MATCHES)
+    kind = chance.choice(_MATCHES if focus in ("all", "tiers") else ("any", "ports"))
+    if focus == "ports":
+        kind = "ports"
     if kind == "ports":
         more["protocol"] = chance.choice(PROTOCOLS)
     elif kind == "icmp":
@@ -149,16 +164,16 @@ def _rule(chance: Random, *, passes: bool) -> Rule:
         if more["protocol"] in (1, 58):
             version = None
     return states.rule(
-        chance.choice((*_ACTIONS, *(("Pass", "Pass") if passes else ()))),
+        chance.choice((*_ACTIONS, *(("Pass",) * (8 if focus == "tiers" else 2) if passes else ()))),
         ip_version=version,
-        source=_entity(chance, version, ports=kind == "ports"),
-        destination=_entity(chance, version, ports=kind == "ports"),
+        source=_entity(chance, version, focus, ports=kind == "ports"),
+        destination=_entity(chance, version, focus, ports=kind == "ports"),
         **more,
     )
 
 
-def _rule_list(chance: Random, most: int, *, passes: bool = True) -> tuple[Rule, ...]:
-    return tuple(_rule(chance, passes=passes) for _ in range(chance.randint(0, most)))
+def _rule_list(chance: Random, focus: Focus, most: int, *, passes: bool = True) -> tuple[Rule, ...]:
+    return tuple(_rule(chance, focus, passes=passes) for _ in range(chance.randint(0, most)))
 
 
 def _labels(chance: Random) -> dict[str, str]:
@@ -192,16 +207,16 @@ def _endpoint(chance: Random, index: int) -> WorkloadEndpoint:
     )
 
 
-def _policy(chance: Random, index: int) -> Resource:
+def _policy(chance: Random, focus: Focus, index: int) -> Resource:
     """Make a policy of either kind; there are few orders, so that ties are many."""
     spec: Fields = {
         "tier": chance.choice(TIERS) if chance.random() > 0.02 else "absent",
         "order": chance.choice((None, 1.0, 1.0, 2.0)),
         "types": chance.choice(((), ("Ingress",), ("Egress",), ("Ingress", "Egress"))),
-        "egress": _rule_list(chance, 4),
+        "egress": _rule_list(chance, focus, 4),
     }
-    ingress = _rule_list(chance, 4)
-    subject = chance.choice(SUBJECTS)
+    ingress = _rule_list(chance, focus, 4)
+    subject = chance.choice(SUBJECTS) if focus == "all" else "all()"
     name = f"p{9 - index}"
     if chance.random() < 0.5:
         return states.np(name, subject, *ingress, namespace=chance.choice(NAMESPACES), **spec)
@@ -212,8 +227,8 @@ def _policy(chance: Random, index: int) -> Resource:
 def _profile(chance: Random, name: str) -> Profile:
     last = (Rule(action="Allow"),)
     spec = ProfileSpec(
-        ingress=(*_rule_list(chance, 2, passes=False), *chance.choice(((), last))),
-        egress=(*_rule_list(chance, 2, passes=False), *chance.choice(((), last))),
+        ingress=(*_rule_list(chance, "all", 2, passes=False), *chance.choice(((), last))),
+        egress=(*_rule_list(chance, "all", 2, passes=False), *chance.choice(((), last))),
         labels_to_apply={**_labels(chance), "zone": chance.choice("xy")},
     )
     return Profile(metadata=Metadata(name=name), spec=spec)
@@ -241,9 +256,11 @@ def _surroundings(chance: Random) -> Iterator[Resource]:
 
 def cloud_of(chance: Random) -> Cloud:
     """Make a cloud of two hosts."""
+    focus = chance.choice(_FOCI)
+    n_policies = chance.randint(1, 3 if focus in ("ports", "nets") else 7)
     return (
         *_surroundings(chance),
-        *(_policy(chance, index) for index in range(chance.randint(1, 7))),
+        *(_policy(chance, focus, index) for index in range(n_policies)),
         *(_endpoint(chance, index) for index in range(chance.randint(2, 6))),
     )
 

@@ -12,7 +12,7 @@ from tests.proof.semantics import Semantics
 from tests.proof.strategies import cloud_of, flows_in
 
 #: A fault must show within so many packets: that many clouds, and packets in each.
-N_CLOUDS = 60
+N_CLOUDS = 150
 N_FLOWS = 100
 
 

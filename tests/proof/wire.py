@@ -12,16 +12,15 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from hopwall_calc.graph import Graph
 from hopwall_dataplane.desired import LinkState
 from hopwall_dataplane.feed import Feed, Step
 from hopwall_dataplane.service import open_kernel
 from hopwall_dataplane.settings import DataplaneSettings
-from hopwall_model.events import ResourceSet
 from hopwall_model.resources import WorkloadEndpoint
 from hopwall_model.updates import HostBatch
 from tests.proof.cloud import Address, Cloud, Flow, Verdict, address
 from tests.proof.frames import arrived, frame, through
+from tests.proof.pipeline import graph_of
 from tests.proof.semantics import Semantics
 from tests.support import states
 from tests.support.netns import Netns, enter
@@ -130,11 +129,7 @@ def run(cloud: Cloud, sent: list[Sent], backend: str, host: str = "h1") -> Seen:
 
     The cloud has `NODES`, so that there is a way to the other host.
     """
-    graph = Graph("epoch-1")
-    for revision, resource in enumerate(cloud, 1):
-        graph.on_event(ResourceSet(resource=resource), revision)
-    graph.flush()
-    assert graph.take_failures() == []
+    graph = graph_of(cloud)
     endpoints = [r for r in cloud if isinstance(r, WorkloadEndpoint) and r.spec.node == host]
     with Netns("proof") as inside, Netns("proofout") as outside:
         _wire_up(inside, outside, endpoints)
