@@ -21,14 +21,17 @@ from hopwall_dataplane.destinations import Destinations
 from hopwall_dataplane.faults import (
     bucket_fault,
     endpoint_fault,
+    is_address,
     policy_fault,
 )
 from hopwall_dataplane.feed import Step
 from hopwall_dataplane.ipsets.elements import Element, Mark, SetSpec
 from hopwall_dataplane.ipsets.plan import AddressSets
 from hopwall_dataplane.iptables.static import RenderSettings, from_set, to_set
+from hopwall_dataplane.lookup import SetLookup
 from hopwall_dataplane.members import BucketedMembers
 from hopwall_dataplane.outcome import Family
+from hopwall_dataplane.residents import Residents, Touched, packed
 from hopwall_dataplane.routes.route import Route, RouteKey
 from hopwall_model.names import set_name
 from hopwall_model.status import Refusal, Waiting
@@ -93,6 +96,8 @@ class Desired:
     ipv6: bool = True
     members: AddressSets = field(default_factory=AddressSets)
     identity: AddressSets = field(default_factory=AddressSets)
+    residents: Residents = field(default_factory=Residents)
+    lookup: SetLookup = field(init=False)
     destinations: Destinations = field(init=False)
     #: Interfaces came, went or changed, or are used anew, since somebody looked.
     interfaces_touched: bool = True
@@ -118,6 +123,7 @@ class Desired:
         self.classes = ClassTable(self.settings.marks.max_class)
         self.destinations = Destinations(self.host, self.reserved, self._programs, self._faults)
         self.chains = ChainBook(self.settings, self.families)
+        self.lookup = SetLookup(self._sets, self.chains.known_sets)
         for family in self.families:
             source = SetSpec(from_set(family), "hash:net,iface", family, skbinfo=True)
             self.identity.set_desired(source)
@@ -182,6 +188,18 @@ class Desired:
         for set_id in changed:
             self._judge_set(set_id)
         self.chains.settle(self.classes.classes.values())
+
+    def note_left(self) -> None:
+        """Note the addresses that are about to leave the interface the kernel knows them at."""
+        for name in map(from_set, self.families):
+            for element, _ in self.identity.content(name).pending_removals():
+                if is_address(element.cidr):
+                    self.residents.leave(packed(element.cidr))
+
+    def take_touched(self) -> Touched:
+        """Return of which addresses the flows may be judged otherwise than at the last call."""
+        self.residents.touch(self.chains.take_touched())
+        return self.residents.take()
 
     # ------------------------------------------------------------ what people ask
 
@@ -301,6 +319,9 @@ class Desired:
     def _settle_set(self, set_id: SetId) -> None:
         state = self._sets[set_id]
         added, removed = state.settle()
+        self.lookup.change(set_id, added, removed)
+        if added or removed:
+            self.chains.touch_set(set_id)
         names = {family: set_name(family.value, set_id) for family in self.families}
         for cidr in removed:
             if (name := names.get(_family(cidr))) is not None:
@@ -310,6 +331,7 @@ class Desired:
                 self.members.set_element(name, Element(cidr))
         if state.dropped:
             del self._sets[set_id]
+            self.lookup.drop(set_id)
             self._distrusted.discard(set_id)
             for name in names.values():
                 del self._set_ids[name]
@@ -354,6 +376,12 @@ class Desired:
         self, endpoint_id: EndpointId, before: _Placed | None, after: _Placed | None
     ) -> None:
         """Say whose addresses these are now."""
+        self.residents.move(
+            endpoint_id,
+            before.endpoint.addresses if before and before.policy_class else (),
+            after.endpoint.addresses if after and after.policy_class else (),
+            after.policy_class if after else None,
+        )
         were = before.elements if before else {}
         are = after.elements if after else {}
         for key in were.keys() - are.keys():

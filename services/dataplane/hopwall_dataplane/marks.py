@@ -52,6 +52,15 @@ class MarkLayout:
     destination: Field
 
     @property
+    def revoked(self) -> int:
+        """The bit of a *connection's* mark that says that policy denies the connection by now.
+
+        It is the one that a packet never carries at the end of its way through the filter table (a stage
+        begins with clearing it), so that others who save a packet's whole mark to its connection cut nothing.
+        """
+        return self.passed
+
+    @property
     def max_class(self) -> int:
         """The highest class number there is room for."""
         return (1 << self.source.bits) - 1

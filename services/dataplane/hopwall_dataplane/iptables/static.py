@@ -45,6 +45,8 @@ class RenderSettings:
     marks: MarkLayout
     prefixes: tuple[str, ...]
     workload_to_host: Literal["drop", "accept"] = "drop"
+    #: Whether flows that are established end when policy comes to deny them.
+    revoke_flows: bool = True
 
 
 def from_set(family: Family) -> str:
@@ -128,7 +130,9 @@ def _mangle(family: Family, settings: RenderSettings) -> dict[str, tuple[str, ..
 
 def _filter(family: Family, settings: RenderSettings) -> dict[str, tuple[str, ...]]:
     allowed = f"{settings.marks.allowed:#x}/{settings.marks.allowed:#x}"
+    revoked = f"{settings.marks.revoked:#x}/{settings.marks.revoked:#x}"
     known = (
+        *((f"-m connmark --mark {revoked} {_DROP}",) if settings.revoke_flows else ()),
         "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
         "-m conntrack --ctstate INVALID -j DROP",
     )
