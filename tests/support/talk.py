@@ -5,6 +5,7 @@ Run as a process inside a namespace: `python -m tests.support.talk ROLE PROTOCOL
 standard output: the system-wide monotonic time and the number.
 """
 
+import contextlib
 import os
 import select
 import socket
@@ -68,10 +69,8 @@ def _tcp(role: str, family: int, address: str, port: int) -> None:
         if not pending:
             pending = _TICK.pack(sent)
             sent += 1
-        try:
+        with contextlib.suppress(BlockingIOError):
             pending = pending[stream.send(pending) :]
-        except BlockingIOError:
-            pass
         if select.select([stream], [], [], _TICK_S)[0]:
             unread += stream.recv(65536)
             while len(unread) >= _TICK.size:
@@ -104,10 +103,8 @@ def _udp(role: str, family: int, address: str, port: int) -> None:
     sent = 0
     while True:
         if peer is not None:
-            try:
+            with contextlib.suppress(ConnectionRefusedError):
                 end.sendto(_TICK.pack(sent), peer)
-            except ConnectionRefusedError:
-                pass
             sent += 1
         until = time.monotonic() + _TICK_S
         while (left := until - time.monotonic()) > 0:

@@ -7,7 +7,7 @@ Source: `iptables/render_policy.py`, `classes.render_class`; iptables(8), iptabl
 """
 
 import ipaddress
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal
@@ -99,7 +99,9 @@ def _by_policy(
         return "deny"
     rules = rules_of(policy, direction)
     for rule in rules:
-        if any(sets(name, packet, side) is None for side, name in _sets_of(rule)):
+        if _names_unknown(rule.source, "source", packet, sets) or _names_unknown(
+            rule.destination, "destination", packet, sets
+        ):
             return "deny"
     for rule in rules:
         if rule.action != "log" and _matches(rule, packet, sets):
@@ -107,15 +109,9 @@ def _by_policy(
     return None
 
 
-def _sets_of(rule: ResolvedRule) -> Iterator[tuple[Side, SetId]]:
-    sides: tuple[tuple[Side, Entity], ...] = (
-        ("source", rule.source),
-        ("destination", rule.destination),
-    )
-    for side, entity in sides:
-        for names in (entity.sets, entity.not_sets, entity.port_sets, entity.not_port_sets):
-            for name in names:
-                yield side, name
+def _names_unknown(entity: Entity, side: Side, packet: Packet, sets: Sets) -> bool:
+    named = entity.sets + entity.not_sets + entity.port_sets + entity.not_port_sets
+    return bool(named) and any(sets(name, packet, side) is None for name in named)
 
 
 def _matches(rule: ResolvedRule, packet: Packet, sets: Sets) -> bool:
@@ -202,13 +198,18 @@ def contains(cidr: str, address: str) -> bool:
 def _network(cidr: str) -> tuple[int, int, int]:
     """Return the version, the network's bits as a number, and how many bits follow them."""
     address, _, length = cidr.partition("/")
-    version, number = numbered(address)
+    version, number = number_of(address)
     shift = (32 if version == 4 else 128) - int(length)
     return version, number >> shift, shift
 
 
-@lru_cache(maxsize=65536)
-def numbered(address: str) -> tuple[int, int]:
-    """Return an address's version, and the address as a number."""
-    parsed = ipaddress.ip_address(address)
-    return parsed.version, int(parsed)
+def number_of(address: str) -> tuple[int, int]:
+    """Return the version of an address in canonical text, and the address as a number."""
+    if ":" in address:
+        return 6, int(ipaddress.IPv6Address(address))
+    first, second, third, last = address.split(".")
+    return 4, int(first) << 24 | int(second) << 16 | int(third) << 8 | int(last)
+
+
+#: The same for the few addresses that are asked about again and again while one packet is judged.
+numbered = lru_cache(maxsize=1024)(number_of)

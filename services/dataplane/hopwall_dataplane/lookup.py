@@ -6,7 +6,7 @@ Pure. What it says of a set must be what the kernel's set says: a CIDR holds eve
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from hopwall_dataplane.judge import Packet, Side, numbered
+from hopwall_dataplane.judge import Packet, Side, number_of, numbered
 from hopwall_dataplane.members import BucketedMembers
 from hopwall_model.updates import SetId
 
@@ -47,16 +47,15 @@ class _Index:
             port = packet.source_port if side == "source" else packet.destination_port
             return f"{address},{packet.protocol}:{port}" in self.ports
         version, number = numbered(address)
-        return any(
-            number >> shift in networks
-            for (of, shift), networks in self.nets.items()
-            if of == version
-        )
+        for (of, shift), networks in self.nets.items():
+            if of == version and number >> shift in networks:
+                return True
+        return False
 
 
 def _place(cidr: str) -> tuple[tuple[int, int], int]:
     address, _, length = cidr.partition("/")
-    version, number = numbered(address)
+    version, number = number_of(address)
     shift = _BITS[version] - int(length)
     return (version, shift), number >> shift
 

@@ -33,6 +33,7 @@ CT_GET = _SUBSYSTEM | 1
 CT_DELETE = _SUBSYSTEM | 2
 
 _CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY = 1, 2
+_CTA_STATUS = 3
 _CTA_MARK = 8
 _CTA_ID = 12
 _CTA_TUPLE_MASTER = 14
@@ -56,8 +57,8 @@ _U32 = struct.Struct("!I")
 _RTMSG = struct.Struct("=BBBBBBBBI")
 
 _DUMP_ALL = _NFGENMSG.pack(socket.AF_UNSPEC, 0, 0)
-#: Where the first tuple's address begins in an entry: after nfgenmsg and the heads of three attributes.
-_SOURCE_AT = 16
+#: In the last byte of the status: the connection was expected by another, its master.
+_IPS_EXPECTED = 1
 
 
 def dump_message() -> bytes:
@@ -73,12 +74,16 @@ def op_message(op: FlowOp, bit: int) -> bytes:
 
     Source: ctnetlink_new_conntrack(), ctnetlink_change_mark(), ctnetlink_del_conntrack().
     """
-    flow = op.flow
-    head = _NFGENMSG.pack(socket.AF_INET if flow.version == 4 else socket.AF_INET6, 0, 0)
+    entry = op.flow.entry
+    parts = attribute_table(entry, 0, len(entry))
+    body = _NFGENMSG.pack(socket.AF_INET if op.flow.version == 4 else socket.AF_INET6, 0, 0)
+    body += attribute(_CTA_TUPLE_ORIG | NLA_F_NESTED, parts[_CTA_TUPLE_ORIG])
+    if _CTA_ZONE in parts:
+        body += attribute(_CTA_ZONE, parts[_CTA_ZONE])
     if isinstance(op, DeleteFlow):
-        return message(CT_DELETE, 0, head + flow.key + flow.identity)
-    value = attribute(_CTA_MARK, _U32.pack(bit if op.revoked else 0))
-    return message(CT_NEW, 0, head + flow.key + value + attribute(_CTA_MARK_MASK, _U32.pack(bit)))
+        return message(CT_DELETE, 0, body + attribute(_CTA_ID, parts[_CTA_ID]))
+    body += attribute(_CTA_MARK, _U32.pack(bit if op.revoked else 0))
+    return message(CT_NEW, 0, body + attribute(_CTA_MARK_MASK, _U32.pack(bit)))
 
 
 # ---------------------------------------------------------------- reading
@@ -90,18 +95,18 @@ def flows_in(data: bytes, seq: int, watched: Container[bytes]) -> tuple[list[Flo
     Shape:  the flows of which a watched (packed) address is an end, how many entries were looked at, and
             whether the dump ends here.
     Errors: `OSError` with the kernel's errno when it refuses the dump.
-    Cost:   about 1 µs an entry that nobody watches, 15 µs one that somebody does.
+    Cost:   about 2 µs an entry that nobody watches, 8 µs one that somebody does.
     """
     flows: list[Flow] = []
     n_seen = 0
     offset, total = 0, len(data)
     unpack = _HEADER.unpack_from
-    places: dict[bytes, tuple[int, int] | None] = {}
+    widths: dict[bytes, tuple[int, int]] = {}
     while offset + HEADER_BYTES <= total:
         size, kind, _, of, _ = unpack(data, offset)
         if size < HEADER_BYTES or offset + size > total:
             break
-        start, end = offset + HEADER_BYTES, offset + size
+        start, end = offset + HEADER_BYTES + _NFGENMSG.size, offset + size
         offset += (size + 3) & ~3
         if of != seq:
             continue
@@ -110,23 +115,20 @@ def flows_in(data: bytes, seq: int, watched: Container[bytes]) -> tuple[list[Flo
                 return flows, n_seen, True
             continue
         n_seen += 1
-        head = data[start + 4 : start + _SOURCE_AT]
+        head = data[start : start + _HEAD.size]
         try:
-            place = places[head]
+            width, tuple_size = widths[head]
         except KeyError:
-            place = places[head] = _place_of(head)
-        if place is not None:
-            width, reply = place
-            at = start + _SOURCE_AT
-            there = start + reply
-            if not (
-                data[at : at + width] in watched
-                or data[there : there + width] in watched
-                or data[at + width + 4 : at + 2 * width + 4] in watched
-                or data[there + width + 4 : there + 2 * width + 4] in watched
-            ):
-                continue
-        flow = parse_flow(data, start, end)
+            width, tuple_size = widths[head] = _widths_of(head)
+        at = start + _HEAD.size
+        if width and not (
+            data[at : at + width] in watched
+            or data[at + tuple_size : at + tuple_size + width] in watched
+            or data[at + width + 4 : at + 2 * width + 4] in watched
+            or data[at + tuple_size + width + 4 : at + tuple_size + 2 * width + 4] in watched
+        ):
+            continue
+        flow = _plain_flow(data, start, end, width, tuple_size) or parse_flow(data[start:end])
         if flow is not None and any(address in watched for address in flow.ends):
             flows.append(flow)
     return flows, n_seen, False
@@ -144,21 +146,72 @@ def _ends(data: bytes, seq: int) -> bool:
     return False
 
 
-def _place_of(head: bytes) -> tuple[int, int] | None:
-    """Say how wide an entry's addresses are and where those of its second tuple begin.
+def _widths_of(head: bytes) -> tuple[int, int]:
+    """Return the bytes of an address and of a whole tuple, by how an entry begins.
 
-    None when it does not begin as the kernel has always begun one: it is then read attribute by attribute.
+    (0, 0) when it does not begin as the kernel has always begun one: it is then read attribute by attribute.
     """
     if len(head) < _HEAD.size:
-        return None
+        return 0, 0
     tuple_size, tuple_kind, _, ip_kind, address_size, address_kind = _HEAD.unpack(head)
     known = (tuple_kind, ip_kind) == (
         _CTA_TUPLE_ORIG | NLA_F_NESTED,
         _CTA_TUPLE_IP | NLA_F_NESTED,
     )
     if not known or (address_kind, address_size) not in ((_CTA_IP_V4_SRC, 8), (_CTA_IP_V6_SRC, 20)):
+        return 0, 0
+    return address_size - 4, (tuple_size + 3) & ~3
+
+
+#: Two tuples of a protocol with ports, after the head of the first address.
+_PLAIN = {
+    4: struct.Struct("!" + "12x4s4x4s8xB3x4xH2x4xH2x" * 2),
+    16: struct.Struct("!" + "12x16s4x16s8xB3x4xH2x4xH2x" * 2),
+}
+_HEAD_BYTES = struct.Struct("=HH")
+#: The heads of a tuple's protocol part and its number, of the two ports: 28 bytes in all.
+_NUMBER_HEAD = _HEAD_BYTES.pack(28, _CTA_TUPLE_PROTO | NLA_F_NESTED) + _HEAD_BYTES.pack(
+    5, _CTA_PROTO_NUM
+)
+_SOURCE_HEAD = _HEAD_BYTES.pack(6, _CTA_PROTO_SRC_PORT)
+_DESTINATION_HEAD = _HEAD_BYTES.pack(6, _CTA_PROTO_DST_PORT)
+
+
+def _plain_flow(data: bytes, start: int, end: int, width: int, tuple_size: int) -> Flow | None:
+    """Read what nearly all entries are, at once: a protocol with ports, no master. None for all else."""
+    plain = _PLAIN.get(width)
+    if plain is None or plain.size != 2 * tuple_size or start + plain.size > end:
         return None
-    return address_size - 4, _SOURCE_AT + ((tuple_size + 3) & ~3)
+    at = start + tuple_size - 28
+    if (
+        data[at : at + 8] != _NUMBER_HEAD
+        or data[at + 12 : at + 16] != _SOURCE_HEAD
+        or data[at + 20 : at + 24] != _DESTINATION_HEAD
+    ):
+        return None
+    source, there, protocol, source_port, _, destination, back, _, destination_port, _ = (
+        plain.unpack_from(data, start)
+    )
+    mark = 0
+    for kind, first, _ in attributes(data, start + plain.size, end):
+        if kind == _CTA_STATUS and data[first + 3] & _IPS_EXPECTED:
+            return None
+        if kind == _CTA_MARK:
+            (mark,) = _U32.unpack_from(data, first)
+            break
+    return Flow(
+        4 if width == 4 else 6,
+        protocol,
+        source,
+        destination,
+        source_port,
+        destination_port,
+        None,
+        None,
+        mark,
+        (source, destination, there, back),
+        data[start:end],
+    )
 
 
 class _Tuple:
@@ -174,11 +227,14 @@ class _Tuple:
         "source_port",
     )
 
-    def __init__(self, data: bytes, start: int, end: int) -> None:
-        """Read it; OSError and struct.error are impossible in what the kernel wrote."""
-        parts = {kind: (first, last) for kind, first, last in attributes(data, start, end)}
-        ip = attribute_table(data, *parts[_CTA_TUPLE_IP])
-        proto = attribute_table(data, *parts[_CTA_TUPLE_PROTO])
+    def __init__(self, data: bytes) -> None:
+        """Read it.
+
+        Errors: KeyError when it is not of IP.
+        """
+        parts = attribute_table(data, 0, len(data))
+        ip = attribute_table(parts[_CTA_TUPLE_IP], 0, len(parts[_CTA_TUPLE_IP]))
+        proto = attribute_table(parts[_CTA_TUPLE_PROTO], 0, len(parts[_CTA_TUPLE_PROTO]))
         v4 = _CTA_IP_V4_SRC in ip
         self.source = ip[_CTA_IP_V4_SRC if v4 else _CTA_IP_V6_SRC]
         self.destination = ip[_CTA_IP_V4_DST if v4 else _CTA_IP_V6_DST]
@@ -191,17 +247,16 @@ class _Tuple:
         self.code = code[0] if code else None
 
 
-def parse_flow(data: bytes, start: int, end: int) -> Flow | None:
-    """Read one entry; None for one that has not two tuples of IP addresses."""
-    parts = {kind: (first, last) for kind, first, last in attributes(data, start + 4, end)}
+def parse_flow(entry: bytes) -> Flow | None:
+    """Read the attributes of one entry; None for one that has not two tuples of IP addresses."""
+    parts = attribute_table(entry, 0, len(entry))
     try:
-        there = _Tuple(data, *parts[_CTA_TUPLE_ORIG])
-        back = _Tuple(data, *parts[_CTA_TUPLE_REPLY])
-        master = _Tuple(data, *parts[_CTA_TUPLE_MASTER]) if _CTA_TUPLE_MASTER in parts else None
+        there = _Tuple(parts[_CTA_TUPLE_ORIG])
+        back = _Tuple(parts[_CTA_TUPLE_REPLY])
+        master = _Tuple(parts[_CTA_TUPLE_MASTER]) if _CTA_TUPLE_MASTER in parts else None
     except KeyError:
         return None
     first = master or there
-    mark = parts.get(_CTA_MARK)
     return Flow(
         version=4 if len(first.source) == 4 else 6,
         protocol=first.protocol,
@@ -211,18 +266,10 @@ def parse_flow(data: bytes, start: int, end: int) -> Flow | None:
         destination_port=master.destination_port if master else back.source_port,
         icmp_type=first.kind,
         icmp_code=first.code,
-        mark=int.from_bytes(data[mark[0] : mark[1]]) if mark else 0,
+        mark=int.from_bytes(parts.get(_CTA_MARK, b"")),
         ends=(there.source, back.source, there.destination, back.destination),
-        key=b"".join(
-            _again(data, kind, parts) for kind in (_CTA_TUPLE_ORIG, _CTA_ZONE) if kind in parts
-        ),
-        identity=_again(data, _CTA_ID, parts) if _CTA_ID in parts else b"",
+        entry=entry,
     )
-
-
-def _again(data: bytes, kind: int, parts: dict[int, tuple[int, int]]) -> bytes:
-    first, last = parts[kind]
-    return attribute(kind | (NLA_F_NESTED if kind == _CTA_TUPLE_ORIG else 0), data[first:last])
 
 
 # ---------------------------------------------------------------- the host's own addresses

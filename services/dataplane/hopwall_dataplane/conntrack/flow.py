@@ -6,6 +6,7 @@ Pure.
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 
@@ -27,10 +28,8 @@ class Flow(NamedTuple):
     #: The connection's mark, all bits.
     mark: int
     ends: tuple[bytes, ...]
-    #: What names the entry to the kernel: attributes, as they came.
-    key: bytes
-    #: What tells it from a later entry of the same key; an attribute too.
-    identity: bytes
+    #: The entry's attributes as they came: what names it to the kernel is among them.
+    entry: bytes
 
 
 class MarkFlow(NamedTuple):
@@ -83,6 +82,7 @@ class HostAddresses:
         )
 
 
+@lru_cache(maxsize=4096)
 def text_of(address: bytes) -> str:
     """Return a packed address as canonical text."""
     return str(ipaddress.ip_address(address))
