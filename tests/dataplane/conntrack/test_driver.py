@@ -141,3 +141,16 @@ def test_the_hosts_own_addresses_are_what_it_takes_for_local(ns: Netns) -> None:
     for line in ("ip route add local 169.254.1.1/32 dev lo table local proto 80",):
         ns.run(line.split())
     assert inside(ns, _own) == [True, True, True, False, True, True, False]
+
+
+def _cleared() -> tuple[int, int, list[int]]:
+    driver = ConntrackDriver()
+    driver.apply([MarkFlow(flow, revoked=True) for flow in read()], BIT)
+    counts = driver.clear(BIT), driver.clear(BIT)
+    driver.close()
+    return *counts, [flow.mark for flow in read()]
+
+
+def test_all_of_ours_can_be_taken_off(ns: Netns) -> None:
+    """The bit goes from every flow that carries it, and nothing else does."""
+    assert inside(ns, _cleared) == (4, 0, [0xF0000001] * 4)

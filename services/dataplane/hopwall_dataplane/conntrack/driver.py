@@ -15,11 +15,21 @@ from hopwall_dataplane.conntrack.codec import (
     op_message,
     parse_local,
 )
-from hopwall_dataplane.conntrack.flow import Flow, FlowOp, HostAddresses
+from hopwall_dataplane.conntrack.flow import Flow, FlowOp, HostAddresses, MarkFlow
 from hopwall_dataplane.netlink.socket import NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkSocket
 from hopwall_dataplane.outcome import Done, Outcome, Retry
 
 _DONE = Done()
+
+
+class _Any:
+    """Contains every address."""
+
+    def __contains__(self, _address: object) -> bool:
+        return True
+
+
+_ANY_ADDRESS = _Any()
 
 
 class ConntrackDriver:
@@ -62,6 +72,20 @@ class ConntrackDriver:
                 said = failure.text or os.strerror(failure.errno)
                 outcomes[index] = Retry(f"a tracked flow could not be changed: {said}")
         return outcomes
+
+    def clear(self, bit: int) -> int:
+        """Clear the bit on every flow that carries it; return how many did.
+
+        Errors: `OSError` when the kernel refuses.
+        """
+        parts = self.read(_ANY_ADDRESS)
+        ops = [
+            MarkFlow(flow, revoked=False) for flows, _ in parts for flow in flows if flow.mark & bit
+        ]
+        for outcome in self.apply(ops, bit):
+            if isinstance(outcome, Retry):
+                raise OSError(outcome.reason)
+        return len(ops)
 
     def host_addresses(self) -> HostAddresses:
         """Return what the host takes for its own addresses now.
