@@ -11,6 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from hopwall_api.bodies import MAX_ONE_BYTES
 from hopwall_api.settings import ApiSettings, parse_listen
 from hopwall_cli.nats_server import NatsServer
 from hopwall_runtime.config import ConfigError
@@ -144,7 +145,7 @@ async def test_a_chunked_body_is_cut_at_the_limit(caller: Caller) -> None:
     """Without a declared length the limit holds as well."""
 
     async def endless() -> AsyncIterator[bytes]:
-        for _ in range(40):
+        for _ in range(MAX_ONE_BYTES // 65536 + 8):
             yield b" " * 65536
 
     headers = {"Content-Type": "application/json"}

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from hopwall_api.bodies import MAX_ONE_BYTES
 from hopwall_cli.nats_server import NatsServer
 from hopwall_model import topics
 from hopwall_model.resources import Key
@@ -372,7 +373,7 @@ async def test_types_sizes_and_encodings_are_held_to(caller: Caller) -> None:
     (await caller.ask("PUT", "/v1/nodes/a", data=body, type_=latin)).problem(415)
     packed = {"Content-Encoding": "gzip"}
     (await caller.ask("PUT", "/v1/nodes/a", data=body, headers=packed)).problem(415)
-    large = b" " * (1024 * 1024 + 1)
+    large = b" " * (MAX_ONE_BYTES + 1)
     (await caller.ask("PUT", "/v1/nodes/a", data=large)).problem(413)
     assert await revision(caller) == 0
 
