@@ -187,6 +187,14 @@ EXAMPLES: dict[str, tuple[str, Doc]] = {
         "/v1/namespaces/default/networkpolicies",
         {"kind": "NetworkPolicy", "metadata": {"name": "one"}, "spec": {"selector": "all()"}},
     ),
+    "HostEndpoint": (
+        "/v1/hostendpoints",
+        {
+            "kind": "HostEndpoint",
+            "metadata": {"name": "one"},
+            "spec": {"node": "h1", "interfaceName": "*"},
+        },
+    ),
     "WorkloadEndpoint": (ENDPOINTS, endpoint("one")),
 }
 

@@ -7,15 +7,32 @@ import pytest
 from hopwall_calc.engine import mermaid
 from hopwall_calc.graph import Graph, Nodes, wire
 from hopwall_model.events import Event, ResourceRemoved, ResourceSet
-from hopwall_model.resources import Resource
-from hopwall_model.updates import HostBatch
+from hopwall_model.resources import Key, Resource
+from hopwall_model.updates import (
+    NAT_POOLS,
+    POOLS,
+    EndpointId,
+    HostBatch,
+    HostEndpointSet,
+    Nat,
+)
 from tests.support.calc import Cloud
-from tests.support.expand import expand, walk
+from tests.support.expand import events_between, expand, walk
 from tests.support.states import (
+    BEFORE_NAT,
+    BY_NAME,
     EMPTY,
+    FLOATING,
+    FLOATING_LOST,
+    HOSTED,
+    LOGGED,
+    LOGGED_OTHERWISE,
     POLICED,
+    POOLED_OTHERWISE,
+    TIER_MISSING,
     TIERED,
     TWO_HOSTS,
+    UPLINK,
     WALKS,
     WEB1,
     State,
@@ -173,7 +190,7 @@ def test_invalid_endpoint_is_absent_and_named() -> None:
 def test_policy_with_bad_rules_denies() -> None:
     """A policy whose rules are not understood still selects, and denies."""
     graph = Graph("e")
-    bad = gnp("bad", "all()", rule(source={"ports": ("named",)}, protocol="TCP"))
+    bad = gnp("bad", "all()", rule(source={"ports": ("named",)}))
     for number, event in enumerate(_sets(State("", {}).with_("", bad, WEB1)), start=1):
         graph.on_event(event, number)
     graph.flush()
@@ -182,6 +199,130 @@ def test_policy_with_bad_rules_denies() -> None:
     placed = next(iter(graph.nodes.endpoints.out.values.values()))
     assert placed[1].tiers[0].ingress == ("gnp/bad",)
     assert [one.action for one in (*value.ingress, *value.egress)] == ["deny", "deny"]
+
+
+def test_before_nat_policy_with_bad_rules_denies_ingress_alone() -> None:
+    """A closed policy that could only be for ingress is closed there, and still selects."""
+    graph = Graph("e")
+    bad = gnp("bad", "all()", rule(protocol="nonsense"), **BEFORE_NAT)
+    for number, event in enumerate(_sets(State("").with_("", bad, UPLINK)), start=1):
+        graph.on_event(event, number)
+    graph.flush()
+    [(_, placed)] = graph.nodes.endpoints.out.values.values()
+    assert isinstance(placed, HostEndpointSet)
+    assert [(t.ingress, t.egress) for t in placed.pre_dnat] == [(("gnp/bad",), ())]
+    assert placed.tiers == ()
+
+
+def test_lists_of_a_host_endpoint() -> None:
+    """Each policy stands in the lists of its place; what is early leaves the undecided open."""
+    cloud = Cloud()
+    cloud.step(_sets(HOSTED))
+    [uplink] = cloud.hosts["h1"].state().host_endpoints.values()
+    assert [t.name for t in uplink.tiers] == ["early", "default"]
+    assert [t.ingress for t in uplink.tiers] == [
+        ("gnp/forward",),
+        ("gnp/own", "gnp/unspaced"),
+    ]
+    assert [(t.ingress, t.egress) for t in uplink.forward] == [(("gnp/forward",), ("gnp/forward",))]
+    assert (uplink.forward[0].ingress_default, uplink.forward[0].egress_default) == ("deny", "pass")
+    assert [t.ingress for t in uplink.pre_dnat] == [("gnp/before-nat",)]
+    assert [t.egress for t in uplink.untracked] == [(), ("gnp/untracked",)]
+    for early in (*uplink.pre_dnat, *uplink.untracked):
+        assert (early.ingress_default, early.egress_default) == ("pass", "pass")
+    assert uplink.force
+    [everything] = cloud.hosts["h9"].state().host_endpoints.values()
+    assert everything.untracked == ()
+    [workload] = cloud.hosts["h1"].state().endpoints.values()
+    applied = {policy for tier in workload.tiers for policy in tier.ingress}
+    assert not applied & {"gnp/untracked-early", "gnp/before-nat"}
+
+
+def test_members_of_named_ports() -> None:
+    """Each owner of the name is in the set of its protocol; a name nobody has is an empty set."""
+    cloud = Cloud()
+    cloud.step(_sets(BY_NAME))
+    found = sorted(sorted(members) for members in cloud.hosts["h1"].state().port_sets.values())
+    web = ["10.65.0.1,6:8080", "10.65.0.1,6:8081"]
+    host = ["172.18.203.1,6:80", "fd00:1::1,6:80"]
+    assert found == [
+        [],  # SCTP "nobody"
+        [],  # UDP "http"
+        web,  # TCP "http" of the web role
+        [*web, *host],
+        ["10.65.0.2,17:53", "fd00::2,17:53"],
+        ["172.18.203.1,6:53", "fd00:1::1,6:53"],
+        host,  # TCP "http" of the db role
+    ]
+
+
+def test_floating_address_is_lost_with_either_side() -> None:
+    """It is routed to its owner's host, is in no selector's set, and goes with what it leads to."""
+    cloud = Cloud()
+    cloud.step(_sets(FLOATING))
+    [web1] = cloud.hosts["h1"].state().endpoints.values()
+    assert web1.nats[0] == Nat("192.0.2.1/32", "10.65.0.1/32")
+    h2 = cloud.hosts["h2"].state()
+    assert h2.endpoints[EndpointId("default/web2")].nats == (
+        Nat("192.0.2.2/32", "10.65.0.2/32"),
+        Nat("192.0.2.3/32", "10.65.0.3/32"),
+    )
+    assert "192.0.2.1/32" in h2.routes["h1"][2]
+    assert not any("192.0.2.1/32" in members for members in h2.sets.values())
+    cloud.step(events_between(FLOATING, FLOATING_LOST))
+    nats = cloud.hosts["h2"].state().endpoints[EndpointId("default/web2")].nats
+    assert nats == (Nat("192.0.2.1/32", "10.65.0.2/32"),)
+
+
+def test_every_host_knows_the_pools() -> None:
+    """Also a host without endpoints has both sets, while there is a pool, a disabled one too."""
+    cloud = Cloud()
+    cloud.step(_sets(POOLED_OTHERWISE))
+    sets = cloud.hosts["h7"].state().sets
+    assert sets == {
+        POOLS: {"10.65.0.0/16", "10.64.0.0/10", "fd00:0:0:1::/64"},
+        NAT_POOLS: {"fd00:0:0:1::/64"},
+    }
+    cloud.step(events_between(POOLED_OTHERWISE, POLICED))
+    assert POOLS not in cloud.hosts["h2"].state().sets
+
+
+def test_whoever_only_logs_does_not_close() -> None:
+    """A tier of Log rules ends in pass; with one more rule, or none, or no tier, it denies."""
+    cloud = Cloud()
+    cloud.step(_sets(LOGGED))
+    db = EndpointId("default/db1")
+    lost, watch = cloud.hosts["h2"].state().endpoints[db].tiers
+    assert (lost.name, lost.ingress_default) == ("absent", "deny")
+    assert (watch.ingress_default, watch.egress_default) == ("pass", "deny")
+    cloud.step(events_between(LOGGED, LOGGED_OTHERWISE))
+    _, watch = cloud.hosts["h2"].state().endpoints[db].tiers
+    assert (watch.ingress_default, watch.egress_default) == ("deny", "pass")
+
+
+def test_policy_without_its_tier_is_reported() -> None:
+    """It denies, so somebody is told: once when it loses its tier, and again when it does so again."""
+    cloud = Cloud()
+    cloud.step(_sets(TIERED))
+    assert cloud.graph.take_failures() == []
+    cloud.step(events_between(TIERED, TIER_MISSING))
+    failures = cloud.graph.take_failures()
+    assert [failure.key for failure in failures] == [
+        f"GlobalNetworkPolicy {name}" for name in ("a", "b", "z")
+    ]
+    assert all("'early' does not exist" in failure.reason for failure in failures)
+    cloud.step(_sets(State("").with_("", WEB1)))
+    assert cloud.graph.take_failures() == []
+    cloud.step(events_between(TIER_MISSING, TIERED))
+    cloud.step(events_between(TIERED, TIER_MISSING))
+    assert len(cloud.graph.take_failures()) == 3
+
+
+def test_removal_of_a_kind_not_known_is_skipped() -> None:
+    """A newer api may know kinds that this calc does not."""
+    graph = Graph("e")
+    graph.on_event(ResourceRemoved(key=Key("Comet", "", "a")), 1)
+    assert graph.revision == 1
 
 
 def _sets(state: State) -> list[Event]:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from hopwall_calc.rules import deny_all, port_ranges, resolve
+from hopwall_calc.rules import NamedPort, deny_all, port_ranges, resolve
 from hopwall_model.resources import EntityRule, Icmp, Rule
-from hopwall_model.selectors import Selector, canonical
+from hopwall_model.selectors import ALL, Selector, canonical, parse
 from hopwall_model.updates import Entity, PolicyId, PortRange
 from tests.support.states import rule
 
@@ -83,7 +83,32 @@ def test_ports_are_merged_and_sorted() -> None:
     )
 
 
-def test_named_port_is_refused() -> None:
+def test_named_ports_are_sets_by_selector_protocol_and_name() -> None:
+    """A name is one set for each protocol and selector it is used with, beside the numbers."""
+    web = {"selector": "role == 'web'", "ports": ("http", 80), "not_ports": ("dns",)}
+    policy = resolve(
+        GNP,
+        "",
+        ingress=(
+            rule(protocol="TCP", destination={"ports": ("http", "http")}),
+            rule(protocol="UDP", destination={"ports": ("http",)}),
+            rule(protocol="TCP", destination=web),
+        ),
+        egress=(),
+    )
+    plain, other, narrow = (one.destination for one in policy.ingress)
+    assert (plain.ports, len(plain.port_sets)) == ((), 1)
+    assert len({plain.port_sets, other.port_sets, narrow.port_sets}) == 3
+    assert narrow.ports == (PortRange(80, 80),)
+    assert len(narrow.sets) == len(narrow.not_port_sets) == 1
+    assert all(s.startswith("np:") for s in (*plain.port_sets, *narrow.not_port_sets))
+    assert policy.sets[plain.port_sets[0]] == NamedPort(ALL, 6, "http")
+    assert policy.sets[narrow.not_port_sets[0]] == NamedPort(parse("role == 'web'"), 6, "dns")
+    with pytest.raises(ValueError, match="protocol"):
+        resolve(GNP, "", ingress=(rule(destination={"ports": ("http",)}),), egress=())
+
+
+def test_named_port_is_no_range() -> None:
     """A port that is a name cannot be resolved, and must not match every port instead."""
     with pytest.raises(ValueError, match="http"):
         port_ranges(("http",))

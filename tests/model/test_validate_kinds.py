@@ -7,6 +7,7 @@ import pytest
 from hopwall_model.not_implemented import NOT_IMPLEMENTED
 from hopwall_model.problems import Code
 from hopwall_model.resources import (
+    HostEndpoint,
     IPPool,
     NetworkSet,
     Node,
@@ -15,6 +16,8 @@ from hopwall_model.resources import (
 )
 from hopwall_model.validate import admit
 from tests.model.documents import document, problems, wep
+
+NAT = {"internalIP": "10.0.0.1", "externalIP": "1.2.3.4"}
 
 # ---------------------------------------------------------------- endpoints
 
@@ -64,7 +67,18 @@ def test_an_endpoint_becomes_canonical() -> None:
         ({"ipNetworks": [f"10.0.{i}.{j}" for i in range(2) for j in range(1, 130)]},
          "/spec/ipNetworks", Code.LIMIT),
         ({"ipNATs": [{"internalIP": "10.0.0.1", "externalIP": "1.2.3.4"}]},
-         "/spec/ipNATs", Code.NOT_IMPLEMENTED),
+         "/spec/ipNATs/0/internalIP", Code.CONFLICT),
+        ({"ipNATs": [{"internalIP": "x", "externalIP": "1.2.3.4"}]},
+         "/spec/ipNATs/0/internalIP", Code.VALUE),
+        ({"ipNetworks": ["10.0.0.1"], "ipNATs": [NAT, {**NAT, "externalIP": "224.0.0.1"}]},
+         "/spec/ipNATs/1/externalIP", Code.VALUE),
+        ({"ipNetworks": ["10.0.0.1"], "ipNATs": [{**NAT, "externalIP": "fd00::1"}]},
+         "/spec/ipNATs/0/externalIP", Code.CONFLICT),
+        ({"ipNetworks": ["10.0.0.1"], "ipNATs": [{**NAT, "externalIP": "10.0.0.1"}]},
+         "/spec/ipNATs/0/externalIP", Code.CONFLICT),
+        ({"ipNetworks": ["10.0.0.1"], "ipNATs": [NAT, NAT]},
+         "/spec/ipNATs/1/externalIP", Code.CONFLICT),
+        ({"ports": [{"name": "80", "port": 1}]}, "/spec/ports/0/name", Code.VALUE),
         ({"qosControls": {}}, "/spec/qosControls", Code.NOT_IMPLEMENTED),
         ({"ipv4Gateway": "fd00::1"}, "/spec/ipv4Gateway", Code.VALUE),
         ({"ipv6Gateway": "10.0.0.1"}, "/spec/ipv6Gateway", Code.VALUE),
@@ -88,6 +102,55 @@ def test_an_endpoint_becomes_canonical() -> None:
 def test_bad_endpoints(spec: dict[str, Any], pointer: str, code: Code) -> None:
     """What an endpoint cannot be is refused with its place."""
     assert problems(wep(**spec)) == [(pointer, code)]
+
+
+def test_floating_addresses_become_canonical() -> None:
+    """Both sides of a floating address are canonical, and the inner one is the endpoint's."""
+    nats = [NAT, {"internalIP": "FD00:0::15", "externalIP": "FD01::0:1"}]
+    admitted = admit(wep(ipNetworks=["10.0.0.1", "fd00::15"], ipNATs=nats))
+    assert isinstance(admitted, WorkloadEndpoint)
+    assert [(n.external_ip, n.internal_ip) for n in admitted.spec.ip_nats] == [
+        ("1.2.3.4", "10.0.0.1"),
+        ("fd01::1", "fd00::15"),
+    ]
+
+
+def test_a_host_endpoint_becomes_canonical() -> None:
+    """Expected addresses are canonical and named once; ports have a protocol."""
+    spec = {
+        "node": "h1",
+        "expectedIPs": ["10.0.0.1", "FD00::0:1", "10.0.0.1"],
+        "ports": [{"name": "ssh", "port": 22}, {"name": "ntp", "port": 123, "protocol": "udp"}],
+    }
+    admitted = admit(document("HostEndpoint", spec))
+    assert isinstance(admitted, HostEndpoint)
+    assert admitted.spec.expected_ips == ("10.0.0.1", "fd00::1")
+    assert [port.protocol for port in admitted.spec.ports] == ["TCP", "UDP"]
+    admit(document("HostEndpoint", {"node": "h1", "interfaceName": "*"}))
+
+
+@pytest.mark.parametrize(
+    ("spec", "pointer", "code"),
+    [
+        ({"node": "H1"}, "/spec/node", Code.VALUE),
+        ({"interfaceName": ""}, "/spec/interfaceName", Code.MISSING),
+        ({"interfaceName": "eth*"}, "/spec/interfaceName", Code.VALUE),
+        ({"interfaceName": "a" * 16}, "/spec/interfaceName", Code.SHAPE),
+        ({"expectedIPs": ["10.0.0.1", ""]}, "/spec/expectedIPs/1", Code.VALUE),
+        ({"expectedIPs": ["10.0.0.0/24"]}, "/spec/expectedIPs/0", Code.VALUE),
+        ({"expectedIPs": [f"10.0.{i}.{j}" for i in range(2) for j in range(1, 130)]},
+         "/spec/expectedIPs", Code.LIMIT),
+        ({"profiles": ["B"]}, "/spec/profiles/0", Code.VALUE),
+        ({"ports": [{"name": "a b", "port": 1}]}, "/spec/ports/0/name", Code.VALUE),
+        ({"ports": [{"name": "a", "port": 0}]}, "/spec/ports/0/port", Code.SHAPE),
+        ({"ports": [{"name": "a", "port": 1, "protocol": 1}]},
+         "/spec/ports/0/protocol", Code.VALUE),
+    ],
+)  # fmt: skip
+def test_bad_host_endpoints(spec: dict[str, Any], pointer: str, code: Code) -> None:
+    """What a host endpoint cannot be is refused with its place."""
+    given = {"node": "h1", "interfaceName": "eth0", **spec}
+    assert problems(document("HostEndpoint", given)) == [(pointer, code)]
 
 
 # ---------------------------------------------------------------- tiers, sets, pools, hosts
@@ -134,7 +197,6 @@ def test_sets_hold_each_network_once() -> None:
         ({"cidr": "10.0.0.0/8", "ipipMode": "Always"}, "/spec/ipipMode", Code.NOT_IMPLEMENTED),
         ({"cidr": "10.0.0.0/8", "vxlanMode": "CrossSubnet"}, "/spec/vxlanMode",
          Code.NOT_IMPLEMENTED),
-        ({"cidr": "10.0.0.0/8", "natOutgoing": True}, "/spec/natOutgoing", Code.NOT_IMPLEMENTED),
         ({"cidr": "10.0.0.0/8", "nodeSelector": "a ="}, "/spec/nodeSelector", Code.VALUE),
         ({"cidr": "10.0.0.0/8", "allowedUses": ["All"]}, "/spec/allowedUses/0", Code.SHAPE),
     ],
@@ -147,7 +209,8 @@ def test_bad_pools(spec: dict[str, Any], pointer: str, code: Code) -> None:
 def test_good_pools() -> None:
     """Pools of both families are admitted with Calico's block sizes."""
     for text, size in (("10.65.0.0/16", 26), ("FD00:0::/48", 122)):
-        admitted = admit(document("IPPool", {"cidr": text, "blockSize": size}))
+        spec = {"cidr": text, "blockSize": size, "natOutgoing": True}
+        admitted = admit(document("IPPool", spec))
         assert isinstance(admitted, IPPool)
         assert admitted.spec.cidr in ("10.65.0.0/16", "fd00::/48")
 

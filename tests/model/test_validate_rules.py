@@ -55,10 +55,10 @@ def test_a_rule_becomes_canonical() -> None:
     ("fields", "pointer", "code"),
     [
         ({"protocol": "foo"}, "/protocol", Code.VALUE),
-        ({"protocol": 0}, "/protocol", Code.VALUE),
         ({"protocol": 256}, "/protocol", Code.VALUE),
         ({"protocol": "foo", "source": {"ports": [80]}}, "/protocol", Code.VALUE),
-        ({"notProtocol": 0}, "/notProtocol", Code.VALUE),
+        ({"protocol": 0, "source": {"ports": [80]}}, "/source/ports", Code.CONFLICT),
+        ({"protocol": -1}, "/protocol", Code.VALUE),
         # ports
         ({"source": {"ports": [80]}}, "/source/ports", Code.CONFLICT),
         ({"destination": {"notPorts": [80]}}, "/destination/notPorts", Code.CONFLICT),
@@ -69,8 +69,10 @@ def test_a_rule_becomes_canonical() -> None:
         ({"protocol": 6, "source": {"ports": [-1]}}, "/source/ports/0", Code.VALUE),
         ({"protocol": 6, "source": {"ports": ["90:80"]}}, "/source/ports/0", Code.VALUE),
         ({"protocol": 6, "source": {"ports": ["1:70000"]}}, "/source/ports/0", Code.VALUE),
-        ({"protocol": 6, "source": {"ports": ["80-90"]}}, "/source/ports/0", Code.NOT_IMPLEMENTED),
-        ({"protocol": 6, "source": {"ports": ["http"]}}, "/source/ports/0", Code.NOT_IMPLEMENTED),
+        ({"source": {"ports": ["http"]}}, "/source/ports", Code.CONFLICT),
+        ({"protocol": 6, "source": {"ports": ["a b"]}}, "/source/ports/0", Code.VALUE),
+        ({"protocol": 6, "source": {"ports": ["a:b"]}}, "/source/ports/0", Code.VALUE),
+        ({"protocol": 6, "source": {"ports": ["x" * 129]}}, "/source/ports/0", Code.VALUE),
         ({"protocol": 6, "source": {"ports": ["1:2:3"]}}, "/source/ports/0", Code.VALUE),
         ({"protocol": 6, "source": {"ports": [":80"]}}, "/source/ports/0", Code.VALUE),
         ({"protocol": 6, "source": {"ports": [""]}}, "/source/ports/0", Code.VALUE),
@@ -116,6 +118,9 @@ def test_bad_rules(fields: dict[str, Any], pointer: str, code: Code) -> None:
     "fields",
     [
         {"protocol": 17, "source": {"ports": [53]}, "destination": {"notPorts": ["1:2"]}},
+        {"protocol": 0},
+        {"notProtocol": 0},
+        {"protocol": 6, "source": {"ports": ["http", 80]}, "destination": {"notPorts": ["a-b.c"]}},
         {"protocol": "sctp", "source": {"ports": [0]}},
         {"protocol": 136, "source": {"ports": [1]}},
         {"protocol": 1, "icmp": {"type": 8, "code": 0}, "ipVersion": 4},
@@ -142,9 +147,14 @@ def test_good_rules(fields: dict[str, Any]) -> None:
         ({"selector": "global()"}, "/spec/selector", Code.VALUE),
         ({"namespaceSelector": "global()"}, "/spec/namespaceSelector", Code.VALUE),
         ({"tier": "A"}, "/spec/tier", Code.VALUE),
-        ({"doNotTrack": True}, "/spec/doNotTrack", Code.NOT_IMPLEMENTED),
-        ({"preDNAT": True}, "/spec/preDNAT", Code.NOT_IMPLEMENTED),
-        ({"applyOnForward": True}, "/spec/applyOnForward", Code.NOT_IMPLEMENTED),
+        ({"doNotTrack": True}, "/spec/doNotTrack", Code.CONFLICT),
+        ({"preDNAT": True}, "/spec/preDNAT", Code.CONFLICT),
+        ({"preDNAT": True, "doNotTrack": True, "applyOnForward": True},
+         "/spec/preDNAT", Code.CONFLICT),
+        ({"preDNAT": True, "applyOnForward": True, "egress": [RULE]},
+         "/spec/preDNAT", Code.CONFLICT),
+        ({"preDNAT": True, "applyOnForward": True, "types": ["Egress"]},
+         "/spec/preDNAT", Code.CONFLICT),
         ({"serviceAccountSelector": "all()"}, "/spec/serviceAccountSelector",
          Code.NOT_IMPLEMENTED),
     ],
@@ -152,6 +162,19 @@ def test_good_rules(fields: dict[str, Any]) -> None:
 def test_bad_policies(spec: dict[str, Any], pointer: str, code: Code) -> None:
     """What a policy cannot be is refused with its place."""
     assert problems(policy("GlobalNetworkPolicy", **spec)) == [(pointer, code)]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"applyOnForward": True, "egress": [RULE]},
+        {"applyOnForward": True, "preDNAT": True},
+        {"applyOnForward": True, "doNotTrack": True, "egress": [RULE]},
+    ],
+)
+def test_good_host_policies(flags: dict[str, Any]) -> None:
+    """The places of a host policy that exclude each other are admitted one at a time."""
+    admit(policy("GlobalNetworkPolicy", **flags))
 
 
 def test_false_is_the_same_as_absent() -> None:

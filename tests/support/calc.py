@@ -54,6 +54,7 @@ class Cloud:
         names = oracle.hosts()
         for name in names - self.hosts.keys():
             assert oracle.state(name) == HostState(), f"{where}: {name} was told nothing"
+        assert self.graph.nodes.tierless.facts().keys() == oracle.tierless(), where
         for name, host in self.hosts.items():
             wanted = oracle.state(name) if name in names else HostState()
             assert host.state() == wanted, f"{where}: {name}"

@@ -19,6 +19,9 @@ from hopwall_model.updates import (
     EndpointRemoved,
     EndpointSet,
     HostBatch,
+    HostEndpointId,
+    HostEndpointRemoved,
+    HostEndpointSet,
     NeedSet,
     Scope,
     SharedPiece,
@@ -42,6 +45,7 @@ class CalcStandIn:
         self.revision = 1
         self.version = 0
         self.endpoints: dict[EndpointId, EndpointSet] = {}
+        self.host_endpoints: dict[HostEndpointId, HostEndpointSet] = {}
         self.pieces: dict[Scope, SharedPiece] = {}
         self.statuses: list[HostStatus] = []
         self.drifts: list[Drift] = []
@@ -65,7 +69,8 @@ class CalcStandIn:
 
     def _snapshot(self, _request: SnapshotRequest, _subject: str) -> bytes:
         needs = [NeedSet(scope=s, version=p.version) for s, p in self.pieces.items()]
-        updates = (*self.pieces.values(), *needs, *self.endpoints.values())
+        endpoints = (*self.endpoints.values(), *self.host_endpoints.values())
+        updates = (*self.pieces.values(), *needs, *endpoints)
         return codec.encode(self._batch(updates, full=True))
 
     def _batch(self, updates: tuple[object, ...], *, full: bool = False) -> HostBatch:
@@ -84,7 +89,11 @@ class CalcStandIn:
         return self.version
 
     async def say(
-        self, *, pieces: tuple[SharedPiece, ...] = (), endpoints: tuple[EndpointSet, ...] = ()
+        self,
+        *,
+        pieces: tuple[SharedPiece, ...] = (),
+        endpoints: tuple[EndpointSet, ...] = (),
+        host_endpoints: tuple[HostEndpointSet, ...] = (),
     ) -> None:
         """Change the state and publish the change."""
         self.revision += 1
@@ -102,6 +111,9 @@ class CalcStandIn:
         for endpoint in endpoints:
             self.endpoints[endpoint.id] = endpoint
             updates.append(endpoint)
+        for host_endpoint in host_endpoints:
+            self.host_endpoints[host_endpoint.id] = host_endpoint
+            updates.append(host_endpoint)
         await self._publish(updates)
 
     async def remove(self, endpoint_id: str) -> None:
@@ -110,6 +122,13 @@ class CalcStandIn:
         self.number += 1
         del self.endpoints[EndpointId(endpoint_id)]
         await self._publish([EndpointRemoved(id=EndpointId(endpoint_id))])
+
+    async def remove_host_endpoint(self, name: str) -> None:
+        """Take a host endpoint away."""
+        self.revision += 1
+        self.number += 1
+        del self.host_endpoints[HostEndpointId(name)]
+        await self._publish([HostEndpointRemoved(id=HostEndpointId(name))])
 
     async def _publish(self, updates: list[object]) -> None:
         batch = self._batch(tuple(updates))

@@ -9,6 +9,9 @@ from hopwall_model.updates import (
     EndpointRemoved,
     EndpointSet,
     HostBatch,
+    HostEndpointId,
+    HostEndpointRemoved,
+    HostEndpointSet,
     NeedRemoved,
     NeedSet,
     PolicyId,
@@ -27,8 +30,12 @@ class HostState(Struct, kw_only=True):
     """Everything one host must enforce, as plain values; equal states are equal hosts."""
 
     endpoints: dict[EndpointId, EndpointSet] = {}
-    policies: dict[PolicyId, tuple[tuple[ResolvedRule, ...], tuple[ResolvedRule, ...]]] = {}
+    host_endpoints: dict[HostEndpointId, HostEndpointSet] = {}
+    #: Tier, rules of both directions.
+    policies: dict[PolicyId, tuple[str, tuple[ResolvedRule, ...], tuple[ResolvedRule, ...]]] = {}
     sets: dict[SetId, frozenset[str]] = {}
+    #: The sets of addresses with a port.
+    port_sets: dict[SetId, frozenset[str]] = {}
     #: Host → gateways of both families, addresses.
     routes: dict[str, tuple[str, str, frozenset[str]]] = {}
 
@@ -70,6 +77,7 @@ class FoldedHost:
         self.revision = 0
         self.n_snapshots = 0
         self._endpoints: dict[EndpointId, EndpointSet] = {}
+        self._host_endpoints: dict[HostEndpointId, HostEndpointSet] = {}
         self._needs: dict[Scope, int] = {}
         self._scopes: dict[Scope, _Scope] = {}
 
@@ -87,7 +95,8 @@ class FoldedHost:
             assert snapshot.full
             assert snapshot.epoch == batch.epoch
             assert snapshot.number == batch.number
-            self._endpoints, self._needs, self._scopes = {}, {}, {}
+            self._endpoints, self._host_endpoints = {}, {}
+            self._needs, self._scopes = {}, {}
             batch = snapshot
         self._apply(batch)
 
@@ -103,6 +112,10 @@ class FoldedHost:
                     self._endpoints[update.id] = update
                 case EndpointRemoved():
                     del self._endpoints[update.id]
+                case HostEndpointSet():
+                    self._host_endpoints[update.id] = update
+                case HostEndpointRemoved():
+                    del self._host_endpoints[update.id]
                 case NeedSet():
                     assert self._scopes[update.scope].version == update.version
                     self._needs[update.scope] = update.version
@@ -117,17 +130,22 @@ class FoldedHost:
 
     def state(self) -> HostState:
         """Return what this host would enforce."""
-        state = HostState(endpoints=dict(self._endpoints))
+        state = HostState(
+            endpoints=dict(self._endpoints), host_endpoints=dict(self._host_endpoints)
+        )
         for held in self._scopes.values():
             pieces = [held.pieces[number] for number in sorted(held.pieces)]
             first = pieces[0]
             if isinstance(first, PolicySet):
-                state.policies[first.id] = (first.ingress, first.egress)
+                state.policies[first.id] = (first.tier, first.ingress, first.egress)
                 continue
             assert len(pieces) == first.n_buckets, f"{first.scope} is not whole"
             if isinstance(first, SetBucket):
-                found = [m for p in pieces if isinstance(p, SetBucket) for m in p.members]
-                state.sets[first.id] = frozenset(found)
+                buckets = [p for p in pieces if isinstance(p, SetBucket)]
+                found = [m for p in buckets for m in p.members]
+                assert {p.type for p in buckets} == {first.type}
+                sets = state.port_sets if first.type == "port" else state.sets
+                sets[first.id] = frozenset(found)
             else:
                 assert isinstance(first, RoutesBucket)
                 found = [c for p in pieces if isinstance(p, RoutesBucket) for c in p.cidrs]
@@ -146,6 +164,8 @@ _PLACES: dict[type, int] = {
     RoutesBucket: 0,
     NeedSet: 1,
     EndpointSet: 2,
+    HostEndpointSet: 2,
     EndpointRemoved: 3,
+    HostEndpointRemoved: 3,
     NeedRemoved: 4,
 }

@@ -4,7 +4,7 @@ Written against the documents, not against the nodes: no index, no increments, e
 everyone. Slow and plain on purpose.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from hopwall_model import protocols, selectors
 from hopwall_model.names import digest
@@ -13,6 +13,8 @@ from hopwall_model.resources import (
     EntityRule,
     GlobalNetworkPolicy,
     GlobalNetworkSet,
+    HostEndpoint,
+    IPPool,
     Key,
     NetworkPolicy,
     NetworkSet,
@@ -22,12 +24,16 @@ from hopwall_model.resources import (
     Rule,
     Tier,
     WorkloadEndpoint,
+    key_of,
 )
 from hopwall_model.selectors import All, And, Has, In, Selector
 from hopwall_model.updates import (
     EndpointId,
     EndpointSet,
     Entity,
+    HostEndpointId,
+    HostEndpointSet,
+    Nat,
     PolicyId,
     PortRange,
     ResolvedRule,
@@ -39,6 +45,7 @@ from tests.support.fold import HostState
 
 Resources = Mapping[Key, Resource]
 Policy = NetworkPolicy | GlobalNetworkPolicy
+AnyEndpoint = WorkloadEndpoint | HostEndpoint
 INFINITY = float("inf")
 NAMESPACE = "projectcalico.org/namespace"
 
@@ -55,14 +62,22 @@ class Oracle:
         self.profiles = {r.metadata.name: r for r in values if isinstance(r, Profile)}
         self.tiers = {r.metadata.name: r for r in values if isinstance(r, Tier)}
         self.nodes = {r.metadata.name: r for r in values if isinstance(r, Node)}
+        self.host_endpoints = [r for r in values if isinstance(r, HostEndpoint)]
+        self.both: list[AnyEndpoint] = [*self.endpoints, *self.host_endpoints]
+        self.pools = [r.spec for r in values if isinstance(r, IPPool)]
         self.claimants: dict[str, list[WorkloadEndpoint]] = {}
         for endpoint in self.endpoints:
-            for address in endpoint.spec.ip_networks:
+            floating = [_single(nat.external_ip) for nat in endpoint.spec.ip_nats]
+            for address in (*endpoint.spec.ip_networks, *floating):
                 self.claimants.setdefault(address, []).append(endpoint)
 
     def hosts(self) -> set[str]:
         """Return the hosts that are declared or used."""
-        return {*self.nodes, *(endpoint.spec.node for endpoint in self.endpoints)}
+        return {*self.nodes, *(endpoint.spec.node for endpoint in self.both)}
+
+    def tierless(self) -> set[Key]:
+        """Return the policies whose tier is not there."""
+        return {key_of(p) for p in self.policies if self.tier(p.spec.tier) is None}
 
     def state(self, host: str) -> HostState:
         """Return what the host must enforce."""
@@ -75,8 +90,21 @@ class Oracle:
                 named.update(value.profiles)
                 for tier in value.tiers:
                     named.update(tier.ingress, tier.egress)
+        for host_endpoint in self.host_endpoints:
+            if host_endpoint.spec.node == host:
+                its = self.host_endpoint(host_endpoint)
+                state.host_endpoints[its.id] = its
+                named.update(its.profiles)
+                for tier in (*its.tiers, *its.forward, *its.pre_dnat, *its.untracked):
+                    named.update(tier.ingress, tier.egress)
         for policy_id in named:
-            state.policies[policy_id] = self.rules(policy_id, state.sets)
+            ingress, egress = self.rules(policy_id, state)
+            state.policies[policy_id] = (self.tier_name(policy_id), ingress, egress)
+        if self.pools and host in self.hosts():
+            state.sets[SetId("pools")] = frozenset(pool.cidr for pool in self.pools)
+            state.sets[SetId("nat-pools")] = frozenset(
+                pool.cidr for pool in self.pools if pool.nat_outgoing
+            )
         if self.with_routes and host in self.hosts():
             state.routes = {other: self.route(other) for other in self.hosts() - {host}}
         return state
@@ -85,21 +113,38 @@ class Oracle:
 
     def owned(self, endpoint: WorkloadEndpoint) -> tuple[str, ...]:
         """Return the addresses that no older endpoint claims."""
+        return tuple(a for a in endpoint.spec.ip_networks if self.owns(endpoint, a))
+
+    def owns(self, endpoint: WorkloadEndpoint, address: str) -> bool:
+        """Tell whether no older endpoint claims the address."""
 
         def age(e: WorkloadEndpoint) -> tuple[str, str, str]:
             meta = e.metadata
             return (meta.creation_timestamp or "~", meta.namespace or "", meta.name)
 
+        return all(age(endpoint) <= age(other) for other in self.claimants[address])
+
+    def nats(self, endpoint: WorkloadEndpoint) -> tuple[Nat, ...]:
+        """Return the floating addresses of which the endpoint owns both sides."""
+        given = [
+            Nat(_single(nat.external_ip), _single(nat.internal_ip)) for nat in endpoint.spec.ip_nats
+        ]
         return tuple(
-            address
-            for address in endpoint.spec.ip_networks
-            if all(age(endpoint) <= age(other) for other in self.claimants[address])
+            nat
+            for nat in given
+            if self.owns(endpoint, nat.external) and self.owns(endpoint, nat.internal)
         )
 
-    def labels(self, item: WorkloadEndpoint | NetworkSet | GlobalNetworkSet) -> dict[str, str]:
+    def addresses(self, endpoint: AnyEndpoint) -> tuple[str, ...]:
+        """Return the addresses that selecting the endpoint means."""
+        if isinstance(endpoint, WorkloadEndpoint):
+            return self.owned(endpoint)
+        return tuple(_single(address) for address in endpoint.spec.expected_ips)
+
+    def labels(self, item: AnyEndpoint | NetworkSet | GlobalNetworkSet) -> dict[str, str]:
         """Return the labels by which the item is selected."""
         labels: dict[str, str] = {}
-        if isinstance(item, WorkloadEndpoint):
+        if isinstance(item, WorkloadEndpoint | HostEndpoint):
             for name in item.spec.profiles:
                 profile = self.profiles.get(name)
                 for label, value in (profile.spec.labels_to_apply if profile else {}).items():
@@ -118,7 +163,7 @@ class Oracle:
             labels["projectcalico.org/orchestrator"] = item.spec.orchestrator
         return labels
 
-    def applies(self, policy: Policy, endpoint: WorkloadEndpoint) -> bool:
+    def applies(self, policy: Policy, endpoint: AnyEndpoint) -> bool:
         """Tell whether the policy selects the endpoint."""
         labels = self.labels(endpoint)
         if isinstance(policy, NetworkPolicy):
@@ -142,22 +187,6 @@ class Oracle:
 
     def endpoint(self, endpoint: WorkloadEndpoint) -> EndpointSet:
         """Return the endpoint as its host sees it."""
-        applying = [policy for policy in self.policies if self.applies(policy, endpoint)]
-        tiers: list[tuple[float, TierPolicies]] = []
-        for name in {policy.spec.tier for policy in applying}:
-            order, action = self.tier(name) or (-INFINITY, "Deny")
-            policies = sorted(
-                (policy for policy in applying if policy.spec.tier == name), key=_policy_order
-            )
-            tier = TierPolicies(
-                name=name,
-                ingress_default="pass" if action == "Pass" else "deny",
-                egress_default="pass" if action == "Pass" else "deny",
-                ingress=tuple(_policy_id(p) for p in policies if "Ingress" in _types(p)),
-                egress=tuple(_policy_id(p) for p in policies if "Egress" in _types(p)),
-            )
-            tiers.append((order, tier))
-        tiers.sort(key=lambda entry: (entry[0], entry[1].name))
         spec = endpoint.spec
         return EndpointSet(
             id=EndpointId(f"{endpoint.metadata.namespace}/{endpoint.metadata.name}"),
@@ -165,14 +194,65 @@ class Oracle:
             addresses=self.owned(endpoint),
             extra_sources=spec.allow_spoofed_source_prefixes,
             mac=spec.mac,
-            tiers=tuple(tier for _, tier in tiers),
+            nats=self.nats(endpoint),
+            tiers=self.lists(endpoint, lambda p: not (_untracked(p) or _pre_dnat(p))),
             profiles=tuple(PolicyId(f"profile/{name}") for name in spec.profiles),
         )
+
+    def host_endpoint(self, endpoint: HostEndpoint) -> HostEndpointSet:
+        """Return the host endpoint as its host sees it."""
+        spec = endpoint.spec
+        untracked = self.lists(endpoint, _untracked, open_ended=True)
+        return HostEndpointSet(
+            id=HostEndpointId(endpoint.metadata.name),
+            interface=spec.interface_name,
+            expected_ips=self.addresses(endpoint),
+            tiers=self.lists(endpoint, lambda p: not (_untracked(p) or _pre_dnat(p))),
+            profiles=tuple(PolicyId(f"profile/{name}") for name in spec.profiles),
+            forward=self.lists(
+                endpoint, lambda p: _on_forward(p) and not _untracked(p) and not _pre_dnat(p)
+            ),
+            pre_dnat=self.lists(endpoint, _pre_dnat, open_ended=True),
+            untracked=() if spec.interface_name == "*" else untracked,
+            force=endpoint.metadata.annotations.get("hopwall.io/force") == "true",
+        )
+
+    def lists(
+        self, endpoint: AnyEndpoint, wanted: Callable[[Policy], bool], *, open_ended: bool = False
+    ) -> tuple[TierPolicies, ...]:
+        """Return the wanted ones of the policies that select the endpoint, by tier."""
+        applying = [p for p in self.policies if wanted(p) and self.applies(p, endpoint)]
+        tiers: list[tuple[float, TierPolicies]] = []
+        for name in {policy.spec.tier for policy in applying}:
+            known = self.tier(name)
+            order, action = known or (-INFINITY, "Deny")
+            policies = sorted(
+                (policy for policy in applying if policy.spec.tier == name), key=_policy_order
+            )
+            inward = [p for p in policies if "Ingress" in _types(p)]
+            outward = [p for p in policies if "Egress" in _types(p)]
+            goes_on = action == "Pass" or open_ended
+            logs_in = known is not None and _do_nothing_but_log([p.spec.ingress for p in inward])
+            logs_out = known is not None and _do_nothing_but_log([p.spec.egress for p in outward])
+            tier = TierPolicies(
+                name=name,
+                ingress_default="pass" if goes_on or logs_in else "deny",
+                egress_default="pass" if goes_on or logs_out else "deny",
+                ingress=tuple(_policy_id(p) for p in inward),
+                egress=tuple(_policy_id(p) for p in outward),
+            )
+            tiers.append((order, tier))
+        tiers.sort(key=lambda entry: (entry[0], entry[1].name))
+        return tuple(tier for _, tier in tiers)
+
+    def tier_name(self, policy_id: PolicyId) -> str:
+        """Return the name of a policy's tier, there or not; "" for a profile."""
+        return next((p.spec.tier for p in self.policies if _policy_id(p) == policy_id), "")
 
     # ------------------------------------------------------------ rules and sets
 
     def rules(
-        self, policy_id: PolicyId, sets: dict[SetId, frozenset[str]]
+        self, policy_id: PolicyId, state: HostState
     ) -> tuple[tuple[ResolvedRule, ...], tuple[ResolvedRule, ...]]:
         """Return the policy's rules of both directions; fill in the sets they name."""
         closed = (
@@ -193,18 +273,16 @@ class Oracle:
             namespace = found.metadata.namespace or ""
         return (
             tuple(
-                self.rule(f"{policy_id}/i{index}", namespace, rule, sets)
+                self.rule(f"{policy_id}/i{index}", namespace, rule, state)
                 for index, rule in enumerate(found.spec.ingress)
             ),
             tuple(
-                self.rule(f"{policy_id}/e{index}", namespace, rule, sets)
+                self.rule(f"{policy_id}/e{index}", namespace, rule, state)
                 for index, rule in enumerate(found.spec.egress)
             ),
         )
 
-    def rule(
-        self, rule_id: str, namespace: str, rule: Rule, sets: dict[SetId, frozenset[str]]
-    ) -> ResolvedRule:
+    def rule(self, rule_id: str, namespace: str, rule: Rule, state: HostState) -> ResolvedRule:
         """Return one rule as rendered."""
         actions: dict[str, Verdict] = {
             "Allow": "allow",
@@ -222,14 +300,16 @@ class Oracle:
             icmp_code=rule.icmp.code if rule.icmp else None,
             not_icmp_type=rule.not_icmp.type if rule.not_icmp else None,
             not_icmp_code=rule.not_icmp.code if rule.not_icmp else None,
-            source=self.entity(namespace, rule.source, sets),
-            destination=self.entity(namespace, rule.destination, sets),
+            source=self.entity(namespace, rule.source, _number(rule.protocol), state),
+            destination=self.entity(namespace, rule.destination, _number(rule.protocol), state),
         )
 
     def entity(
-        self, namespace: str, given: EntityRule, sets: dict[SetId, frozenset[str]]
+        self, namespace: str, given: EntityRule, protocol: int | None, state: HostState
     ) -> Entity:
-        """Return one side of a rule as rendered."""
+        """Return one side of a rule as rendered; fill in the sets it names."""
+        sets = state.sets
+        selector: Selector | None = None
         positive: list[SetId] = []
         negative: list[SetId] = []
         place: Selector | None = None
@@ -253,7 +333,34 @@ class Oracle:
             not_sets=tuple(negative),
             ports=_ports(given.ports),
             not_ports=_ports(given.not_ports),
+            port_sets=self.port_sets(given.ports, protocol, selector, state),
+            not_port_sets=self.port_sets(given.not_ports, protocol, selector, state),
         )
+
+    def port_sets(
+        self,
+        ports: Iterable[int | str],
+        protocol: int | None,
+        selector: Selector | None,
+        state: HostState,
+    ) -> tuple[SetId, ...]:
+        """Note who, of those whom the selector means, has ports of these names."""
+        names = list(dict.fromkeys(p for p in ports if isinstance(p, str) and ":" not in p))
+        whose = selectors.selector_id(selector) if selector is not None else ""
+        ids = []
+        for name in names:
+            assert protocol is not None
+            members: set[str] = set()
+            for endpoint in self.both:
+                if selector is not None and not selector.matches(self.labels(endpoint)):
+                    continue
+                for port in endpoint.spec.ports:
+                    if port.name == name and _number(port.protocol) == protocol:
+                        bare = [a.split("/")[0] for a in self.addresses(endpoint)]
+                        members.update(f"{a},{protocol}:{port.port}" for a in bare)
+            ids.append(SetId("np:" + digest(f"{whose}\n{protocol}\n{name}", 24)))
+            state.port_sets[ids[-1]] = frozenset(members)
+        return tuple(ids)
 
     @staticmethod
     def namespaces(text: str) -> Selector:
@@ -269,9 +376,9 @@ class Oracle:
     def selected(self, selector: Selector, sets: dict[SetId, frozenset[str]]) -> SetId:
         """Note the addresses of everyone whom the selector means."""
         members: set[str] = set()
-        for endpoint in self.endpoints:
+        for endpoint in self.both:
             if selector.matches(self.labels(endpoint)):
-                members.update(self.owned(endpoint))
+                members.update(self.addresses(endpoint))
         for network_set in self.sets:
             if selector.matches(self.labels(network_set)):
                 members.update(_halves(network_set.spec.nets))
@@ -283,7 +390,9 @@ class Oracle:
 
     def route(self, host: str) -> tuple[str, str, frozenset[str]]:
         """Return the gateways of a host and the addresses that live on it."""
-        addresses = [a for e in self.endpoints if e.spec.node == host for a in self.owned(e)]
+        living = [e for e in self.endpoints if e.spec.node == host]
+        addresses = [a for e in living for a in self.owned(e)]
+        addresses += [nat.external for e in living for nat in self.nats(e)]
         node = self.nodes.get(host)
         given: list[str] = []
         if node is not None:
@@ -328,6 +437,28 @@ def _types(policy: Policy) -> tuple[str, ...]:
     return ("Ingress", "Egress") if spec.ingress else ("Egress",)
 
 
+def _untracked(policy: Policy) -> bool:
+    return isinstance(policy, GlobalNetworkPolicy) and policy.spec.do_not_track
+
+
+def _pre_dnat(policy: Policy) -> bool:
+    return isinstance(policy, GlobalNetworkPolicy) and policy.spec.pre_dnat
+
+
+def _on_forward(policy: Policy) -> bool:
+    return isinstance(policy, GlobalNetworkPolicy) and policy.spec.apply_on_forward
+
+
+def _do_nothing_but_log(policies: list[tuple[Rule, ...]]) -> bool:
+    if not policies or not all(policies):
+        return False
+    return {rule.action for rules in policies for rule in rules} == {"Log"}
+
+
+def _single(address: str) -> str:
+    return address + ("/128" if ":" in address else "/32")
+
+
 def _number(protocol: int | str | None) -> int | None:
     return None if protocol is None else protocols.number_of(protocol)
 
@@ -352,6 +483,8 @@ def _net_set(nets: Iterable[str], sets: dict[SetId, frozenset[str]]) -> SetId:
 def _ports(given: Iterable[int | str]) -> tuple[PortRange, ...]:
     numbers: set[int] = set()
     for port in given:
+        if isinstance(port, str) and ":" not in port:
+            continue
         first, _, last = str(port).partition(":")
         numbers.update(range(int(first), int(last or first) + 1))
     starts = sorted(n for n in numbers if n - 1 not in numbers)

@@ -6,11 +6,18 @@ from typing import Any
 import msgspec
 
 from hopwall_model.resources import (
+    EndpointPort,
     EntityRule,
     GlobalNetworkPolicy,
     GlobalNetworkPolicySpec,
     GlobalNetworkSet,
+    HostEndpoint,
+    HostEndpointPort,
+    HostEndpointSpec,
     Icmp,
+    IpNat,
+    IPPool,
+    IpPoolSpec,
     Key,
     Metadata,
     NetworkPolicy,
@@ -82,6 +89,32 @@ def endpoint(
             **more,
         ),
     )
+
+
+def host_endpoint(
+    name: str,
+    host: str = "h1",
+    interface: str = "*",
+    *addresses: str,
+    labels: dict[str, str] | None = None,
+    annotations: dict[str, str] | None = None,
+    **more: Any,
+) -> HostEndpoint:
+    """Return a host endpoint with these expected addresses."""
+    return HostEndpoint(
+        metadata=Metadata(name=name, labels=labels or {}, annotations=annotations or {}),
+        spec=HostEndpointSpec(node=host, interface_name=interface, expected_ips=addresses, **more),
+    )
+
+
+def pool(name: str, cidr: str, **more: Any) -> IPPool:
+    """Return a pool."""
+    return IPPool(metadata=Metadata(name=name), spec=IpPoolSpec(cidr=cidr, **more))
+
+
+def nat(external: str, internal: str) -> IpNat:
+    """Return a floating address."""
+    return IpNat(external_ip=external, internal_ip=internal)
 
 
 def rule(action: str = "Allow", **fields: Any) -> Rule:
@@ -304,6 +337,129 @@ MANY_FEWER = State(
     {k: r for k, r in MANY.resources.items() if not (k.name[0] == "m" and int(k.name[1:]) >= 20)},
 )
 
+EARLY = {"apply_on_forward": True, "do_not_track": True}
+BEFORE_NAT = {"apply_on_forward": True, "pre_dnat": True}
+UPLINK = host_endpoint(
+    "uplink",
+    "h1",
+    "eth0",
+    "172.18.203.1",
+    "fd00:1::1",
+    labels={"role": "web", "side": "host"},
+    profiles=("default",),
+    annotations={"hopwall.io/force": "true"},
+)
+HOSTED = POLICED.with_(
+    "host endpoints, policies in every place",
+    UPLINK,
+    host_endpoint("all", "h9", "*", labels={"side": "host", "role": "db"}, profiles=("absent",)),
+    host_endpoint("by-address", "h2", "", "172.18.203.2", labels={"side": "host"}),
+    tier("early", 10.0),
+    gnp("untracked", "has(side)", rule("Deny"), egress=(rule(),), **EARLY),
+    gnp("untracked-early", "all()", rule(), tier="early", **EARLY),
+    gnp("before-nat", "all()", rule(source={"selector": "side == 'host'"}), **BEFORE_NAT),
+    gnp("forward", "all()", rule(), apply_on_forward=True, tier="early", egress=(rule("Log"),)),
+    gnp("own", "side == 'host'", rule(protocol="TCP", destination={"ports": (22,)})),
+    gnp("spaced", "all()", rule(), namespace_selector="all()"),
+    gnp("unspaced", "all()", rule(), namespace_selector="env != 'x'"),
+    np("np", "all()", rule()),
+)
+HOSTED_OTHERWISE = HOSTED.with_(
+    "host endpoints change, policies change their place",
+    host_endpoint("uplink", "h1", "eth1", "172.18.203.9", labels={"side": "host"}),
+    host_endpoint("all", "h10", "*", labels={"role": "web"}),
+    gnp("untracked", "has(side)", rule("Deny"), **BEFORE_NAT),
+    gnp("before-nat", "all()", rule()),
+    gnp("forward", "all()", rule(), tier="early"),
+    tier("early", 10.0, "Pass"),
+)
+HTTP = (EndpointPort(name="http", port=8080), EndpointPort(name="http", port=8081))
+DNS = EndpointPort(name="dns", port=53, protocol="UDP")
+BY_NAME = TWO_HOSTS.with_(
+    "ports by name",
+    endpoint("web1", "h1", "10.65.0.1/32", labels={"role": "web"}, ports=HTTP),
+    endpoint("web2", "h2", "10.65.0.2/32", "fd00::2/128", labels={"role": "web"}, ports=(DNS,)),
+    host_endpoint(
+        "uplink",
+        "h1",
+        "eth0",
+        "172.18.203.1",
+        "fd00:1::1",
+        labels={"role": "db"},
+        ports=(HostEndpointPort(name="http", port=80), HostEndpointPort(name="dns", port=53)),
+    ),
+    gnp(
+        "ports",
+        "all()",
+        rule(protocol="TCP", destination={"ports": ("http", 443, "dns", "http")}),
+        rule(protocol="UDP", destination={"ports": ("dns",), "not_ports": ("http", "1:9")}),
+        rule(
+            protocol=6,
+            source={"ports": ("http",), "selector": "role == 'web'"},
+            destination={"not_ports": ("http",), "selector": "role == 'db'"},
+        ),
+        rule(protocol="SCTP", destination={"ports": ("nobody",)}),
+    ),
+)
+BY_NAME_OTHERWISE = BY_NAME.with_(
+    "ports and addresses change under the names",
+    endpoint("web1", "h1", "10.65.0.11/32", labels={"role": "db"}, ports=HTTP[1:]),
+    endpoint("web2", "h2", "10.65.0.2/32", labels={"role": "web"}, ports=(DNS, *HTTP[:1])),
+    endpoint("old", "h1", "10.65.0.2/32", created="2020-01-01T00:00:00.000Z"),
+    host_endpoint("uplink", "h1", "eth0", "172.18.203.7", labels={"role": "db"}, ports=()),
+)
+FLOATING = POLICED.with_(
+    "floating addresses",
+    endpoint(
+        "web1",
+        "h1",
+        "10.65.0.1/32",
+        "fd00::1/128",
+        labels={"role": "web"},
+        created="2021",
+        ip_nats=(nat("192.0.2.1", "10.65.0.1"), nat("fd00:9::1", "fd00::1")),
+    ),
+    endpoint(
+        "web2",
+        "h2",
+        "10.65.0.2/32",
+        "10.65.0.3/32",
+        labels={"role": "web"},
+        created="2022",
+        ip_nats=(
+            nat("192.0.2.1", "10.65.0.2"),
+            nat("192.0.2.2", "10.65.0.2"),
+            nat("192.0.2.3", "10.65.0.3"),
+        ),
+    ),
+)
+FLOATING_LOST = FLOATING.with_(
+    "an older endpoint takes an internal and an external address",
+    endpoint("old", "h3", "10.65.0.3/32", "192.0.2.2/32", created="2020"),
+).without("the first of them is gone", WEB1)
+POOLED = POLICED.with_(
+    "pools",
+    pool("a", "10.65.0.0/16", nat_outgoing=True),
+    pool("b", "10.64.0.0/10", disabled=True),
+    pool("c", "fd00::/64", nat_outgoing=True),
+)
+POOLED_OTHERWISE = POOLED.with_(
+    "pools change", pool("a", "10.65.0.0/16"), pool("c", "fd00:0:0:1::/64", nat_outgoing=True)
+).with_("and a host comes", host("h7"))
+LOGS = (rule("Log"), rule("Log", protocol="TCP"))
+LOGGED = TWO_HOSTS.with_(
+    "tiers of nothing but log rules",
+    tier("watch", 1.0),
+    gnp("watch", "all()", *LOGS, tier="watch", types=("Ingress", "Egress")),
+    np("watch-too", "role == 'web'", tier="watch", egress=(rule("Log"),), types=("Egress",)),
+    gnp("lost", "role == 'db'", rule("Log"), tier="absent"),
+    UPLINK,
+)
+LOGGED_OTHERWISE = LOGGED.with_(
+    "a policy begins to do more than log",
+    gnp("watch", "all()", rule("Log"), rule(), tier="watch", egress=LOGS),
+)
+
 #: Each list is walked in order; the expanders make more walks of it.
 WALKS: dict[str, list[State]] = {
     "growing up": [ONE_HOST, ONE_ENDPOINT, PROFILED, TWO_HOSTS, POLICED, POLICY_UNUSED],
@@ -314,5 +470,10 @@ WALKS: dict[str, list[State]] = {
     "tiers": [POLICED, TIERED, TIER_REORDERED, TIER_MISSING, TIERED],
     "namespaces": [NAMESPACED, NAMESPACE_RELABELLED, TWO_HOSTS, NAMESPACED],
     "rule fields": [EVERY_FIELD, SHARED_SET, EVERY_FIELD],
+    "host endpoints": [HOSTED, HOSTED_OTHERWISE, POLICED, HOSTED],
+    "named ports": [BY_NAME, BY_NAME_OTHERWISE, TWO_HOSTS, BY_NAME],
+    "floating": [FLOATING, FLOATING_LOST, POLICED, FLOATING],
+    "pools": [POOLED, POOLED_OTHERWISE, POLICED, POOLED],
+    "logs": [LOGGED, LOGGED_OTHERWISE, TWO_HOSTS, LOGGED],
     "many": [TWO_HOSTS, MANY, MANY_FEWER, MANY, ONE_ENDPOINT],
 }

@@ -44,6 +44,19 @@ DECODERS: dict[str, Callable[[bytes], Any]] = {
 }
 
 
+#: What a reader of today does not take from an old message: the message's file → the fields.
+DROPPED = {
+    # The default is said per direction since; a reader that does not find it denies.
+    "host-batch/v1.json": {"default_action"},
+}
+
+
+def _without(value: Any, fields: set[str]) -> Any:
+    if isinstance(value, dict):
+        return {k: _without(v, fields) for k, v in value.items() if k not in fields}
+    return [_without(v, fields) for v in value] if isinstance(value, list) else value
+
+
 def _ids(path: Path) -> str:
     return f"{path.parent.name}-{path.stem}"
 
@@ -54,7 +67,8 @@ def test_a_golden_message_decodes_and_says_the_same(path: Path) -> None:
     data = path.read_bytes()
     value = DECODERS[path.parent.name](data)
     again = codec.encode(value)
-    assert json.loads(again) == json.loads(data)
+    dropped = DROPPED.get(f"{path.parent.name}/{path.name}", set())
+    assert json.loads(again) == _without(json.loads(data), dropped)
     assert DECODERS[path.parent.name](again) == value
 
 
@@ -78,8 +92,8 @@ def _update_kinds() -> set[str]:
 
 
 def test_the_golden_batch_has_every_update() -> None:
-    """The batch holds each kind of update at least once."""
-    batch = topics.HOST_BATCH.decode((GOLDEN / "host-batch/v1.json").read_bytes())
+    """The newest batch holds each kind of update at least once."""
+    batch = topics.HOST_BATCH.decode((GOLDEN / "host-batch/v2.json").read_bytes())
     assert {str(type(u).__struct_config__.tag) for u in batch.updates} == _update_kinds()
 
 

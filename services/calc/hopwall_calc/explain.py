@@ -3,7 +3,7 @@
 from msgspec import Struct
 
 from hopwall_calc.graph import Graph
-from hopwall_calc.rules import SetSource
+from hopwall_calc.rules import NamedPort, SetSource
 from hopwall_model.resources import Key
 from hopwall_model.selectors import Selector, canonical, parse
 from hopwall_model.updates import PolicyId, SetId
@@ -24,16 +24,27 @@ def _source_of(graph: Graph, set_id: SetId) -> SetSource | None:
 
 
 def why_in_set(graph: Graph, key: Key, set_id: SetId) -> Why:
-    """Tell whether an endpoint or network set puts its addresses into a set, and why."""
+    """Tell whether an endpoint or network set puts its addresses, or a port of them, into a set, and why."""
     source = _source_of(graph, set_id)
     if source is None:
         return Why(holds=False, reason=f"No rule in use names the set {set_id}.")
-    if not isinstance(source, Selector):
+    if isinstance(source, tuple):
         return Why(holds=False, reason=f"Set {set_id} is the list of ranges {', '.join(source)}.")
     labels = graph.nodes.labels.out.get(key)
     if labels is None:
         return Why(holds=False, reason=f"{key} does not exist.")
-    return _selected(key, labels, source)
+    if isinstance(source, Selector):
+        return _selected(key, labels, source)
+    return _has_port(graph, key, labels, source)
+
+
+def _has_port(graph: Graph, key: Key, labels: dict[str, str], source: NamedPort) -> Why:
+    why = _selected(key, labels, source.selector)
+    ports = graph.nodes.named_ports.out.get(key) or {}
+    if why.holds and (source.protocol, source.port) not in ports:
+        reason = f"{key} has no port {source.port} of protocol {source.protocol} at any address."
+        return Why(holds=False, reason=reason)
+    return why
 
 
 def why_policy(graph: Graph, endpoint: Key, policy_id: PolicyId) -> Why:
@@ -48,6 +59,10 @@ def why_policy(graph: Graph, endpoint: Key, policy_id: PolicyId) -> Why:
         return Why(holds=named, reason=f"{endpoint} {verb} the profile.")
     for policy in graph.nodes.declared_policies.out.values.values():
         if policy.id == policy_id:
+            early = policy.do_not_track or policy.pre_dnat
+            if early and endpoint.kind == "WorkloadEndpoint":
+                reason = f"Policy {policy_id} is for host endpoints only (doNotTrack or preDNAT)."
+                return Why(holds=False, reason=reason)
             return _selected(endpoint, labels, policy.selector)
     return Why(holds=False, reason=f"Policy {policy_id} does not exist.")
 

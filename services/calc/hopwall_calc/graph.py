@@ -11,9 +11,11 @@ from hopwall_calc import intake
 from hopwall_calc.engine import Edge, Engine, Failure, Source, attempt
 from hopwall_calc.intake import (
     EndpointInput,
+    HostEndpointInput,
     HostInput,
     NetworkSetInput,
     PolicyInput,
+    PoolInput,
     ProfileInput,
     TierInput,
 )
@@ -22,11 +24,13 @@ from hopwall_calc.nodes.endpoint_policies import EndpointPolicies
 from hopwall_calc.nodes.endpoints import Endpoints
 from hopwall_calc.nodes.hosts import Hosts
 from hopwall_calc.nodes.labels import Labels
+from hopwall_calc.nodes.named_ports import NamedPorts
 from hopwall_calc.nodes.needs import Needs
 from hopwall_calc.nodes.policies import Policies
 from hopwall_calc.nodes.policy_uses import PolicyUses
 from hopwall_calc.nodes.routes import Routes
 from hopwall_calc.nodes.sets import Sets
+from hopwall_calc.nodes.tierless import Tierless
 from hopwall_calc.sequencer import Output, Sequencer
 from hopwall_model.events import Event, ResourceSet
 from hopwall_model.resources import Key
@@ -38,37 +42,60 @@ class Nodes:
 
     def __init__(self, *, routes: bool) -> None:
         self.workload_endpoints: Source[Key, EndpointInput] = Source("workload_endpoints")
+        self.host_endpoints: Source[Key, HostEndpointInput] = Source("host_endpoints")
         self.network_sets: Source[Key, NetworkSetInput] = Source("network_sets")
         self.declared_policies: Source[Key, PolicyInput] = Source("declared_policies")
         self.declared_profiles: Source[str, ProfileInput] = Source("declared_profiles")
         self.tiers: Source[str, TierInput] = Source("tiers")
         self.declared_hosts: Source[str, HostInput] = Source("declared_hosts")
+        self.pools: Source[str, PoolInput] = Source("pools")
 
         self.addresses = Addresses(self.workload_endpoints)
-        self.labels = Labels(self.workload_endpoints, self.network_sets, self.declared_profiles)
+        self.named_ports = NamedPorts(self.workload_endpoints, self.host_endpoints, self.addresses)
+        self.labels = Labels(
+            self.workload_endpoints, self.host_endpoints, self.network_sets, self.declared_profiles
+        )
+        self.tierless = Tierless(self.declared_policies, self.tiers)
         self.endpoint_policies = EndpointPolicies(self.labels, self.declared_policies, self.tiers)
-        self.endpoints = Endpoints(self.workload_endpoints, self.addresses, self.endpoint_policies)
+        self.endpoints = Endpoints(
+            self.workload_endpoints, self.host_endpoints, self.addresses, self.endpoint_policies
+        )
         self.policy_uses = PolicyUses(self.endpoints)
         self.policies = Policies(
             self.policy_uses, self.declared_policies, self.declared_profiles, self.tiers
         )
-        self.sets = Sets(self.policies, self.labels, self.addresses, self.network_sets)
+        self.sets = Sets(
+            self.policies,
+            self.labels,
+            self.addresses,
+            self.named_ports,
+            self.host_endpoints,
+            self.network_sets,
+            self.pools,
+        )
         self.hosts = Hosts(self.declared_hosts, self.endpoints)
         self.routes = Routes(self.endpoints, self.hosts)
-        self.needs = Needs(self.policy_uses, self.policies, self.hosts, routes=routes)
+        self.needs = Needs(self.policy_uses, self.policies, self.hosts, self.pools, routes=routes)
 
 
 def wire(n: Nodes) -> tuple[Edge, ...]:
     """Return the edges: producer, consumer, and what the consumer does when the producer changed."""
     return (
         Edge(n.workload_endpoints, n.addresses, n.addresses.on_endpoints),
+        Edge(n.workload_endpoints, n.named_ports, n.named_ports.on_endpoints),
+        Edge(n.host_endpoints, n.named_ports, n.named_ports.on_host_endpoints),
+        Edge(n.addresses, n.named_ports, n.named_ports.on_addresses),
         Edge(n.workload_endpoints, n.labels, n.labels.on_endpoints),
+        Edge(n.host_endpoints, n.labels, n.labels.on_host_endpoints),
         Edge(n.network_sets, n.labels, n.labels.on_network_sets),
         Edge(n.declared_profiles, n.labels, n.labels.on_profiles),
+        Edge(n.declared_policies, n.tierless, n.tierless.on_policies),
+        Edge(n.tiers, n.tierless, n.tierless.on_tiers),
         Edge(n.labels, n.endpoint_policies, n.endpoint_policies.on_labels),
         Edge(n.declared_policies, n.endpoint_policies, n.endpoint_policies.on_policies),
         Edge(n.tiers, n.endpoint_policies, n.endpoint_policies.on_tiers),
         Edge(n.workload_endpoints, n.endpoints, n.endpoints.on_endpoints),
+        Edge(n.host_endpoints, n.endpoints, n.endpoints.on_host_endpoints),
         Edge(n.addresses, n.endpoints, n.endpoints.on_addresses),
         Edge(n.endpoint_policies, n.endpoints, n.endpoints.on_endpoint_policies),
         Edge(n.endpoints, n.policy_uses, n.policy_uses.on_endpoints),
@@ -79,7 +106,10 @@ def wire(n: Nodes) -> tuple[Edge, ...]:
         Edge(n.policies, n.sets, n.sets.on_policies),
         Edge(n.labels, n.sets, n.sets.on_labels),
         Edge(n.addresses, n.sets, n.sets.on_addresses),
+        Edge(n.named_ports, n.sets, n.sets.on_named_ports),
+        Edge(n.host_endpoints, n.sets, n.sets.on_host_endpoints),
         Edge(n.network_sets, n.sets, n.sets.on_network_sets),
+        Edge(n.pools, n.sets, n.sets.on_pools),
         Edge(n.declared_hosts, n.hosts, n.hosts.on_declared),
         Edge(n.endpoints, n.hosts, n.hosts.on_endpoints),
         Edge(n.endpoints, n.routes, n.routes.on_endpoints),
@@ -87,6 +117,7 @@ def wire(n: Nodes) -> tuple[Edge, ...]:
         Edge(n.policy_uses, n.needs, n.needs.on_policy_uses),
         Edge(n.policies, n.needs, n.needs.on_policies),
         Edge(n.hosts, n.needs, n.needs.on_hosts),
+        Edge(n.pools, n.needs, n.needs.on_pools),
     )
 
 
@@ -105,6 +136,7 @@ class Graph:
         #: Kind → where it is kept, under which key, and what is kept of it.
         self._kinds: dict[str, tuple[Source[Any, Any], Callable[[Key], Any], Any]] = {
             "WorkloadEndpoint": (n.workload_endpoints, intake.by_key, intake.endpoint),
+            "HostEndpoint": (n.host_endpoints, intake.by_key, intake.host_endpoint),
             "NetworkSet": (n.network_sets, intake.by_key, intake.network_set),
             "GlobalNetworkSet": (n.network_sets, intake.by_key, intake.network_set),
             "NetworkPolicy": (n.declared_policies, intake.by_key, intake.policy),
@@ -112,6 +144,7 @@ class Graph:
             "Profile": (n.declared_profiles, intake.by_name, intake.profile),
             "Tier": (n.tiers, intake.by_name, intake.tier),
             "Node": (n.declared_hosts, intake.by_name, intake.host),
+            "IPPool": (n.pools, intake.by_name, intake.pool),
         }
         #: The resources that are there now, whatever has come of them.
         self._known: set[Key] = set()
@@ -177,6 +210,10 @@ class Graph:
             return None
         self.engine.run(recompute_all=recompute_all)
         output = self.sequencer.flush(self.revision, self.nodes.hosts.out)
+        self._failures += [
+            Failure("policies", str(key), f"its tier {tier!r} does not exist, so it denies")
+            for key, tier in self.nodes.tierless.appeared()
+        ]
         self.engine.settle()
         return output
 

@@ -15,17 +15,25 @@ from msgspec.structs import replace
 from hopwall_model import cidr, selectors, validate_kinds, validate_rules
 from hopwall_model.names import valid_ifname
 from hopwall_model.problems import Findings
+from hopwall_model.protocols import NAME_BY_NUMBER, WITH_PORTS, number_of
 from hopwall_model.resource_names import (
     MAX_ENDPOINT_ADDRESSES,
     MAX_TEXT,
     RESERVED_TIERS,
     valid_name,
+    valid_port_name,
 )
 from hopwall_model.resources import (
+    EndpointPort,
     GlobalNetworkPolicy,
+    GlobalNetworkPolicySpec,
     GlobalNetworkSet,
+    HostEndpoint,
+    HostEndpointPort,
+    IPPool,
     Key,
     NetworkPolicy,
+    NetworkPolicySpec,
     NetworkSet,
     Node,
     Profile,
@@ -36,7 +44,7 @@ from hopwall_model.resources import (
     key_of,
 )
 from hopwall_model.selectors import NAMESPACE_LABEL, All, Has, In, Selector
-from hopwall_model.updates import EndpointId, PolicyId
+from hopwall_model.updates import EndpointId, HostEndpointId, Nat, PolicyId
 
 S = TypeVar("S")
 
@@ -44,6 +52,12 @@ S = TypeVar("S")
 #: constants NamespaceLabelPrefix and NamespaceProfileNamePrefix.
 NAMESPACE_LABEL_PREFIX = "pcns."
 NAMESPACE_PROFILE_PREFIX = "kns."
+
+#: Says of a host endpoint that it is meant even where it would cut its host off.
+FORCE_ANNOTATION = "hopwall.io/force"
+
+#: A named port of an endpoint: protocol number, name, port number.
+EndpointPortInput = tuple[int, str, int]
 
 
 class EndpointInput(Struct, frozen=True, kw_only=True, gc=False):
@@ -60,6 +74,23 @@ class EndpointInput(Struct, frozen=True, kw_only=True, gc=False):
     orchestrator: str
     labels: tuple[tuple[str, str], ...]
     created: str
+    nats: tuple[Nat, ...] = ()
+    ports: tuple[EndpointPortInput, ...] = ()
+
+
+class HostEndpointInput(Struct, frozen=True, kw_only=True, gc=False):
+    """What matters of a host endpoint. `addresses` are the expected ones, as /32 and /128."""
+
+    id: HostEndpointId
+    host: str
+    interface: str
+    addresses: tuple[str, ...]
+    profiles: tuple[str, ...]
+    labels: tuple[tuple[str, str], ...]
+    ports: tuple[EndpointPortInput, ...]
+    force: bool
+    #: It is in none.
+    namespace: str = ""
 
 
 class NetworkSetInput(Struct, frozen=True, kw_only=True, gc=False):
@@ -82,6 +113,12 @@ class PolicyInput(Struct, frozen=True, kw_only=True, gc=False):
     for_egress: bool
     ingress: Rules
     egress: Rules
+    #: It has rules in the direction, and they do nothing but log.
+    logs_ingress: bool = False
+    logs_egress: bool = False
+    do_not_track: bool = False
+    pre_dnat: bool = False
+    on_forward: bool = False
     #: Its rules are not understood: it denies instead.
     closed: bool = False
 
@@ -100,6 +137,13 @@ class TierInput(Struct, frozen=True, gc=False):
 
     order: float
     passes: bool
+
+
+class PoolInput(Struct, frozen=True, gc=False):
+    """A pool's range, and whether what leaves all pools from it is translated."""
+
+    cidr: str
+    nat_outgoing: bool
 
 
 class HostInput(Struct, frozen=True, gc=False):
@@ -139,7 +183,36 @@ def endpoint(resource: WorkloadEndpoint) -> EndpointInput:
         orchestrator=sys.intern(spec.orchestrator),
         labels=_labels(meta.labels),
         created=meta.creation_timestamp or "",
+        nats=tuple(Nat(_alone(nat.external_ip), _alone(nat.internal_ip)) for nat in spec.ip_nats),
+        ports=_ports(spec.ports),
     )
+
+
+def host_endpoint(resource: HostEndpoint) -> HostEndpointInput:
+    """Return what matters of a host endpoint."""
+    meta = resource.metadata
+    spec = _checked(validate_kinds.host_endpoint, resource.spec)
+    return HostEndpointInput(
+        id=HostEndpointId(meta.name),
+        host=sys.intern(spec.node),
+        interface=spec.interface_name,
+        addresses=tuple(_alone(address) for address in spec.expected_ips),
+        profiles=tuple(sys.intern(name) for name in spec.profiles),
+        labels=_labels(meta.labels),
+        ports=_ports(spec.ports),
+        force=meta.annotations.get(FORCE_ANNOTATION) == "true",
+    )
+
+
+def _alone(address: str) -> str:
+    return f"{address}/{128 if ':' in address else 32}"
+
+
+def _ports(ports: tuple[EndpointPort | HostEndpointPort, ...]) -> tuple[EndpointPortInput, ...]:
+    if not ports:
+        return ()
+    named = ((number_of(port.protocol), sys.intern(port.name), port.port) for port in ports)
+    return tuple(dict.fromkeys(named))
 
 
 #: An address that an interface may own, in canonical text. Stricter than need be: see below.
@@ -165,9 +238,17 @@ def _plainly_valid(spec: WorkloadEndpointSpec) -> bool:
         and all(valid_name(name) for name in spec.profiles)
         and (not spec.mac or bool(_PLAIN_MAC.fullmatch(spec.mac) and spec.mac != _NO_MAC))
         and len(spec.orchestrator) <= MAX_TEXT
-        and not (spec.allow_spoofed_source_prefixes or spec.ip_nats or spec.ports)
+        and all(_plain_port(port) for port in spec.ports)
+        and not (spec.allow_spoofed_source_prefixes or spec.ip_nats)
         and not (spec.ipv4_gateway or spec.ipv6_gateway or spec.qos_controls is not None)
     )
+
+
+def _plain_port(port: EndpointPort) -> bool:
+    return valid_port_name(port.name) and port.protocol in _PLAIN_PROTOCOLS and not port.host_ip
+
+
+_PLAIN_PROTOCOLS = frozenset(NAME_BY_NUMBER[number] for number in WITH_PORTS)
 
 
 def network_set(resource: NetworkSet | GlobalNetworkSet) -> NetworkSetInput:
@@ -211,13 +292,32 @@ def policy(resource: NetworkPolicy | GlobalNetworkPolicy) -> PolicyInput:
         for_egress="Egress" in spec.types,
         ingress=spec.ingress,
         egress=spec.egress,
+        logs_ingress=_only_logs(spec.ingress),
+        logs_egress=_only_logs(spec.egress),
         closed=closed,
+        **_flags(spec),
     )
 
 
 def _types(resource: NetworkPolicy | GlobalNetworkPolicy) -> tuple[Any, ...]:
-    """Return the directions to close: those it was for, both if it did not say."""
-    return resource.spec.types or ("Ingress", "Egress")
+    """Return the directions to close: those it was for, all it could be for if it did not say."""
+    if resource.spec.types:
+        return resource.spec.types
+    return ("Ingress",) if _flags(resource.spec).get("pre_dnat") else ("Ingress", "Egress")
+
+
+def _flags(spec: NetworkPolicySpec) -> dict[str, bool]:
+    if not isinstance(spec, GlobalNetworkPolicySpec):
+        return {}
+    return {
+        "do_not_track": spec.do_not_track,
+        "pre_dnat": spec.pre_dnat,
+        "on_forward": spec.apply_on_forward,
+    }
+
+
+def _only_logs(rules: Rules) -> bool:
+    return bool(rules) and all(rule.action == "Log" for rule in rules)
 
 
 def profile(resource: Profile) -> ProfileInput:
@@ -249,6 +349,12 @@ IMPLIED_TIERS = {
 
 def _order(order: float | None) -> float:
     return float("inf") if order is None else order
+
+
+def pool(resource: IPPool) -> PoolInput:
+    """Return what matters of a pool; a disabled one too: its addresses are given out no more, but live."""
+    spec = _checked(validate_kinds.ip_pool, resource.spec)
+    return PoolInput(spec.cidr, spec.nat_outgoing)
 
 
 def host(resource: Node) -> HostInput:

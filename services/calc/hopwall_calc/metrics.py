@@ -34,7 +34,15 @@ class Metrics:
         )
         self.cluster = {
             name: Gauge(f"hopwall_cluster_{name}", f"Number of {name}.", registry=self.registry)
-            for name in ("workload_endpoints", "policies", "profiles", "hosts", "sets")
+            for name in (
+                "workload_endpoints",
+                "host_endpoints",
+                "policies",
+                "profiles",
+                "hosts",
+                "sets",
+                "pools",
+            )
         }
         self.revision = Gauge(
             "hopwall_calc_revision", "The last revision resolved.", registry=self.registry

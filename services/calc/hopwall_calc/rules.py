@@ -12,8 +12,17 @@ from hopwall_model.resources import EntityRule, Icmp, Rule, Rules
 from hopwall_model.selectors import Selector
 from hopwall_model.updates import Entity, PolicyId, PortRange, ResolvedRule, Scope, SetId, Verdict
 
-#: What a set is made of: whom a selector means, or a list of ranges.
-SetSource = Selector | tuple[str, ...]
+
+class NamedPort(Struct, frozen=True):
+    """The endpoints that a selector means, at their port of this name and protocol."""
+
+    selector: Selector
+    protocol: int
+    port: str
+
+
+#: What a set is made of: whom a selector means, who has a named port, or a list of ranges.
+SetSource = Selector | NamedPort | tuple[str, ...]
 
 
 class ResolvedPolicy(Struct, frozen=True, kw_only=True):
@@ -22,15 +31,18 @@ class ResolvedPolicy(Struct, frozen=True, kw_only=True):
     ingress: tuple[ResolvedRule, ...]
     egress: tuple[ResolvedRule, ...]
     sets: dict[SetId, SetSource]
+    #: "" for a profile, and for what is not there at all.
+    tier: str = ""
     #: What a host that uses the policy needs: the policy itself and its sets.
     scopes: tuple[Scope, ...]
 
 
 def resolve(
-    policy_id: PolicyId, namespace: str, *, ingress: Rules, egress: Rules
+    policy_id: PolicyId, namespace: str, *, tier: str = "", ingress: Rules, egress: Rules
 ) -> ResolvedPolicy:
     """Return a policy's rules in renderable form.
 
+    Errors: ValueError for a named port in a rule without a protocol.
     Source: Calico, updateprocessors/rules.go (namespaces of selectors), calc/rule_scanner.go (sets).
     """
     sets: dict[SetId, SetSource] = {}
@@ -38,16 +50,18 @@ def resolve(
         ingress=_rules(policy_id, "i", namespace, ingress, sets),
         egress=_rules(policy_id, "e", namespace, egress, sets),
         sets=sets,
+        tier=tier,
         scopes=(policy_scope(policy_id), *sorted(set_scope(set_id) for set_id in sets)),
     )
 
 
-def deny_all(policy_id: PolicyId) -> ResolvedPolicy:
+def deny_all(policy_id: PolicyId, *, tier: str = "") -> ResolvedPolicy:
     """Return what stands in for a policy that is absent or not understood."""
     return ResolvedPolicy(
         ingress=(ResolvedRule(id=f"{policy_id}/i0", action="deny"),),
         egress=(ResolvedRule(id=f"{policy_id}/e0", action="deny"),),
         sets={},
+        tier=tier,
         scopes=(policy_scope(policy_id),),
     )
 
@@ -77,25 +91,28 @@ _NO_ICMP = Icmp()
 
 def _rule(rule_id: str, namespace: str, rule: Rule, sets: dict[SetId, SetSource]) -> ResolvedRule:
     icmp, not_icmp = rule.icmp or _NO_ICMP, rule.not_icmp or _NO_ICMP
+    protocol = None if rule.protocol is None else number_of(rule.protocol)
     return ResolvedRule(
         id=rule_id,
         action=_VERDICTS[rule.action],
         ip_version=rule.ip_version,
-        protocol=None if rule.protocol is None else number_of(rule.protocol),
+        protocol=protocol,
         not_protocol=None if rule.not_protocol is None else number_of(rule.not_protocol),
         icmp_type=icmp.type,
         icmp_code=icmp.code,
         not_icmp_type=not_icmp.type,
         not_icmp_code=not_icmp.code,
-        source=_entity(namespace, rule.source, sets),
-        destination=_entity(namespace, rule.destination, sets),
+        source=_entity(namespace, rule.source, protocol, sets),
+        destination=_entity(namespace, rule.destination, protocol, sets),
     )
 
 
 _ANYONE = EntityRule()
 
 
-def _entity(namespace: str, entity: EntityRule, sets: dict[SetId, SetSource]) -> Entity:
+def _entity(
+    namespace: str, entity: EntityRule, protocol: int | None, sets: dict[SetId, SetSource]
+) -> Entity:
     if entity == _ANYONE:
         return Entity()
     positive: list[SetId] = []
@@ -109,14 +126,56 @@ def _entity(namespace: str, entity: EntityRule, sets: dict[SetId, SetSource]) ->
         negative.append(_selector_set(selectors.parse(entity.not_selector), sets))
     net = _nets(entity.nets, positive, sets)
     not_net = _nets(entity.not_nets, negative, sets)
+    ports, names = _split(entity.ports)
+    not_ports, not_names = _split(entity.not_ports)
     return Entity(
         net=net,
         not_net=not_net,
         sets=tuple(positive),
         not_sets=tuple(negative),
-        ports=port_ranges(entity.ports),
-        not_ports=port_ranges(entity.not_ports),
+        ports=port_ranges(ports),
+        not_ports=port_ranges(not_ports),
+        port_sets=_port_sets(names, protocol, selector, sets),
+        not_port_sets=_port_sets(not_names, protocol, selector, sets),
     )
+
+
+def _port_sets(
+    names: Iterable[str],
+    protocol: int | None,
+    selector: Selector | None,
+    sets: dict[SetId, SetSource],
+) -> tuple[SetId, ...]:
+    """Return the sets of those who have these ports, of whom the rule's side means.
+
+    Those it does not mean are left out, of negated ones too: the rule matches none of them anyway, and a
+    set of a few is smaller than one of all.
+
+    Source: Calico, calc/rule_scanner.go (namedPortsToIPSets).
+    """
+    ids: dict[SetId, None] = {}
+    for name in names:
+        if protocol is None:
+            raise ValueError(
+                f"The port {name} has a name, which needs a protocol in the same rule."
+            )
+        whose = "" if selector is None else selectors.selector_id(selector)
+        set_id = SetId("np:" + digest(f"{whose}\n{protocol}\n{name}", 24))
+        sets[set_id] = NamedPort(selectors.ALL if selector is None else selector, protocol, name)
+        ids[set_id] = None
+    return tuple(ids)
+
+
+def _split(ports: Iterable[int | str]) -> tuple[list[int | str], list[str]]:
+    """Return the ports that are numbers or ranges, and those that are names."""
+    numbers: list[int | str] = []
+    names: list[str] = []
+    for port in ports:
+        if isinstance(port, int) or ":" in port or port.isdigit():
+            numbers.append(port)
+        else:
+            names.append(port)
+    return numbers, names
 
 
 def _positive_selector(namespace: str, entity: EntityRule) -> Selector | None:

@@ -20,10 +20,11 @@ from hopwall_calc.nodes.endpoints import Placed
 from hopwall_calc.nodes.needs import Needs
 from hopwall_model.resources import Key
 from hopwall_model.updates import (
-    EndpointId,
     EndpointRemoved,
     EndpointSet,
     HostBatch,
+    HostEndpointRemoved,
+    HostEndpointSet,
     NeedRemoved,
     NeedSet,
     Scope,
@@ -67,8 +68,8 @@ class _HostChange:
     def __init__(self) -> None:
         self.pieces: dict[Scope, None] = {}
         self.needs: dict[Scope, None] = {}
-        self.endpoints: dict[EndpointId, EndpointSet] = {}
-        self.removed: dict[EndpointId, None] = {}
+        self.endpoints: dict[Key, EndpointSet | HostEndpointSet] = {}
+        self.removed: dict[Key, EndpointRemoved | HostEndpointRemoved] = {}
         self.lost: dict[Scope, None] = {}
 
 
@@ -92,7 +93,7 @@ class Sequencer:
         self._counter = 0
         self._versions: dict[Scope, int] = {}
         self._numbers: dict[str, int] = {}
-        self._endpoints_on: dict[str, dict[EndpointId, Key]] = {}
+        self._endpoints_on: dict[str, dict[Key, None]] = {}
         self._revision = -1
 
     # ------------------------------------------------------------ flush
@@ -133,8 +134,8 @@ class Sequencer:
             content.dirty_buckets()
         for scope in self._needs.by_scope:
             self._version(scope)
-        for key, (host, endpoint) in self._endpoints.values.items():
-            self._endpoints_on.setdefault(host, {})[endpoint.id] = key
+        for key, (host, _) in self._endpoints.values.items():
+            self._endpoints_on.setdefault(host, {})[key] = None
 
     def _flush_scopes(self, revision: int, changes: dict[str, _HostChange]) -> list[SharedUpdate]:
         shared: list[SharedUpdate] = []
@@ -197,12 +198,12 @@ class Sequencer:
             new = self._endpoints.get(key)
             if old is not None and (new is None or new[0] != old[0]):
                 host, endpoint = old
-                del self._endpoints_on[host][endpoint.id]
-                changes.setdefault(host, _HostChange()).removed[endpoint.id] = None
+                del self._endpoints_on[host][key]
+                changes.setdefault(host, _HostChange()).removed[key] = _removed(endpoint)
             if new is not None:
                 host, endpoint = new
-                self._endpoints_on.setdefault(host, {})[endpoint.id] = key
-                changes.setdefault(host, _HostChange()).endpoints[endpoint.id] = endpoint
+                self._endpoints_on.setdefault(host, {})[key] = None
+                changes.setdefault(host, _HostChange()).endpoints[key] = endpoint
 
     def _batch(self, host: str, revision: int, change: _HostChange) -> HostBatch:
         number = self._numbers[host] = self._numbers.get(host, 0) + 1
@@ -223,7 +224,7 @@ class Sequencer:
             for scope in sorted(change.needs, key=self._order)
         ]
         updates += [change.endpoints[key] for key in sorted(change.endpoints)]
-        updates += [EndpointRemoved(id=key) for key in sorted(change.removed, reverse=True)]
+        updates += [change.removed[key] for key in sorted(change.removed, reverse=True)]
         lost = sorted(change.lost, key=self._order, reverse=True)
         updates += [NeedRemoved(scope=scope) for scope in lost]
         return tuple(updates)
@@ -255,8 +256,8 @@ class Sequencer:
         change = _HostChange()
         for scope in self._needs.by_host.get(host, {}):
             change.pieces[scope] = change.needs[scope] = None
-        for endpoint_id, key in self._endpoints_on.get(host, {}).items():
-            change.endpoints[endpoint_id] = self._endpoints.values[key][1]
+        for key in self._endpoints_on.get(host, {}):
+            change.endpoints[key] = self._endpoints.values[key][1]
         return HostBatch(
             host=host,
             epoch=self.epoch,
@@ -283,3 +284,9 @@ class Sequencer:
         """Return a heartbeat that leaves a gap: the host asks for what cannot be sent as one message."""
         self._numbers[host] = self._numbers.get(host, 0) + 1
         return self.heartbeat(host)
+
+
+def _removed(endpoint: EndpointSet | HostEndpointSet) -> EndpointRemoved | HostEndpointRemoved:
+    if isinstance(endpoint, EndpointSet):
+        return EndpointRemoved(id=endpoint.id)
+    return HostEndpointRemoved(id=endpoint.id)

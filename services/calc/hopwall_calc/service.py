@@ -222,6 +222,8 @@ class CalcService:
         nodes, metrics = self._graph.nodes, self._metrics
         metrics.revision.set(self._graph.revision)
         metrics.cluster["workload_endpoints"].set(len(nodes.workload_endpoints.out))
+        metrics.cluster["host_endpoints"].set(len(nodes.host_endpoints.out))
+        metrics.cluster["pools"].set(len(nodes.pools.out))
         metrics.cluster["policies"].set(len(nodes.declared_policies.out))
         metrics.cluster["profiles"].set(len(nodes.declared_profiles.out))
         metrics.cluster["hosts"].set(len(nodes.hosts.out))

@@ -118,6 +118,7 @@ class Agent:
             while True:
                 await self._wait()
                 await self._turn()
+                await self._look()
 
     async def _wait(self) -> None:
         """Wait until there is something to look at, or until something is due."""
@@ -126,6 +127,9 @@ class Agent:
         sweep = self.kernel.sweep_in_s
         if sweep is not None and not self._retry_at:
             due.append(sweep)
+        look = self.kernel.look_in_s if self.progress.in_sync else None
+        if look is not None:
+            due.append(look)
         try:
             async with asyncio.timeout(max(0.0, min(due)) if due else None):
                 await self._wake.wait()
@@ -150,6 +154,13 @@ class Agent:
         await self._report(force=False)
         if self.kernel.sweep_in_s == 0 and not turn.held_by:
             await self.kernel.sweep()
+
+    async def _look(self) -> None:
+        """Look at the flows as long as there is cause and no news."""
+        while self.progress.in_sync and not self._wake.is_set() and self.kernel.look_in_s == 0:
+            assert self.kernel.flows is not None
+            self.kernel.flows.step()
+            await asyncio.sleep(0)
 
     def _fold(self) -> None:
         """Fold everything that waits into desired: no I/O, no awaits."""

@@ -67,7 +67,9 @@ class ChainBook:
     families: tuple[Family, ...]
     tables: dict[tuple[Family, TableName], TableChains] = field(default_factory=dict)
     policies: dict[PolicyId, PolicySet] = field(default_factory=dict)
-    _known_sets: dict[SetId, SetKind] = field(default_factory=dict)
+    known_sets: dict[SetId, SetKind] = field(default_factory=dict)
+    #: Policies that say something else since `take_touched`.
+    touched: set[PolicyId] = field(default_factory=set)
     _naming: dict[SetId, set[PolicyId]] = field(default_factory=dict)
     _uses: Counter[tuple[PolicyId, Direction]] = field(default_factory=Counter)
     _passing: set[tuple[PolicyId, Direction]] = field(default_factory=set)
@@ -98,6 +100,9 @@ class ChainBook:
 
     def set_policy(self, policy: PolicySet) -> None:
         """Take a policy's new value."""
+        before = self.policies.get(policy.id)
+        if before is None or (before.ingress, before.egress) != (policy.ingress, policy.egress):
+            self.touched.add(policy.id)
         self._unname(policy.id)
         self.policies[policy.id] = policy
         for set_id in policy_sets(policy):
@@ -110,6 +115,7 @@ class ChainBook:
         self._unname(key)
         if self.policies.pop(key, None) is not None:
             self._dirty_policies.add(key)
+            self.touched.add(key)
 
     def _unname(self, policy_id: PolicyId) -> None:
         before = self.policies.get(policy_id)
@@ -121,13 +127,23 @@ class ChainBook:
 
     def know_set(self, set_id: SetId, kind: SetKind | None) -> None:
         """Note the kind of a set that rules may rely on, or None; what names one that is not known is closed."""
-        if kind == self._known_sets.get(set_id):
+        if kind == self.known_sets.get(set_id):
             return
         if kind is None:
-            del self._known_sets[set_id]
+            del self.known_sets[set_id]
         else:
-            self._known_sets[set_id] = kind
+            self.known_sets[set_id] = kind
         self._dirty_policies |= self._naming.get(set_id, set())
+        self.touch_set(set_id)
+
+    def touch_set(self, set_id: SetId) -> None:
+        """Note that the policies that name a set say something else, as its members changed."""
+        self.touched |= self._naming.get(set_id, set())
+
+    def take_touched(self) -> set[PolicyClass]:
+        """Return the classes of which a policy says something else since the last time, and begin anew."""
+        touched, self.touched = self.touched, set()
+        return {c for policy in touched for c in self._classes_of.get(policy, ())}
 
     def add_class(self, policy_class: PolicyClass) -> None:
         """Want a class's chains and its leaf in the trees."""
@@ -194,7 +210,7 @@ class ChainBook:
                 elif policy is None:
                     chains.put(name, closed_policy(policy_id, direction, self.settings))
                 else:
-                    known = self._known_sets
+                    known = self.known_sets
                     bodies = render_policy(policy, direction, family, self.settings, known)
                     chains.put(name, bodies)
 

@@ -1,7 +1,7 @@
 """Removing everything of ours from this host's kernel: an explicit act, never part of stopping.
 
 The order is the reverse of building: routes first, so that nothing is attracted any more; then the jumps and
-chains; then the sets. Whatever is foreign stays.
+chains; then the sets, and our bit of the tracked flows. Whatever is foreign stays.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ _PATIENCE = 30
 
 
 async def cleanup(kernel: Kernel, *, dry_run: bool) -> list[str]:
-    """Remove our routes, chains and sets; return a line per thing removed (or that would be).
+    """Remove our routes, chains, marks of flows and sets; return a line per thing removed (or that would be).
 
     Errors: OSError names what could not be read or removed; what came before it is gone.
     """
@@ -48,7 +48,16 @@ async def cleanup(kernel: Kernel, *, dry_run: bool) -> list[str]:
     removed += [f"set {name}" for name in sorted(sets)]
     if not dry_run:
         await _destroy(kernel, sorted(sets))
+        removed += _clear_flows(kernel)
     return removed
+
+
+def _clear_flows(kernel: Kernel) -> list[str]:
+    """Take our bit off the tracked flows."""
+    if kernel.flows is None:
+        return []
+    n_marked = kernel.flows.driver.clear(kernel.desired.settings.marks.revoked)
+    return [f"the marks of {n_marked} flows"] if n_marked else []
 
 
 async def _destroy(kernel: Kernel, names: Sequence[str]) -> None:

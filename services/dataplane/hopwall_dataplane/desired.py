@@ -21,6 +21,7 @@ from hopwall_dataplane.destinations import Destinations
 from hopwall_dataplane.faults import (
     bucket_fault,
     endpoint_fault,
+    is_address,
     members_fault,
     policy_fault,
 )
@@ -28,8 +29,10 @@ from hopwall_dataplane.feed import Step
 from hopwall_dataplane.ipsets.elements import Element, Mark, SetSpec, SetType
 from hopwall_dataplane.ipsets.plan import AddressSets
 from hopwall_dataplane.iptables.static import RenderSettings, from_set, to_set
+from hopwall_dataplane.lookup import SetLookup
 from hopwall_dataplane.members import BucketedMembers, member_element
 from hopwall_dataplane.outcome import Family
+from hopwall_dataplane.residents import Residents, Touched, packed
 from hopwall_dataplane.routes.route import Route, RouteKey
 from hopwall_model.names import SetName, set_name
 from hopwall_model.status import Refusal, Waiting
@@ -97,6 +100,8 @@ class Desired:
     ipv6: bool = True
     members: AddressSets = field(default_factory=AddressSets)
     identity: AddressSets = field(default_factory=AddressSets)
+    residents: Residents = field(default_factory=Residents)
+    lookup: SetLookup = field(init=False)
     destinations: Destinations = field(init=False)
     #: Interfaces came, went or changed, or are used anew, since somebody looked.
     interfaces_touched: bool = True
@@ -122,6 +127,7 @@ class Desired:
         self.classes = ClassTable(self.settings.marks.max_class)
         self.destinations = Destinations(self.host, self.reserved, self._programs, self._faults)
         self.chains = ChainBook(self.settings, self.families)
+        self.lookup = SetLookup(self._sets, self.chains.known_sets)
         for family in self.families:
             source = SetSpec(from_set(family), "hash:net,iface", family, skbinfo=True)
             self.identity.set_desired(source)
@@ -186,6 +192,18 @@ class Desired:
         for set_id in changed:
             self._judge_set(set_id)
         self.chains.settle(self.classes.classes.values())
+
+    def note_left(self) -> None:
+        """Note the addresses that are about to leave the interface the kernel knows them at."""
+        for name in map(from_set, self.families):
+            for element, _ in self.identity.content(name).pending_removals():
+                if is_address(element.cidr):
+                    self.residents.leave(packed(element.cidr))
+
+    def take_touched(self) -> Touched:
+        """Return of which addresses the flows may be judged otherwise than at the last call."""
+        self.residents.touch(self.chains.take_touched())
+        return self.residents.take()
 
     # ------------------------------------------------------------ what people ask
 
@@ -319,6 +337,9 @@ class Desired:
     def _settle_set(self, set_id: SetId) -> None:
         state = self._sets[set_id]
         added, removed = state.settle()
+        self.lookup.change(set_id, added, removed)
+        if added or removed:
+            self.chains.touch_set(set_id)
         names = self._set_names(set_id, state.kind)
         for members, change in (
             (removed, self.members.remove_element),
@@ -335,6 +356,7 @@ class Desired:
     def _forget_set(self, set_id: SetId) -> None:
         """Want a set's halves gone from the kernel."""
         state = self._sets.pop(set_id)
+        self.lookup.drop(set_id)
         self._distrusted.discard(set_id)
         for name in self._set_names(set_id, state.kind).values():
             del self._set_ids[name]
@@ -384,6 +406,12 @@ class Desired:
         self, endpoint_id: EndpointId, before: _Placed | None, after: _Placed | None
     ) -> None:
         """Say whose addresses these are now."""
+        self.residents.move(
+            endpoint_id,
+            before.endpoint.addresses if before and before.policy_class else (),
+            after.endpoint.addresses if after and after.policy_class else (),
+            after.policy_class if after else None,
+        )
         were = before.elements if before else {}
         are = after.elements if after else {}
         for key in were.keys() - are.keys():

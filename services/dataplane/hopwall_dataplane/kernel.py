@@ -16,6 +16,7 @@ from enum import StrEnum
 
 from hopwall_dataplane import drift
 from hopwall_dataplane.classes import class_chain, numbers_in
+from hopwall_dataplane.conntrack.revocation import Revocation
 from hopwall_dataplane.desired import Desired
 from hopwall_dataplane.drift import Found
 from hopwall_dataplane.ipsets.driver import IpsetDriver
@@ -82,6 +83,8 @@ class Kernel:
     sets: IpsetDriver
     routes: RouteDriver
     interfaces: InterfaceSetup
+    #: None where established flows go on whatever policy says.
+    flows: Revocation | None = None
     stale: set[Stale] = field(default_factory=lambda: set(Stale))
     #: What the kernel refused, and why: chains, which are closed instead, and sysctls.
     _refused_chains: dict[tuple[Family, TableName, str], str] = field(default_factory=dict)
@@ -200,6 +203,8 @@ class Kernel:
         """Bring the kernel to the desired state, as far as it goes now."""
         turn = Turn()
         desired = self.desired
+        if self.flows is None:
+            desired.take_touched()  # nobody else will
         self._apply_sets(turn, desired.members.plan_additions(), desired.members)
         desired.distrust(desired.members.refused)
         self._apply_sets(turn, _standing(desired.identity.plan_additions()), desired.identity)
@@ -212,6 +217,8 @@ class Kernel:
             self._apply_sysctls(turn)
             self._apply_sets(turn, desired.identity.plan_additions(), desired.identity)
             self._apply_routes(turn, route_plan.plan_additions(desired.routes))
+        if self.flows is not None:
+            desired.note_left()
         # Whatever is held, what is withdrawn goes: that only closes.
         self._apply_routes(turn, route_plan.plan_removals(desired.routes))
         self._apply_sets(turn, desired.identity.plan_removals(), desired.identity)
@@ -370,8 +377,16 @@ class Kernel:
         if plan.later is None or await self._write(turn, key, plan.later):
             names.clear()
 
+    @property
+    def look_in_s(self) -> float | None:
+        """Seconds until the flows are to be looked at; None when there is no cause, or policy is not applied."""
+        if self.flows is None or self.stale & {Stale.SETS, Stale.TABLES}:
+            return None
+        return self.flows.due_in_s
+
     def unpark_all(self) -> None:
-        """Let everything that was refused be tried once more."""
+        """Let everything that was refused be tried once more, and every flow be looked at."""
+        self.desired.residents.touch_all()
         self.desired.members.unpark_all()
         self.desired.identity.unpark_all()
         self.desired.routes.unpark_all()
@@ -403,6 +418,8 @@ class Kernel:
             await restore.close()
         self.sets.close()
         self.routes.close()
+        if self.flows is not None:
+            self.flows.close()
 
 
 def _stub(chain: str) -> Chain | None:

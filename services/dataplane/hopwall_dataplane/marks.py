@@ -52,9 +52,18 @@ class MarkLayout:
     destination: Field
 
     @property
+    def revoked(self) -> int:
+        """The bits of a *connection's* mark that, all set, say that policy denies the connection by now.
+
+        Together they are a destination class that no packet ever has, so that others who save a packet's
+        whole mark to its connection cut nothing.
+        """
+        return self.destination.mask
+
+    @property
     def max_class(self) -> int:
-        """The highest class number there is room for."""
-        return (1 << self.source.bits) - 1
+        """The highest class number there is room for; the one above it means something else (`revoked`)."""
+        return (1 << self.source.bits) - 2
 
 
 def layout(mask: int = DEFAULT_MASK) -> MarkLayout:

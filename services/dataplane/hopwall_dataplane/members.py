@@ -3,7 +3,7 @@
 Pure. Source: `hopwall_model.buckets` for which member is in which bucket.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 
 from hopwall_dataplane.ipsets.elements import Element
@@ -40,6 +40,11 @@ class BucketedMembers:
     def is_whole(self) -> bool:
         """Tell whether all buckets are here."""
         return len(self._buckets) == self.n_buckets
+
+    @property
+    def settled(self) -> Set[str]:
+        """What the last `settle` left; to be read, not changed."""
+        return self._settled
 
     def put(self, n_buckets: int, bucket: int, members: Iterable[str]) -> None:
         """Take the full content of one bucket; another number of buckets voids those held."""

@@ -29,3 +29,27 @@ class Metrics:
         self.drift = Counter(
             "hopwall_drift_repaired", "Objects of ours that others changed.", registry=self.registry
         )
+        self.flows_revoked = Counter(
+            "hopwall_flows_revoked",
+            "Established flows cut as policy denies them.",
+            registry=self.registry,
+        )
+        self.flows_restored = Counter(
+            "hopwall_flows_restored",
+            "Cut flows that go on as policy allows them again.",
+            registry=self.registry,
+        )
+        self.flows_deleted = Counter(
+            "hopwall_flows_deleted",
+            "Flows forgotten as their address left.",
+            registry=self.registry,
+        )
+        self.flows_seen = Counter(
+            "hopwall_flows_seen", "Tracked flows looked at.", registry=self.registry
+        )
+        self.walk_seconds = Histogram(
+            "hopwall_flows_walk_seconds",
+            "Work of one walk over the tracked flows.",
+            registry=self.registry,
+            buckets=(0.001, 0.01, 0.1, 0.5, 1, 5),
+        )

@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from hopwall_dataplane.agent import Agent
+from hopwall_dataplane.conntrack.driver import ConntrackDriver
+from hopwall_dataplane.conntrack.revocation import Revocation
 from hopwall_dataplane.desired import Desired, LinkState
 from hopwall_dataplane.ipsets.driver import IpsetDriver
 from hopwall_dataplane.iptables.backend import choose, why_no_log
@@ -45,6 +47,7 @@ def render_settings(settings: DataplaneSettings) -> RenderSettings:
         prefixes=settings.interface_prefixes,
         workload_to_host="accept" if settings.workload_to_host == "accept" else "drop",
         log=settings.log,
+        revoke_flows=settings.revoke_flows,
     )
 
 
@@ -53,8 +56,8 @@ def families_of(root: Path = Path("/proc/sys/net")) -> tuple[Family, ...]:
     return (Family.V4, Family.V6) if (root / "ipv6").exists() else (Family.V4,)
 
 
-async def open_kernel(settings: DataplaneSettings) -> Kernel:
-    """Find the tools, start the helpers, open the sockets.
+async def open_kernel(settings: DataplaneSettings, metrics: Metrics | None = None) -> Kernel:
+    """Find the tools, start the helpers, open the sockets; tracked flows are counted in `metrics`.
 
     Errors: BackendError, OSError: before anything is touched.
     """
@@ -81,8 +84,12 @@ async def open_kernel(settings: DataplaneSettings) -> Kernel:
         ),
         ipv6=settings.ipv6,
     )
+    flows = None
+    if settings.revoke_flows:
+        flows = Revocation(desired, ConntrackDriver(), metrics or Metrics())
     return Kernel(
         desired=desired,
+        flows=flows,
         restores=restores,
         sets=IpsetDriver(),
         routes=RouteDriver(),
@@ -94,8 +101,8 @@ async def open_kernel(settings: DataplaneSettings) -> Kernel:
 
 async def serve(settings: DataplaneSettings) -> None:
     """Run the agent until cancelled; the kernel is left as it is."""
-    kernel = await open_kernel(settings)
     metrics = Metrics()
+    kernel = await open_kernel(settings, metrics)
     link = Link(f"dataplane-{settings.host_name}")
     await link.connect(settings)
     agent = Agent(

@@ -19,6 +19,8 @@ class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
     ipv6: bool = True
     #: What becomes of a workload's traffic to its own host after its egress policy: drop or accept.
     workload_to_host: str = "drop"
+    #: Whether flows that are established end when policy comes to deny them.
+    revoke_flows: bool = True
     #: The next hop that workloads may use whatever their subnet; the host answers ARP for it.
     link_local_gateway: str = "169.254.1.1"
     #: NFLOG group of log messages, and how many each line may send.

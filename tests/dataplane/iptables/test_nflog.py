@@ -5,7 +5,14 @@ import re
 import pytest
 
 from hopwall_dataplane.classes import ClassKey, PolicyClass, render_class
-from hopwall_dataplane.iptables.identity import ANTI_SPOOF, INVALID, Denial, Origin, rule_origins
+from hopwall_dataplane.iptables.identity import (
+    ANTI_SPOOF,
+    INVALID,
+    REVOKED,
+    Denial,
+    Origin,
+    rule_origins,
+)
 from hopwall_dataplane.iptables.nflog import (
     LogSettings,
     LogSettingsError,
@@ -85,6 +92,7 @@ def test_every_way_to_be_denied_is_logged() -> None:
             Denial("profiles-end", "egress"),
             ANTI_SPOOF,
             INVALID,
+            REVOKED,
             Denial("to-host", "egress"),
         )
     }

@@ -1,18 +1,33 @@
-"""addresses: which of its addresses each endpoint owns.
+"""addresses: which of its addresses each endpoint owns, and which floating addresses lead to them.
 
 Two endpoints that claim one address cannot both have it: the older one wins, by creation time, then by
-key. The other one is without it everywhere: in its own rules, in sets and in routes.
+key. The other one is without it everywhere: in its own rules, in sets and in routes. A floating address is
+claimed like any other; one that leads to an address that the endpoint lost leads nowhere.
 """
 
 from collections.abc import Iterable
 
+from msgspec import Struct
+
 from hopwall_calc.engine import Answer, KeyedNode
 from hopwall_calc.intake import EndpointInput
 from hopwall_model.resources import Key
+from hopwall_model.updates import Nat
 
 
-class Addresses(KeyedNode[Key, tuple[str, ...]]):
-    """Endpoint → the addresses it owns, in the order it declared them."""
+class Owned(Struct, frozen=True, gc=False):
+    """An endpoint's addresses, and its floating ones, in the order it declared them."""
+
+    addresses: tuple[str, ...] = ()
+    nats: tuple[Nat, ...] = ()
+
+
+#: What whoever is absent owns.
+NOTHING = Owned()
+
+
+class Addresses(KeyedNode[Key, Owned]):
+    """Endpoint → what it owns."""
 
     name = "addresses"
 
@@ -41,18 +56,20 @@ class Addresses(KeyedNode[Key, tuple[str, ...]]):
 
     def _claim(self, key: Key, endpoint: EndpointInput) -> Iterable[str]:
         claim = (_age(endpoint), key)
-        for address in endpoint.addresses:
+        claimed = _claimed(endpoint)
+        for address in claimed:
             self.claims[address] = tuple(sorted((*self.claims.get(address, ()), claim)))
-        return endpoint.addresses
+        return claimed
 
     def _drop(self, key: Key, endpoint: EndpointInput) -> Iterable[str]:
-        for address in endpoint.addresses:
+        claimed = _claimed(endpoint)
+        for address in claimed:
             rest = tuple(claim for claim in self.claims[address] if claim[1] != key)
             if rest:
                 self.claims[address] = rest
             else:
                 del self.claims[address]
-        return endpoint.addresses
+        return claimed
 
     def rebuild(self) -> None:
         """Collect the claims anew."""
@@ -64,12 +81,26 @@ class Addresses(KeyedNode[Key, tuple[str, ...]]):
         """Return every endpoint."""
         return self._endpoints
 
-    def compute(self, key: Key) -> tuple[str, ...] | None:
+    def compute(self, key: Key) -> Owned | None:
         """Return the addresses of which the endpoint's claim is the oldest."""
         endpoint = self._endpoints.get(key)
         if endpoint is None:
             return None
-        return tuple(a for a in endpoint.addresses if self.claims[a][0][1] == key)
+        addresses = tuple(a for a in endpoint.addresses if self.claims[a][0][1] == key)
+        if not endpoint.nats:
+            return Owned(addresses)
+        nats = (
+            nat
+            for nat in endpoint.nats
+            if nat.internal in addresses and self.claims[nat.external][0][1] == key
+        )
+        return Owned(addresses, tuple(nats))
+
+
+def _claimed(endpoint: EndpointInput) -> tuple[str, ...]:
+    if not endpoint.nats:
+        return endpoint.addresses
+    return (*endpoint.addresses, *(nat.external for nat in endpoint.nats))
 
 
 def _age(endpoint: EndpointInput) -> str:

@@ -1,4 +1,4 @@
-"""hosts: every host that is declared or has an endpoint, and how other hosts reach it."""
+"""hosts: every host that is declared or has an endpoint of either kind, and how other hosts reach it."""
 
 from collections import Counter
 from collections.abc import Iterable

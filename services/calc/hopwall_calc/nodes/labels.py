@@ -1,4 +1,4 @@
-"""labels: the labels by which each endpoint and network set is selected.
+"""labels: the labels by which each endpoint, host endpoint and network set is selected.
 
 Its own win over those its profiles apply, an earlier profile's over a later one's. What the system says
 (the namespace, the namespace's own labels, the orchestrator) cannot be overruled by either.
@@ -13,6 +13,7 @@ from hopwall_calc.intake import (
     NAMESPACE_LABEL_PREFIX,
     NAMESPACE_PROFILE_PREFIX,
     EndpointInput,
+    HostEndpointInput,
     NetworkSetInput,
     ProfileInput,
 )
@@ -22,20 +23,24 @@ from hopwall_model.selectors import NAMESPACE_LABEL
 ORCHESTRATOR_LABEL = "projectcalico.org/orchestrator"
 NAMESPACE_NAME_LABEL = NAMESPACE_LABEL_PREFIX + "projectcalico.org/name"
 
+Item = EndpointInput | HostEndpointInput | NetworkSetInput
+
 
 class Labels(KeyedNode[Key, dict[str, str]]):
-    """Endpoint or network set → its effective labels."""
+    """Endpoint, host endpoint or network set → its effective labels."""
 
     name = "labels"
 
     def __init__(
         self,
         endpoints: KeyedNode[Key, EndpointInput],
+        host_endpoints: KeyedNode[Key, HostEndpointInput],
         network_sets: KeyedNode[Key, NetworkSetInput],
         profiles: KeyedNode[str, ProfileInput],
     ) -> None:
         super().__init__()
         self._endpoints = endpoints.out
+        self._host_endpoints = host_endpoints.out
         self._network_sets = network_sets.out
         self._profiles = profiles.out
         self._by_profile: dict[str, set[Key]] = {}
@@ -45,6 +50,12 @@ class Labels(KeyedNode[Key, dict[str, str]]):
         for key, old in self._endpoints.changed.items():
             self._move(key, old, self._endpoints.get(key))
         return self.mark(self._endpoints.changed)
+
+    def on_host_endpoints(self) -> Answer:
+        """Mark the changed host endpoints."""
+        for key, old in self._host_endpoints.changed.items():
+            self._move(key, old, self._host_endpoints.get(key))
+        return self.mark(self._host_endpoints.changed)
 
     def on_network_sets(self) -> Answer:
         """Mark the changed network sets."""
@@ -61,12 +72,7 @@ class Labels(KeyedNode[Key, dict[str, str]]):
                 dirty |= self._by_profile.get(name, set())
         return self.mark(dirty)
 
-    def _move(
-        self,
-        key: Key,
-        old: EndpointInput | NetworkSetInput | None,
-        new: EndpointInput | NetworkSetInput | None,
-    ) -> None:
+    def _move(self, key: Key, old: Item | None, new: Item | None) -> None:
         for name in _profile_names(old):
             users = self._by_profile[name]
             users.discard(key)
@@ -80,29 +86,34 @@ class Labels(KeyedNode[Key, dict[str, str]]):
         self._by_profile = {}
         for key, endpoint in self._endpoints.values.items():
             self._move(key, None, endpoint)
+        for key, host_endpoint in self._host_endpoints.values.items():
+            self._move(key, None, host_endpoint)
         for key, network_set in self._network_sets.values.items():
             self._move(key, None, network_set)
 
     def keys(self) -> Iterable[Key]:
         """Return every endpoint and network set."""
-        return (*self._endpoints, *self._network_sets)
+        return (*self._endpoints, *self._host_endpoints, *self._network_sets)
 
     def compute(self, key: Key) -> dict[str, str] | None:
         """Return the item's labels: the system's over its own over its profiles'."""
-        item = self._endpoints.get(key) or self._network_sets.get(key)
+        item = self._item(key)
         if item is None:
             return None
         labels: dict[str, str] = {}
-        if isinstance(item, EndpointInput):
+        if not isinstance(item, NetworkSetInput):
             for name in reversed(item.profiles):
                 if profile := self._profiles.get(name):
                     labels.update(profile.labels)
         labels.update(item.labels)
         return self._with_system_labels(item, labels)
 
-    def _with_system_labels(
-        self, item: EndpointInput | NetworkSetInput, labels: dict[str, str]
-    ) -> dict[str, str]:
+    def _item(self, key: Key) -> Item | None:
+        return (
+            self._endpoints.get(key) or self._host_endpoints.get(key) or self._network_sets.get(key)
+        )
+
+    def _with_system_labels(self, item: Item, labels: dict[str, str]) -> dict[str, str]:
         result = {
             label: value
             for label, value in labels.items()
@@ -120,10 +131,12 @@ class Labels(KeyedNode[Key, dict[str, str]]):
         return result
 
 
-def _profile_names(item: EndpointInput | NetworkSetInput | None) -> set[str]:
+def _profile_names(item: Item | None) -> set[str]:
     names: set[str] = set()
-    if isinstance(item, EndpointInput):
+    if item is None:
+        return names
+    if not isinstance(item, NetworkSetInput):
         names.update(item.profiles)
-    if item is not None and item.namespace:
+    if item.namespace:
         names.add(NAMESPACE_PROFILE_PREFIX + item.namespace)
     return names

@@ -1,20 +1,24 @@
 """needs: which shared scopes each host needs.
 
-The policies and profiles that its endpoints name, the sets that those name, and, where no BGP spreads
-them, the addresses on every other host.
+The policies and profiles that its endpoints name, the sets that those name, the ranges of the pools while
+there are any, and, where no BGP spreads them, the addresses on every other host.
 """
 
 from collections.abc import Iterable
 from typing import Any
 
-from hopwall_calc.engine import Answer, Node
+from hopwall_calc.engine import Answer, KeyedNode, Node
+from hopwall_calc.intake import PoolInput
 from hopwall_calc.nodes.hosts import Hosts
 from hopwall_calc.nodes.policies import Policies
 from hopwall_calc.nodes.policy_uses import PolicyUses
 from hopwall_calc.nodes.routes import routes_scope
-from hopwall_model.updates import PolicyId, Scope
+from hopwall_calc.rules import set_scope
+from hopwall_model.updates import NAT_POOLS, POOLS, PolicyId, Scope
 
 Pair = tuple[str, PolicyId]
+
+_POOL_SCOPES = (set_scope(POOLS), set_scope(NAT_POOLS))
 
 
 class Needs(Node):
@@ -22,13 +26,25 @@ class Needs(Node):
 
     name = "needs"
 
-    def __init__(self, uses: PolicyUses, policies: Policies, hosts: Hosts, *, routes: bool) -> None:
+    def __init__(
+        self,
+        uses: PolicyUses,
+        policies: Policies,
+        hosts: Hosts,
+        pools: KeyedNode[str, PoolInput],
+        *,
+        routes: bool,
+    ) -> None:
         super().__init__()
         self._uses = uses
         self._policies = policies.out
         self._hosts = hosts.out
+        self._pools = pools.out
         self._routes = routes
         self._dirty: set[Pair] = set()
+        #: Hosts that may begin or cease to need the pools, and those that do.
+        self._dirty_hosts: set[str] = set()
+        self._pooled: set[str] = set()
         #: (host, policy) → the scopes it makes the host need.
         self._held: dict[Pair, tuple[Scope, ...]] = {}
         #: Host → scope → for how many policies.
@@ -52,9 +68,22 @@ class Needs(Node):
         return Answer.HANDLED if self._dirty else Answer.UNAFFECTED
 
     def on_hosts(self) -> Answer:
+        """Mark the hosts that came or went."""
+        for host, old in self._hosts.changed.items():
+            if (old is None) != (host not in self._hosts):
+                self._dirty_hosts.add(host)
+        if self._routes:
+            self._link_changed()
+        return Answer.HANDLED if self._dirty_hosts else Answer.UNAFFECTED
+
+    def on_pools(self) -> Answer:
+        """Mark all hosts when the first pool appeared or the last vanished."""
+        if bool(self._pools) != bool(self._pooled):
+            self._dirty_hosts.update(self._hosts)
+        return Answer.HANDLED if self._dirty_hosts else Answer.UNAFFECTED
+
+    def _link_changed(self) -> None:
         """Let every host need the routes of each new one, and it theirs."""
-        if not self._routes:
-            return Answer.UNAFFECTED
         come = [h for h, old in self._hosts.changed.items() if old is None]
         gone = [h for h in self._hosts.changed if h not in self._hosts]
         before = (set(self._hosts) - set(come)) | set(gone)
@@ -64,7 +93,6 @@ class Needs(Node):
         for host in come:
             self._link(host, before, 1)
             before.add(host)
-        return Answer.HANDLED if come or gone else Answer.UNAFFECTED
 
     def _link(self, host: str, others: Iterable[str], by: int) -> None:
         scope = routes_scope(host)
@@ -94,7 +122,7 @@ class Needs(Node):
             del self.by_host[host]
 
     def finish(self) -> None:
-        """Count the scopes of the marked uses."""
+        """Count the scopes of the marked uses, and the pools for the marked hosts."""
         for pair in self._dirty:
             host, policy = pair
             old = self._held.pop(pair, ())
@@ -103,14 +131,22 @@ class Needs(Node):
                 new = self._held[pair] = self._policies.values[policy].scopes
             self._count(host, new, 1)
             self._count(host, old, -1)
-        self._dirty = set()
+        for host in self._dirty_hosts:
+            wanted = host in self._hosts and bool(self._pools)
+            if wanted and host not in self._pooled:
+                self._pooled.add(host)
+                self._count(host, _POOL_SCOPES, 1)
+            elif not wanted and host in self._pooled:
+                self._pooled.discard(host)
+                self._count(host, _POOL_SCOPES, -1)
+        self._dirty, self._dirty_hosts = set(), set()
 
     def recompute(self) -> None:
         """Count everything anew."""
         before = {(host, scope) for host, scopes in self.by_host.items() for scope in scopes}
         was = {**dict.fromkeys(before, True), **self.changed}
         self._held, self.by_host, self.by_scope, self.changed = {}, {}, {}, {}
-        self._dirty = set(self._uses.out)
+        self._dirty, self._dirty_hosts, self._pooled = set(self._uses.out), set(self._hosts), set()
         self.finish()
         linked: list[str] = []
         for host in self._hosts if self._routes else ():

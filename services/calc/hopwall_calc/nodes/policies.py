@@ -14,6 +14,8 @@ from hopwall_calc.rules import ResolvedPolicy, deny_all, policy_scope, resolve
 from hopwall_model.resources import Key
 from hopwall_model.updates import PolicyId, PolicySet, Scope
 
+_PROFILE = "profile/"
+
 
 class Policies(KeyedNode[PolicyId, ResolvedPolicy]):
     """Policy id → its rules, while an endpoint names it."""
@@ -71,22 +73,32 @@ class Policies(KeyedNode[PolicyId, ResolvedPolicy]):
         """Return the policy's rules; None if no endpoint names it."""
         if key not in self._uses.hosts:
             return None
-        kind, _, rest = key.partition("/")
-        if kind == "profile":
-            profile = self._profiles.get(rest)
+        if key.startswith(_PROFILE):
+            profile = self._profiles.get(key.removeprefix(_PROFILE))
             if profile is None:
                 return deny_all(key)
             return resolve(key, "", ingress=profile.ingress, egress=profile.egress)
+        policy = self._declared(key)
+        if policy is None or policy.closed or tier_of(self._tiers, policy.tier) is None:
+            return self.closed(key)
+        return resolve(
+            key,
+            policy.namespace,
+            tier=policy.tier,
+            ingress=policy.ingress,
+            egress=policy.egress,
+        )
+
+    def _declared(self, policy_id: PolicyId) -> PolicyInput | None:
+        kind, _, rest = policy_id.partition("/")
         namespace, _, name = rest.rpartition("/")
         long_kind = "NetworkPolicy" if kind == "np" else "GlobalNetworkPolicy"
-        policy = self._policies.get(Key(long_kind, namespace, name))
-        if policy is None or policy.closed or tier_of(self._tiers, policy.tier) is None:
-            return deny_all(key)
-        return resolve(key, namespace, ingress=policy.ingress, egress=policy.egress)
+        return self._policies.get(Key(long_kind, namespace, name))
 
-    def closed(self, key: PolicyId) -> ResolvedPolicy | None:
+    def closed(self, key: PolicyId) -> ResolvedPolicy:
         """Deny where the rules are not understood."""
-        return deny_all(key)
+        policy = None if key.startswith(_PROFILE) else self._declared(key)
+        return deny_all(key, tier=policy.tier if policy else "")
 
     # ------------------------------------------------------------ as content of scopes
 
@@ -108,6 +120,7 @@ class Policies(KeyedNode[PolicyId, ResolvedPolicy]):
             id=key,
             version=version,
             previous=previous,
+            tier=value.tier,
             ingress=value.ingress,
             egress=value.egress,
         )

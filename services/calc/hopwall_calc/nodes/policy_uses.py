@@ -4,7 +4,7 @@ from typing import Any
 
 from hopwall_calc.engine import Answer, Node, Table
 from hopwall_calc.nodes.endpoints import Endpoints, Placed
-from hopwall_model.updates import PolicyId
+from hopwall_model.updates import EndpointSet, PolicyId
 
 
 def used_by(placed: Placed | None) -> set[PolicyId]:
@@ -13,8 +13,12 @@ def used_by(placed: Placed | None) -> set[PolicyId]:
         return set()
     endpoint = placed[1]
     found = set(endpoint.profiles)
-    for tier in endpoint.tiers:
-        found.update(tier.ingress, tier.egress)
+    lists = [endpoint.tiers]
+    if not isinstance(endpoint, EndpointSet):
+        lists += [endpoint.forward, endpoint.pre_dnat, endpoint.untracked]
+    for tiers in lists:
+        for tier in tiers:
+            found.update(tier.ingress, tier.egress)
     return found
 
 

@@ -1,4 +1,4 @@
-"""routes: the workload addresses that live on each host."""
+"""routes: the workload addresses that live on each host, floating ones included."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from hopwall_calc.engine import Answer, Node
 from hopwall_calc.members import Members
 from hopwall_calc.nodes.endpoints import Endpoints, Placed
 from hopwall_calc.nodes.hosts import Hosts
-from hopwall_model.updates import RoutesBucket, Scope
+from hopwall_model.updates import EndpointSet, RoutesBucket, Scope
 
 
 def routes_scope(host: str) -> Scope:
@@ -34,11 +34,11 @@ class Routes(Node):
                 continue
             if new is not None:
                 members = self._of(new[0])
-                for address in new[1].addresses:
+                for address in _routed(new):
                     members.add(address)
             if old is not None:
                 members = self._of(old[0])
-                for address in old[1].addresses:
+                for address in _routed(old):
                     members.remove(address)
         return Answer.HANDLED if self._touched else Answer.UNAFFECTED
 
@@ -65,8 +65,8 @@ class Routes(Node):
     def recompute(self) -> None:
         """Collect the addresses of all endpoints anew."""
         found: dict[str, list[str]] = {host: [] for host in self._hosts}
-        for host, endpoint in self._endpoints.values.values():
-            found[host].extend(endpoint.addresses)
+        for placed in self._endpoints.values.values():
+            found[placed[0]].extend(_routed(placed))
         self.members = {host: self.members.get(host, Members()) for host in found}
         for host, addresses in found.items():
             self.members[host].replace(addresses)
@@ -117,4 +117,14 @@ class Routes(Node):
 
 
 def _where(placed: Placed | None) -> tuple[str, tuple[str, ...]] | None:
-    return None if placed is None else (placed[0], placed[1].addresses)
+    return None if placed is None else (placed[0], _routed(placed))
+
+
+def _routed(placed: Placed) -> tuple[str, ...]:
+    """Return the addresses that other hosts must send to the endpoint's host; a host's own are not ours."""
+    endpoint = placed[1]
+    if not isinstance(endpoint, EndpointSet):
+        return ()
+    if not endpoint.nats:
+        return endpoint.addresses
+    return (*endpoint.addresses, *(nat.external for nat in endpoint.nats))

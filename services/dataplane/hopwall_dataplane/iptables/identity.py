@@ -25,7 +25,15 @@ IDENTITY_CHARS = 10
 Way = Literal["egress", "ingress", ""]
 
 DenialKind = Literal[
-    "tier-end", "profiles-end", "unknown", "anti-spoof", "invalid", "to-host", "closed", "undecided"
+    "tier-end",
+    "profiles-end",
+    "unknown",
+    "anti-spoof",
+    "invalid",
+    "revoked",
+    "to-host",
+    "closed",
+    "undecided",
 ]
 
 
@@ -69,6 +77,7 @@ _PLACES: dict[DenialKind, str] = {
     "unknown": "unknown workload",
     "anti-spoof": "anti-spoof",
     "invalid": "invalid connection",
+    "revoked": "connection that policy has come to deny",
     "to-host": "workload to host",
     "closed": "policy closed: it names a set that is not here",
     "undecided": "no verdict: a chain was emptied",
@@ -76,11 +85,13 @@ _PLACES: dict[DenialKind, str] = {
 
 ANTI_SPOOF = Denial("anti-spoof", "egress")
 INVALID = Denial("invalid")
+REVOKED = Denial("revoked")
 TO_HOST = Denial("to-host", "egress")
 #: Every denial that is the same on all hosts.
 FIXED: tuple[Denial, ...] = (
     ANTI_SPOOF,
     INVALID,
+    REVOKED,
     TO_HOST,
     Denial("unknown", "egress"),
     Denial("unknown", "ingress"),

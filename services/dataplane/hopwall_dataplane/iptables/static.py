@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hopwall_dataplane.iptables.identity import ANTI_SPOOF, INVALID, TO_HOST, Denial
+from hopwall_dataplane.iptables.identity import ANTI_SPOOF, INVALID, REVOKED, TO_HOST, Denial
 from hopwall_dataplane.iptables.nflog import LogSettings, denial
 from hopwall_dataplane.iptables.table import Jump, TableName, bearing
 from hopwall_dataplane.marks import MarkLayout
@@ -47,6 +47,8 @@ class RenderSettings:
     prefixes: tuple[str, ...]
     workload_to_host: Literal["drop", "accept"] = "drop"
     log: LogSettings = field(default_factory=LogSettings)
+    #: Whether flows that are established end when policy comes to deny them.
+    revoke_flows: bool = True
 
 
 def from_set(family: Family) -> str:
@@ -131,7 +133,10 @@ def _mangle(family: Family, settings: RenderSettings) -> dict[str, tuple[str, ..
 def _filter(family: Family, settings: RenderSettings) -> dict[str, tuple[str, ...]]:
     marks = settings.marks
     allowed = f"{marks.allowed:#x}/{marks.allowed:#x}"
+    revoked = f"-m connmark --mark {marks.revoked:#x}/{marks.revoked:#x}"
     known = (
+        # One line only, as every established packet meets it.
+        *((f"{revoked} -g hw-revoked",) if settings.revoke_flows else ()),
         "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
         *denial(INVALID, settings.log, "-m conntrack --ctstate INVALID"),
     )
@@ -152,6 +157,7 @@ def _filter(family: Family, settings: RenderSettings) -> dict[str, tuple[str, ..
             *_per_prefix(settings, "-i", "-j ACCEPT"),
         ),
         KNOWN: known,
+        "hw-revoked": denial(REVOKED, settings.log),
         INPUT: _per_prefix(settings, "-i", "-g hw-input"),
         "hw-input": (
             *discovery,

@@ -181,6 +181,19 @@ class NetlinkSocket:
                     return rows, consistent
                 rows.append((found.kind, data[found.start : found.end]))
 
+    def start(self, request: bytes) -> int:
+        """Ask for a table that is taken part by part (`receive`); return the request's number."""
+        seq = self._reserve(1)
+        self._socket.sendto(number([request], seq), (0, 0))
+        return seq
+
+    def receive(self) -> bytes:
+        """Return the next datagram.
+
+        Errors: `OSError` when none came in time.
+        """
+        return self._socket.recv(_RECEIVE_BYTES)
+
     def ask(self, request: bytes) -> bytes | Failure:
         """Ask a question that has one answer, and return the answer's body."""
         seq = self._reserve(1)

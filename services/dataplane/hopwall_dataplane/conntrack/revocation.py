@@ -1,0 +1,145 @@
+"""When tracked flows are looked at: after policy changed in the kernel, in steps, and not all the time.
+
+A step takes milliseconds and the agent's loop goes on between two of them. A change that comes while the
+table is walked is answered by another walk. Two walks are apart by several times what the last one took, so
+that even a huge table costs a modest share of the processor; the last change is always followed by a walk.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hopwall_dataplane.conntrack.driver import ConntrackDriver
+from hopwall_dataplane.conntrack.flow import Flow, FlowOp, HostAddresses, MarkFlow
+from hopwall_dataplane.conntrack.plan import Judgement, plan_flows
+from hopwall_dataplane.desired import Desired
+from hopwall_dataplane.metrics import Metrics
+from hopwall_dataplane.outcome import Done
+from hopwall_dataplane.residents import Touched
+from hopwall_runtime import clock
+
+log = logging.getLogger(__name__)
+
+#: How long a step may keep the loop.
+_STEP_S = 0.005
+#: A walk begins no sooner than this many times the last one's work after its end.
+_REST = 4.0
+#: After a walk that failed.
+_AFTER_FAILURE_S = 5.0
+
+
+@dataclass(slots=True)
+class _Walk:
+    """One walk over the table."""
+
+    touched: Touched
+    host: HostAddresses
+    parts: Iterator[tuple[list[Flow], int]]
+    n_seen: int = 0
+    busy_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Revocation:
+    """Makes each flow's mark say what policy says of the flow now.
+
+    Owner: the agent's one task.
+    """
+
+    desired: Desired
+    driver: ConntrackDriver
+    metrics: Metrics
+    _walk: _Walk | None = None
+    _next_at: float = 0.0
+    _failed: bool = False
+
+    @property
+    def due_in_s(self) -> float | None:
+        """Seconds until there is something to do; None when nothing is."""
+        if self._walk is not None:
+            return 0.0
+        if not self.desired.residents.touched and not self.desired.chains.touched:
+            return None
+        return max(0.0, self._next_at - clock.monotonic())
+
+    def step(self) -> None:
+        """Do what is due, for some milliseconds; to be called only when the kernel's tables and sets are right."""
+        if self.due_in_s != 0.0:
+            return
+        began_at = clock.monotonic()
+        try:
+            walk = self._walk or self._begin()
+            ended = walk is None or self._go_on(walk, began_at + _STEP_S)
+        except OSError as error:
+            self._fail(error)
+            return
+        if walk is not None:
+            walk.busy_s += clock.monotonic() - began_at
+        if ended:
+            self._end(walk)
+
+    def _begin(self) -> _Walk | None:
+        """Begin a walk; None where nobody's flows can be concerned."""
+        touched = self.desired.take_touched()
+        if not touched:
+            return None
+        watched = touched.addresses | touched.left
+        self._walk = _Walk(touched, self.driver.host_addresses(), self.driver.read(watched))
+        return self._walk
+
+    def _go_on(self, walk: _Walk, until: float) -> bool:
+        """Take parts of the table for a while; return whether that was the last."""
+        desired = self.desired
+        judge = Judgement(
+            classes=desired.residents.classes,
+            policies=desired.chains.policies,
+            sets=desired.lookup,
+            host=walk.host,
+            workload_to_host=desired.settings.workload_to_host,
+        )
+        bits = desired.settings.marks.revoked
+        while clock.monotonic() < until:
+            part = next(walk.parts, None)
+            if part is None:
+                return True
+            flows, n_seen = part
+            walk.n_seen += n_seen
+            self._write(plan_flows(flows, judge.is_denied, walk.touched.left, bits), bits)
+        return False
+
+    def _write(self, ops: list[FlowOp], bits: int) -> None:
+        for op, outcome in zip(ops, self.driver.apply(ops, bits), strict=True):
+            if not isinstance(outcome, Done):
+                raise OSError(outcome.reason)
+            if not isinstance(op, MarkFlow):
+                self.metrics.flows_deleted.inc()
+            elif op.revoked:
+                self.metrics.flows_revoked.inc()
+            else:
+                self.metrics.flows_restored.inc()
+
+    def _end(self, walk: _Walk | None) -> None:
+        self._walk = None
+        self._failed = False
+        if walk is not None:
+            self.metrics.flows_seen.inc(walk.n_seen)
+            self.metrics.walk_seconds.observe(walk.busy_s)
+            self._next_at = clock.monotonic() + _REST * walk.busy_s
+
+    def _fail(self, error: OSError) -> None:
+        """Look at everything again, later: what left must not be forgotten either."""
+        if not self._failed:
+            log.error("flows that policy denies may go on: %s; trying again", error)
+        self._failed = True
+        self.metrics.failures.inc()
+        if self._walk is not None:
+            for address in self._walk.touched.left:
+                self.desired.residents.leave(address)
+        self._walk = None
+        self.desired.residents.touch_all()
+        self._next_at = clock.monotonic() + _AFTER_FAILURE_S
+
+    def close(self) -> None:
+        """Let go of the driver; the flows stay as they are."""
+        self._walk = None
+        self.driver.close()
