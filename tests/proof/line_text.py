@@ -19,7 +19,7 @@ from tests.proof.packets import NotUnderstood, Packet
 MULTIPORT_SLOTS = 15
 ANY_ICMP_TYPE = 255
 #: iptables-extensions(8), u32: four bytes from the sixth, of which the last is the protocol's.
-_PROTOCOL_BYTE = re.compile(r"6&0xff=0x([0-9a-f]+)", re.IGNORECASE)
+_PROTOCOL_BYTE = re.compile(r"(?:0x)?6&0xff=0x([0-9a-f]+)", re.IGNORECASE)
 HEADERS = {"hop-by-hop": 0, "ipv6-route": 43, "ipv6-frag": 44, "ah": 51, "ipv6-opts": 60}
 
 Match = Callable[[Packet, Sets], bool]
@@ -224,6 +224,8 @@ def _ports(reader: _Reader, sides: str) -> Match:
 
 
 def _port(reader: _Reader, side: str) -> Match:
+    if reader.module not in ("tcp", "udp", "sctp"):
+        raise reader.error("a port of no match")
     first, colon, last = reader.take().partition(":")
     low, high = int(first or 0), int(last or 65535) if colon else int(first)
     if side == "source":
@@ -333,6 +335,8 @@ _OPTIONS: dict[str, tuple[str, Callable[[_Reader], Match]]] = {
     "--sports": ("multiport", lambda r: _ports(r, "s")),
     "--dports": ("multiport", lambda r: _ports(r, "d")),
     "--ports": ("multiport", lambda r: _ports(r, "sd")),
+    "--sport": ("", lambda r: _port(r, "source")),
+    "--dport": ("", lambda r: _port(r, "destination")),
     "--icmp-type": ("icmp", _icmp),
     "--icmpv6-type": ("icmp6", _icmp),
     "--ctstate": ("conntrack", _state),

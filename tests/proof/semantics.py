@@ -16,7 +16,9 @@ from hopwall_model.resources import (
     EndpointPort,
     EntityRule,
     GlobalNetworkPolicy,
+    GlobalNetworkPolicySpec,
     GlobalNetworkSet,
+    HostEndpoint,
     HostEndpointPort,
     Icmp,
     NetworkPolicy,
@@ -31,6 +33,9 @@ from hopwall_model.selectors import All, And, Global, Has, In, Not, Or, Selector
 from tests.proof.cloud import Address, Flow, Verdict, address, network
 
 Policy = NetworkPolicy | GlobalNetworkPolicy
+Endpoint = WorkloadEndpoint | HostEndpoint
+#: A tier with the policies of it that apply: its name, whether its end passes, and they in order.
+Applying = tuple[str, bool, list[Policy]]
 Labels = dict[str, str]
 
 NAMESPACE = "projectcalico.org/namespace"
@@ -86,9 +91,7 @@ class Semantics:
     resources: tuple[Resource, ...]
     _bearers_of: dict[str, list[Bearer]] = field(default_factory=dict)
     _meant: dict[tuple[str, Selector], bool] = field(default_factory=dict)
-    _tiers_of: dict[tuple[str, str], list[tuple[str, bool, list[Policy]]]] = field(
-        default_factory=dict
-    )
+    _tiers_of: dict[tuple[str, str], list[Applying]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Sort the resources by what they are."""
@@ -109,6 +112,11 @@ class Semantics:
         for key, endpoint in self.endpoints.items():
             mine = (a for a, owner in self.owners.items() if _id(owner) == key)
             self.bearers.append(Bearer(self.labels(endpoint), tuple(mine), endpoint.spec.ports))
+        self.bearers += [
+            Bearer(self.labels(r), r.spec.expected_ips, r.spec.ports)
+            for r in given
+            if isinstance(r, HostEndpoint)
+        ]
 
     # ------------------------------------------------------------ the whole flow
 
@@ -143,15 +151,29 @@ class Semantics:
 
     def decide(self, endpoint: WorkloadEndpoint, flow: Flow, direction: str) -> Decision:
         """Return what the endpoint's policies and profiles say of the first packet of a flow."""
+        tiers = self.tiers_of(endpoint, direction)
+        decided, n_passes = self.ask_tiers(tiers, flow, direction)
+        return decided or self.ask_profiles(endpoint, flow, direction, n_passes)
+
+    def ask_tiers(
+        self, tiers: list[Applying], flow: Flow, direction: str
+    ) -> tuple[Decision | None, int]:
+        """Return what the tiers decide, None where they leave it open; and how often they passed."""
         n_passes = 0
-        for name, passes_at_end, policies in self.tiers_of(endpoint, direction):
+        for name, passes_at_end, policies in tiers:
             action, by = self._first_match(policies, flow, direction)
             if action in ("allow", "deny"):
-                return Decision("allow" if action == "allow" else "deny", by, n_passes)
+                return Decision("allow" if action == "allow" else "deny", by, n_passes), n_passes
             if action == "pass":
                 n_passes += 1
             elif not passes_at_end and not only_log(policies, direction):
-                return Decision("deny", f"end of tier {name}", n_passes)
+                return Decision("deny", f"end of tier {name}", n_passes), n_passes
+        return None, n_passes
+
+    def ask_profiles(
+        self, endpoint: Endpoint, flow: Flow, direction: str, n_passes: int = 0
+    ) -> Decision:
+        """Return what the profiles say; without one that decides it is denied."""
         for profile_name in endpoint.spec.profiles:
             profile = self.profiles.get(profile_name)
             if profile is None:
@@ -174,23 +196,26 @@ class Semantics:
                     return rule.action.lower(), place
         return "", ""
 
-    def tiers_of(
-        self, endpoint: WorkloadEndpoint, direction: str
-    ) -> list[tuple[str, bool, list[Policy]]]:
+    def tiers_of(self, endpoint: WorkloadEndpoint, direction: str) -> list[Applying]:
         """Return the tiers that have a policy for the endpoint and direction: name, end passes, policies."""
         key = (_id(endpoint), direction)
         if key not in self._tiers_of:
-            tiers: dict[str, list[Policy]] = {}
-            for policy in self.policies:
-                if direction in _types(policy) and self.selects(policy, endpoint):
-                    tiers.setdefault(policy.spec.tier, []).append(policy)
-            self._tiers_of[key] = [
-                (name, self._tier(name)[1], sorted(tiers[name], key=_policy_order))
-                for name in sorted(tiers, key=lambda name: (self._tier(name)[0], name))
-            ]
+            mine = [p for p in self.policies if is_ordinary(p)]
+            self._tiers_of[key] = self.arranged(mine, endpoint, direction)
         return self._tiers_of[key]
 
-    def selects(self, policy: Policy, endpoint: WorkloadEndpoint) -> bool:
+    def arranged(self, among: list[Policy], endpoint: Endpoint, direction: str) -> list[Applying]:
+        """Return those of the policies that apply to the endpoint in a direction, by tier."""
+        tiers: dict[str, list[Policy]] = {}
+        for policy in among:
+            if direction in _types(policy) and self.selects(policy, endpoint):
+                tiers.setdefault(policy.spec.tier, []).append(policy)
+        return [
+            (name, self._tier(name)[1], sorted(tiers[name], key=_policy_order))
+            for name in sorted(tiers, key=lambda name: (self._tier(name)[0], name))
+        ]
+
+    def selects(self, policy: Policy, endpoint: Endpoint) -> bool:
         """Tell whether the policy is one of the endpoint's."""
         labels = self.labels(endpoint)
         if isinstance(policy, NetworkPolicy):
@@ -214,10 +239,10 @@ class Semantics:
 
     # ------------------------------------------------------------ labels
 
-    def labels(self, item: WorkloadEndpoint | NetworkSet | GlobalNetworkSet) -> Labels:
+    def labels(self, item: Endpoint | NetworkSet | GlobalNetworkSet) -> Labels:
         """Return whom the item is: its own labels before its profiles', earlier profiles before later."""
         labels: Labels = {}
-        profiles = item.spec.profiles if isinstance(item, WorkloadEndpoint) else ()
+        profiles = item.spec.profiles if isinstance(item, WorkloadEndpoint | HostEndpoint) else ()
         for name in reversed(profiles):
             if name in self.profiles:
                 labels |= self.profiles[name].spec.labels_to_apply
@@ -313,6 +338,12 @@ class Semantics:
 
 
 # ---------------------------------------------------------------- small questions
+
+
+def is_ordinary(policy: Policy) -> bool:
+    """Tell whether the policy is neither before tracking nor before DNAT: those are for hosts alone."""
+    spec = policy.spec
+    return not (isinstance(spec, GlobalNetworkPolicySpec) and (spec.do_not_track or spec.pre_dnat))
 
 
 def only_log(policies: list[Policy], direction: str) -> bool:

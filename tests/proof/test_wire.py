@@ -6,7 +6,8 @@ from tests.proof.runs import on_the_wire
 
 pytestmark = pytest.mark.kernel
 N_FLOWS = 250
-CLOUDS = range(4)
+#: Clouds whose host h1 has much to say.
+CLOUDS = (6, 35, 44, 48)
 
 
 @pytest.mark.parametrize("backend", ["nft", "legacy"])
@@ -20,5 +21,5 @@ def test_packets_on_the_wire_meet_what_the_documents_say(backend: str) -> None:
 
 def test_a_wrong_expectation_is_seen() -> None:
     """The wire is no yes-man: told the opposite of the semantics, it objects to every packet."""
-    outcome = on_the_wire(3, N_FLOWS, "nft", opposite=True)
+    outcome = on_the_wire(CLOUDS[0], N_FLOWS, "nft", opposite=True)
     assert len(outcome.problems) == outcome.n_sent > 50
