@@ -8,13 +8,14 @@ import sys
 import time
 
 from tests.proof.cloud import CASES, read_case
-from tests.proof.faults import FAULTS
+from tests.proof.faults import FAULTS, HOST_FAULTS
 from tests.proof.judges import Rig, Tally
 from tests.proof.pipeline import Tamper
-from tests.proof.runs import WireOutcome, asked, on_the_wire
+from tests.proof.runs import WireOutcome, asked, asked_of_hosts, on_the_wire
 
 N_CLOUDS = 700
 N_FLOWS = 200
+N_HOST_CLOUDS = 100
 N_WIRE_CLOUDS = 12
 N_WIRE_FLOWS = 400
 N_FAULT_CLOUDS = 200
@@ -58,6 +59,22 @@ def documents_and_lines(first: int) -> int:
     return n_found
 
 
+def host_endpoints(first: int) -> int:
+    """Hold the walker against the documents at hosts with host endpoints; return how many differ."""
+    tally, n_found = Tally(), 0
+    began_at = time.monotonic()
+    for number, found in asked_of_hosts(range(first, first + N_HOST_CLOUDS), N_FLOWS, tally):
+        n_found += 1
+        if n_found <= MAX_FOUND:
+            say(f"host cloud {number}: {found}")
+    took_s = time.monotonic() - began_at
+    say(f"documents against lines, host endpoints: {took_s:.0f} s")
+    say(f"  {tally.n_clouds:,} hosts, {tally.n_flows:,} packets into, out of and through them")
+    say(f"  {n_found} hosts at which they differ; what was answered:")
+    say(f"{tally.table()}\n")
+    return n_found
+
+
 def wire(first: int) -> int:
     """Hold the real kernel against the documents; return how many packets differ."""
     n_wrong = 0
@@ -85,12 +102,13 @@ def seeded_faults(first: int) -> int:
     """Seed every fault; return how many the rig did not see."""
     unseen = []
     worst = (0, "")
-    for name, tamper in FAULTS.items():
-        n_flows = flows_until_seen(first, tamper)
+    seen_after = {name: flows_until_seen(first, tamper) for name, tamper in FAULTS.items()}
+    seen_after |= {name: at_hosts(first, tamper) for name, tamper in HOST_FAULTS.items()}
+    for name, n_flows in seen_after.items():
         worst = max(worst, (n_flows, name))
         if n_flows < 0:
             unseen.append(name)
-    say(f"\nseeded faults: {len(FAULTS)}, of which {len(unseen)} were not seen {unseen or ''}")
+    say(f"\nseeded faults: {len(seen_after)}, of which {len(unseen)} were not seen {unseen or ''}")
     say(f"  the one that took longest to see: {worst[1]}, {worst[0]:,} flows\n")
     return len(unseen)
 
@@ -102,11 +120,19 @@ def flows_until_seen(first: int, tamper: Tamper) -> int:
     return tally.n_flows if next(asked(numbers, 100, tally, tamper), None) else -1
 
 
+def at_hosts(first: int, tamper: Tamper) -> int:
+    """Return how many packets at hosts it takes to see the fault; -1 if it is not seen."""
+    tally = Tally()
+    numbers = range(first, first + N_FAULT_CLOUDS)
+    return tally.n_flows if next(asked_of_hosts(numbers, 60, tally, tamper), None) else -1
+
+
 def main() -> int:
     """Run everything; return the exit code."""
     first = int(sys.argv[1]) if len(sys.argv) > 1 else secrets.randbelow(10**9)
     say(f"the first cloud is number {first}: `python -m tests.proof {first}` asks the same again\n")
-    wrong = kept_cases() + documents_and_lines(first) + wire(first) + seeded_faults(first)
+    wrong = kept_cases() + documents_and_lines(first) + host_endpoints(first)
+    wrong += wire(first) + seeded_faults(first)
     say("ALL JUDGES AGREE" if not wrong else f"THE JUDGES DIFFER: {wrong} times, see above")
     return 1 if wrong else 0
 

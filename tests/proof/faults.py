@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from hopwall_model.updates import (
     EndpointSet,
     Entity,
+    HostEndpointSet,
     PolicySet,
     PortRange,
     ResolvedRule,
@@ -219,4 +220,58 @@ FAULTS: dict[str, Tamper] = {
     "addresses marked with no class": Tamper(
         sets=lambda text: re.sub(r"skbmark 0x\w+/", "skbmark 0x0/", text)
     ),
+}
+
+
+def in_host_endpoints(change: Callable[[HostEndpointSet], HostEndpointSet]) -> Tamper:
+    """Change every host endpoint on its way."""
+    return Tamper(update=lambda u: change(u) if isinstance(u, HostEndpointSet) else u)
+
+
+def _goes_on(endpoint: HostEndpointSet) -> HostEndpointSet:
+    tiers = tuple(
+        replace(t, ingress_default="pass", egress_default="pass") for t in endpoint.forward
+    )
+    return replace(endpoint, forward=tiers)
+
+
+#: Faults that only a host endpoint can show.
+HOST_FAULTS: dict[str, Tamper] = {
+    "host policies lost": in_host_endpoints(lambda e: replace(e, tiers=())),
+    "host profiles lost": in_host_endpoints(lambda e: replace(e, profiles=())),
+    "forward policies lost": in_host_endpoints(lambda e: replace(e, forward=())),
+    "all host policies taken for forward ones": in_host_endpoints(
+        lambda e: replace(e, forward=e.tiers)
+    ),
+    "only forward policies for the host itself": in_host_endpoints(
+        lambda e: replace(e, tiers=e.forward)
+    ),
+    "forward tiers without an end": in_host_endpoints(_goes_on),
+    "policies before DNAT lost": in_host_endpoints(lambda e: replace(e, pre_dnat=())),
+    "policies before tracking lost": in_host_endpoints(lambda e: replace(e, untracked=())),
+    "policies before DNAT taken for those before tracking": in_host_endpoints(
+        lambda e: replace(e, pre_dnat=e.untracked, untracked=e.pre_dnat)
+    ),
+    "all interfaces taken for one": in_host_endpoints(
+        lambda e: replace(e, interface="eth0") if e.interface == "*" else e
+    ),
+    "one interface taken for all": in_host_endpoints(
+        lambda e: replace(e, interface="*") if e.interface else e
+    ),
+    "expected addresses lost": in_host_endpoints(
+        lambda e: e if e.interface else replace(e, expected_ips=())
+    ),
+    "failsafe to the host lost": in_lines(lambda line: _without(line, "--dport 22", "-j")),
+    "failsafe from the host lost": in_lines(lambda line: _without(line, "--dport 53", "-j")),
+    "failsafe of any protocol": in_lines(
+        lambda line: re.sub(r"-p tcp -m tcp --dport 22 ", "", line)
+    ),
+    "an earlier allow forgotten": in_lines(
+        lambda line: (
+            None
+            if re.match(r"-A hw-h\S+ -m mark --mark 0x100/0x100.* -j (RETURN|ACCEPT)", line)
+            else line
+        )
+    ),
+    "nothing asked of what the host sends": in_lines(lambda line: _without(line, "-I OUTPUT")),
 }

@@ -19,6 +19,14 @@ THROUGH = (
     ("mangle", "POSTROUTING"),
     ("nat", "POSTROUTING"),
 )
+OUT_OF = (
+    ("raw", "OUTPUT"),
+    ("mangle", "OUTPUT"),
+    ("nat", "OUTPUT"),
+    ("filter", "OUTPUT"),
+    ("mangle", "POSTROUTING"),
+    ("nat", "POSTROUTING"),
+)
 INTO = (("mangle", "INPUT"), ("filter", "INPUT"))
 
 

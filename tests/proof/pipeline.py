@@ -6,26 +6,36 @@ resources → calc's graph → snapshot → the dataplane's feed and fold → tr
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from dataclasses import replace as replace_link
 
 from msgspec.structs import replace
 
 from hopwall_calc.graph import Graph
 from hopwall_dataplane.desired import Desired, LinkState
+from hopwall_dataplane.failsafe import Failsafe
 from hopwall_dataplane.feed import Feed, Step
 from hopwall_dataplane.ipsets.plan import AddressSets
 from hopwall_dataplane.iptables.plan import plan_table
-from hopwall_dataplane.iptables.static import JUMPS, TABLES, RenderSettings
+from hopwall_dataplane.iptables.static import TABLES, RenderSettings
 from hopwall_dataplane.iptables.table import TableState
 from hopwall_dataplane.marks import layout
 from hopwall_dataplane.outcome import Family
 from hopwall_model.events import ResourceSet
-from hopwall_model.resources import Resource, WorkloadEndpoint
-from hopwall_model.updates import HostBatch, Update
+from hopwall_model.resources import HostEndpoint, Resource, WorkloadEndpoint
+from hopwall_model.updates import EndpointSet, HostBatch, Update
 from tests.proof.kernel_sets import read_sets
 from tests.proof.lines import Tables
 
-SETTINGS = RenderSettings(marks=layout(), prefixes=("tap",), workload_to_host="accept")
+SETTINGS = RenderSettings(
+    marks=layout(),
+    prefixes=("tap",),
+    workload_to_host="accept",
+    failsafe_in=(Failsafe(6, 22),),
+    failsafe_out=(Failsafe(17, 53),),
+)
 UPLINK = "eth0"
+#: The host's own interfaces, and the address of each.
+HOST_ADDRESSES = {"eth0": "172.18.0.1", "eth1": "172.19.0.1", "eth2": "172.20.0.1"}
 VERSIONS = {4: Family.V4, 6: Family.V6}
 
 
@@ -71,7 +81,7 @@ def hosts_of(resources: tuple[Resource, ...], tamper: Tamper = NO_TAMPER) -> dic
     Errors: AssertionError where calc does not understand a resource.
     """
     graph = graph_of(resources)
-    endpoints = [r for r in resources if isinstance(r, WorkloadEndpoint)]
+    endpoints = [r for r in resources if isinstance(r, WorkloadEndpoint | HostEndpoint)]
     names = sorted({endpoint.spec.node for endpoint in endpoints})
     return {name: _host(name, graph.snapshot(name), tamper) for name in names}
 
@@ -111,8 +121,11 @@ def desired_of(name: str, batch: HostBatch, tamper: Tamper = NO_TAMPER) -> Desir
     """Return the desired state a snapshot leads to, with all interfaces up."""
     updates = tuple(tamper.update(update) for update in batch.updates)
     desired = Desired(name, SETTINGS, (Family.V4, Family.V6), "169.254.1.1")
-    interfaces = sorted(u.interface for u in updates if hasattr(u, "interface"))
-    desired.set_links({n: LinkState(index=i, up=True) for i, n in enumerate(interfaces)})
+    names = sorted(u.interface for u in updates if isinstance(u, EndpointSet))
+    links = {n: LinkState(index=i, up=True) for i, n in enumerate((*names, *HOST_ADDRESSES), 1)}
+    for interface, ip in HOST_ADDRESSES.items():
+        links[interface] = replace_link(links[interface], addresses=frozenset({ip}))
+    desired.set_links(links)
     for step in Feed().on_batch(replace(batch, updates=updates)):
         assert isinstance(step, Step), step
         desired.apply(step)
@@ -123,10 +136,10 @@ def tables_text(desired: Desired, family: Family) -> list[str]:
     """Print what is fed to an empty kernel, table by table."""
     texts = []
     for table in TABLES:
-        chains = desired.chains.tables[family, table].desired
-        plan = plan_table(table, chains, JUMPS[table], TableState())
-        assert plan.now is not None
-        texts.append(plan.now.text)
+        chains = desired.chains.tables[family, table]
+        plan = plan_table(table, chains.desired, chains.jumps, TableState())
+        if plan.now is not None:
+            texts.append(plan.now.text)
     return texts
 
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from random import Random
 
 from tests.proof.cloud import CASES, Cloud, Flow, case_text
+from tests.proof.host_judges import HostRig, passages_of
 from tests.proof.judges import Disagreement, Rig, Tally
 from tests.proof.kernel_sets import read_sets
 from tests.proof.lines import Tables
 from tests.proof.minimise import minimal
 from tests.proof.pipeline import NO_TAMPER, Host, Tamper
 from tests.proof.semantics import Semantics
-from tests.proof.strategies import cloud_of, flows_in
+from tests.proof.strategies import cloud_of, flows_in, host_cloud_of
 from tests.proof.wire import NODES, Seen, run, to_be_sent
 
 
@@ -45,6 +46,20 @@ def asked(
         differ = rig.disagreements(flows_in(rig.semantics, chance, n_flows), tally)
         if differ:
             yield Found(number, cloud, differ[0])
+
+
+def asked_of_hosts(
+    numbers: range, n_flows: int, tally: Tally, tamper: Tamper = NO_TAMPER
+) -> Iterator[tuple[int, Disagreement]]:
+    """Ask both judges about packets at hosts with host endpoints; yield the first difference of each."""
+    for number in numbers:
+        chance = Random(number)
+        rig = HostRig(host_cloud_of(chance), tamper)
+        tally.n_clouds += 1
+        flows = flows_in(rig.judge.semantics, chance, n_flows)
+        differ = rig.disagreements(passages_of(rig.judge, flows, chance), tally)
+        if differ:
+            yield number, differ[0]
 
 
 @dataclass

@@ -128,11 +128,12 @@ class Semantics:
         """Return what becomes of the flow at each end."""
         sender, receiver = self.sender(flow), self.owners.get(flow.destination)
         return Judgement(
-            egress=self._leaving(sender, flow) if sender else None,
+            egress=self.leaving(sender, flow) if sender else None,
             ingress=self._judged(receiver, flow, "Ingress") if receiver else None,
         )
 
-    def _leaving(self, sender: WorkloadEndpoint, flow: Flow) -> Decision:
+    def leaving(self, sender: WorkloadEndpoint, flow: Flow) -> Decision:
+        """Return what becomes of a packet that an endpoint sends."""
         spoofs = (address(flow.source) in network(n) for n in _spoofable(sender))
         owner = self.owners.get(flow.source)
         owns = owner is not None and _id(owner) == _id(sender)

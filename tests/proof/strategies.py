@@ -8,9 +8,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from random import Random
 from typing import Any, Literal
 
+from msgspec.structs import replace
+
 from hopwall_model.resources import (
     EndpointPort,
     EntityRule,
+    GlobalNetworkPolicy,
+    HostEndpoint,
+    HostEndpointPort,
+    HostEndpointSpec,
     Icmp,
     Metadata,
     Profile,
@@ -262,6 +268,49 @@ def cloud_of(chance: Random) -> Cloud:
         *_surroundings(chance),
         *(_policy(chance, focus, index) for index in range(n_policies)),
         *(_endpoint(chance, index) for index in range(chance.randint(2, 6))),
+    )
+
+
+def _host_endpoint(chance: Random, index: int) -> HostEndpoint:
+    """Make a host endpoint of h1: of one interface, of an address, or of all that is left."""
+    named = chance.choice(("eth0", "eth0", "eth1", "*", ""))
+    expected = chance.choice((("172.18.0.1",), ("172.19.0.1",), ("172.20.0.1", "fd65::7")))
+    return HostEndpoint(
+        metadata=Metadata(name=f"he{3 - index}", labels=_labels(chance)),
+        spec=HostEndpointSpec(
+            node="h1",
+            interface_name=named,
+            expected_ips=expected if not named or chance.random() < 0.5 else (),
+            profiles=chance.choice(PROFILES),
+            ports=(HostEndpointPort(name="http", port=81),) if chance.random() < 0.3 else (),
+        ),
+    )
+
+
+def _host_policy(chance: Random, index: int) -> Resource:
+    """Make a policy that host endpoints may be meant by, at any of the places a packet passes."""
+    made = _policy(chance, "all", index)
+    if not isinstance(made, GlobalNetworkPolicy):
+        return made
+    place = chance.choice(("", "forward", "forward", "pre_dnat", "do_not_track"))
+    spec = replace(
+        made.spec,
+        apply_on_forward=bool(place),
+        pre_dnat=place == "pre_dnat",
+        do_not_track=place == "do_not_track",
+    )
+    if place == "pre_dnat":
+        spec = replace(spec, egress=(), types=("Ingress",))
+    return replace(made, spec=spec)
+
+
+def host_cloud_of(chance: Random) -> Cloud:
+    """Make a cloud with host endpoints on h1, and policies for what it sends, receives and forwards."""
+    return (
+        *_surroundings(chance),
+        *(_host_policy(chance, index) for index in range(chance.randint(1, 7))),
+        *(_host_endpoint(chance, index) for index in range(chance.randint(1, 3))),
+        *(_endpoint(chance, index) for index in range(chance.randint(2, 4))),
     )
 
 
