@@ -13,7 +13,10 @@ BENCHES: tuple[tuple[str, Callable[[], list[Result]]], ...] = (
     ("iptables: one policy chain changes, against a bare long-lived restore", bench_iptables.main),
     ("routes, against a packed rtnetlink batch and ip -batch", bench_routes.main),
     ("IP sets, against ipset restore", bench_ipset.main),
-    ("from an address to its chain, in the kernel", bench_dispatch.main),
+    (
+        "from an address to its chain: 5,000 endpoints (ours) against 100 (floor)",
+        bench_dispatch.main,
+    ),
     ("the whole path in a lab of two hosts", bench_latency.main),
 )
 

@@ -132,11 +132,14 @@ class Bench:
         sender = Sender(ns, [frame(source, destination, _KNOWN_PORTS)])
         answer = Sender(ns, [frame(destination, source, _KNOWN_PORTS[::-1])], OUT_END)
         self._flows.append((sender, answer))
+        self.stack.callback(answer.close)
         return sender
 
     def _add(self, host: Host, ns: Netns, out: str, loads: Mapping[str, Sender]) -> None:
         self.senders |= {Case(host, load): sender for load, sender in loads.items()}
         self._outs.append((ns, out, list(loads.values())))
+        for sender in loads.values():
+            self.stack.callback(sender.close)
 
     def establish(self) -> None:
         """Open each flow and answer it, shortly before it is measured: connection tracking forgets."""

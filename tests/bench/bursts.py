@@ -87,7 +87,6 @@ class Sender:
 
     def __init__(self, ns: Netns, frames: Sequence[bytes], end: str = INTO_END) -> None:
         """Open the socket inside, and lay out the messages once."""
-        self.ns = ns
         self.n_sent = 0
         self.size = _MIN_BURST
         self._sock = _socket_in(ns.name, end)
