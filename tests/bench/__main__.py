@@ -6,7 +6,14 @@ Ends with 1 when a ratio is above its bound. A noisy machine shows here; run it 
 import sys
 from collections.abc import Callable
 
-from tests.bench import bench_big_policy, bench_ipset, bench_iptables, bench_latency, bench_routes
+from tests.bench import (
+    bench_big_policy,
+    bench_dispatch,
+    bench_ipset,
+    bench_iptables,
+    bench_latency,
+    bench_routes,
+)
 from tests.bench.result import Result, table
 
 BENCHES: tuple[tuple[str, Callable[[], list[Result]]], ...] = (
@@ -14,6 +21,10 @@ BENCHES: tuple[tuple[str, Callable[[], list[Result]]], ...] = (
     ("a policy of 1,024 rules, against a bare restore of the same text", bench_big_policy.main),
     ("routes, against a packed rtnetlink batch and ip -batch", bench_routes.main),
     ("IP sets, against ipset restore", bench_ipset.main),
+    (
+        "from an address to its chain: 5,000 endpoints (ours) against 100 (floor)",
+        bench_dispatch.main,
+    ),
     ("the whole path in a lab of two hosts", bench_latency.main),
 )
 

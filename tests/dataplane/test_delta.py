@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -124,3 +126,19 @@ def test_refused_value_is_not_tried_again_until_it_changes(again: int) -> None:
     assert not delta
     delta.set_desired("a", again)
     assert delta.pending_sets() == ([] if again == 1 else [("a", 2)])
+
+
+def test_a_great_change_leaves_nothing_behind_for_small_ones_to_walk() -> None:
+    """Planning costs what is pending now, not what once was: an emptied set walks the table it had."""
+    delta: Delta[int, int] = Delta()
+    for key in range(10_000):
+        delta.set_desired(key, 0)
+    for key in range(10_000):
+        delta.mark_actual(key, 0)
+    for key in range(10_000):
+        delta.remove_desired(key)
+    for key in range(10_000):
+        delta.mark_actual(key, ABSENT)
+    delta.set_desired(1, 1)
+    assert sys.getsizeof(delta._sets) == sys.getsizeof({1})
+    assert sys.getsizeof(delta._removals) == sys.getsizeof(set())

@@ -40,6 +40,12 @@ COLUMNS: dict[str, tuple[tuple[str, _Cell], ...]] = {
         ("NETWORKS", _spec("ipNetworks")),
         ("PROFILES", _spec("profiles")),
     ),
+    "HostEndpoint": (
+        ("NODE", _spec("node")),
+        ("INTERFACE", _spec("interfaceName")),
+        ("EXPECTED-IPS", _spec("expectedIPs")),
+        ("PROFILES", _spec("profiles")),
+    ),
     "NetworkPolicy": _POLICY,
     "GlobalNetworkPolicy": _POLICY,
     "NetworkSet": _NETS,

@@ -136,8 +136,8 @@ class Delta(Generic[K, V]):
     def _compare(self, key: K, wanted: V | Absent, held: V | Absent) -> None:
         """Put one key where it belongs."""
         if wanted == held:
-            self._sets.discard(key)
-            self._removals.discard(key)
+            _settle(self._sets, key)
+            _settle(self._removals, key)
             self._parked.pop(key, None)
         elif key in self._parked:
             return
@@ -147,3 +147,10 @@ class Delta(Generic[K, V]):
         else:
             self._sets.add(key)
             self._removals.discard(key)
+
+
+def _settle(pending: set[K], key: K) -> None:
+    """Take out a key; an emptied set would keep the table it once needed, and each plan would walk all of it."""
+    pending.discard(key)
+    if not pending:
+        pending.clear()
