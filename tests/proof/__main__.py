@@ -6,12 +6,17 @@
 import secrets
 import sys
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from tests.proof.cloud import CASES, read_case
-from tests.proof.faults import FAULTS, HOST_FAULTS
+from tests.proof.faults import FAULTS, HOST_FAULTS, NAT_FAULTS
 from tests.proof.judges import Rig, Tally
 from tests.proof.pipeline import Tamper
-from tests.proof.runs import WireOutcome, asked, asked_of_hosts, on_the_wire
+from tests.proof.runs import WireOutcome, asked, asked_of_hosts, asked_of_nat, on_the_wire
+
+#: What asks both judges about clouds of some numbers, and yields one difference of each.
+Asked = Callable[..., Iterator[Any]]
 
 N_CLOUDS = 700
 N_FLOWS = 200
@@ -59,18 +64,18 @@ def documents_and_lines(first: int) -> int:
     return n_found
 
 
-def host_endpoints(first: int) -> int:
-    """Hold the walker against the documents at hosts with host endpoints; return how many differ."""
+def at_hosts(what: str, asked_of: Asked, first: int) -> int:
+    """Hold the walker against the documents of one subject; return how many clouds differ."""
     tally, n_found = Tally(), 0
     began_at = time.monotonic()
-    for number, found in asked_of_hosts(range(first, first + N_HOST_CLOUDS), N_FLOWS, tally):
+    for number, found in asked_of(range(first, first + N_HOST_CLOUDS), N_FLOWS, tally):
         n_found += 1
         if n_found <= MAX_FOUND:
-            say(f"host cloud {number}: {found}")
+            say(f"cloud {number} of {what}: {found}")
     took_s = time.monotonic() - began_at
-    say(f"documents against lines, host endpoints: {took_s:.0f} s")
-    say(f"  {tally.n_clouds:,} hosts, {tally.n_flows:,} packets into, out of and through them")
-    say(f"  {n_found} hosts at which they differ; what was answered:")
+    say(f"documents against lines, {what}: {took_s:.0f} s")
+    say(f"  {tally.n_clouds:,} clouds, {tally.n_flows:,} packets")
+    say(f"  {n_found} clouds in which they differ; what was answered:")
     say(f"{tally.table()}\n")
     return n_found
 
@@ -102,8 +107,15 @@ def seeded_faults(first: int) -> int:
     """Seed every fault; return how many the rig did not see."""
     unseen = []
     worst = (0, "")
-    seen_after = {name: flows_until_seen(first, tamper) for name, tamper in FAULTS.items()}
-    seen_after |= {name: at_hosts(first, tamper) for name, tamper in HOST_FAULTS.items()}
+    seen_after = {
+        name: flows_until_seen(asked_of, first, tamper)
+        for faults, asked_of in (
+            (FAULTS, asked),
+            (HOST_FAULTS, asked_of_hosts),
+            (NAT_FAULTS, asked_of_nat),
+        )
+        for name, tamper in faults.items()
+    }
     for name, n_flows in seen_after.items():
         worst = max(worst, (n_flows, name))
         if n_flows < 0:
@@ -113,25 +125,20 @@ def seeded_faults(first: int) -> int:
     return len(unseen)
 
 
-def flows_until_seen(first: int, tamper: Tamper) -> int:
+def flows_until_seen(asked_of: Asked, first: int, tamper: Tamper) -> int:
     """Return how many flows it takes to see the fault, in steps of a cloud; -1 if it is not seen."""
     tally = Tally()
     numbers = range(first, first + N_FAULT_CLOUDS)
-    return tally.n_flows if next(asked(numbers, 100, tally, tamper), None) else -1
-
-
-def at_hosts(first: int, tamper: Tamper) -> int:
-    """Return how many packets at hosts it takes to see the fault; -1 if it is not seen."""
-    tally = Tally()
-    numbers = range(first, first + N_FAULT_CLOUDS)
-    return tally.n_flows if next(asked_of_hosts(numbers, 60, tally, tamper), None) else -1
+    return tally.n_flows if next(asked_of(numbers, 100, tally, tamper), None) else -1
 
 
 def main() -> int:
     """Run everything; return the exit code."""
     first = int(sys.argv[1]) if len(sys.argv) > 1 else secrets.randbelow(10**9)
     say(f"the first cloud is number {first}: `python -m tests.proof {first}` asks the same again\n")
-    wrong = kept_cases() + documents_and_lines(first) + host_endpoints(first)
+    wrong = kept_cases() + documents_and_lines(first)
+    wrong += at_hosts("host endpoints", asked_of_hosts, first)
+    wrong += at_hosts("translated addresses", asked_of_nat, first)
     wrong += wire(first) + seeded_faults(first)
     say("ALL JUDGES AGREE" if not wrong else f"THE JUDGES DIFFER: {wrong} times, see above")
     return 1 if wrong else 0

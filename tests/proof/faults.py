@@ -275,3 +275,23 @@ HOST_FAULTS: dict[str, Tamper] = {
     ),
     "nothing asked of what the host sends": in_lines(lambda line: _without(line, "-I OUTPUT")),
 }
+
+
+#: Faults that only the translation of addresses can show.
+NAT_FAULTS: dict[str, Tamper] = {
+    "floating addresses lost": in_endpoints(lambda e: replace(e, nats=())),
+    "the last floating address lost": in_endpoints(lambda e: replace(e, nats=e.nats[:-1])),
+    "no way back under the floating address": in_lines(
+        lambda line: _without(line, "-j SNAT --to-source")
+    ),
+    "nothing hidden": in_lines(lambda line: _without(line, "-j MASQUERADE")),
+    "hidden from other workloads too": in_lines(
+        lambda line: re.sub(r"-m set ! --match-set \S+ dst (-j MASQ)", r"\1", line)
+    ),
+    "all pools hidden": in_lines(
+        lambda line: re.sub(r"-m set --match-set \S+ src (.* -j MASQ)", r"\1", line)
+    ),
+    "floating addresses before what is no pool's only": in_lines(
+        lambda line: re.sub(r"-m set ! --match-set \S+ dst (-j SNAT)", r"\1", line)
+    ),
+}

@@ -11,6 +11,7 @@ from tests.proof.judges import Disagreement, Rig, Tally
 from tests.proof.kernel_sets import read_sets
 from tests.proof.lines import Tables
 from tests.proof.minimise import minimal
+from tests.proof.nat_judges import NatRig, nat_cloud_of
 from tests.proof.pipeline import NO_TAMPER, Host, Tamper
 from tests.proof.semantics import Semantics
 from tests.proof.strategies import cloud_of, flows_in, host_cloud_of
@@ -58,6 +59,19 @@ def asked_of_hosts(
         tally.n_clouds += 1
         flows = flows_in(rig.judge.semantics, chance, n_flows)
         differ = rig.disagreements(passages_of(rig.judge, flows, chance), tally)
+        if differ:
+            yield number, differ[0]
+
+
+def asked_of_nat(
+    numbers: range, n_flows: int, tally: Tally, tamper: Tamper = NO_TAMPER
+) -> Iterator[tuple[int, Disagreement]]:
+    """Ask both judges about translated addresses; yield the first difference of each cloud."""
+    for number in numbers:
+        chance = Random(number)
+        rig = NatRig(nat_cloud_of(chance), tamper)
+        tally.n_clouds += 1
+        differ = rig.disagreements(flows_in(rig.semantics, chance, n_flows), chance, tally)
         if differ:
             yield number, differ[0]
 

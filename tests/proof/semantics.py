@@ -101,7 +101,7 @@ class Semantics:
         self.policies = [r for r in given if isinstance(r, NetworkPolicy | GlobalNetworkPolicy)]
         self.endpoints = {_id(r): r for r in given if isinstance(r, WorkloadEndpoint)}
         self.owners: dict[str, WorkloadEndpoint] = {}
-        for endpoint in sorted(self.endpoints.values(), key=_age):
+        for endpoint in self.by_age():
             for net in endpoint.spec.ip_networks:
                 self.owners.setdefault(net.partition("/")[0], endpoint)
         self.bearers = [
@@ -117,6 +117,10 @@ class Semantics:
             for r in given
             if isinstance(r, HostEndpoint)
         ]
+
+    def by_age(self) -> list[WorkloadEndpoint]:
+        """Return the endpoints, the oldest first: of two that claim an address it has it."""
+        return sorted(self.endpoints.values(), key=_age)
 
     # ------------------------------------------------------------ the whole flow
 
