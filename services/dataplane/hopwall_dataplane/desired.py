@@ -9,7 +9,7 @@ Goals, in order:
 Pure. It refuses to know how anything is written; `agent` asks the planners of each subsystem.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -24,15 +24,21 @@ from hopwall_dataplane.faults import (
     policy_fault,
 )
 from hopwall_dataplane.feed import Step
+from hopwall_dataplane.host_endpoints import HostEndpoints, Way
 from hopwall_dataplane.ipsets.elements import Element, Mark, SetSpec
 from hopwall_dataplane.ipsets.plan import AddressSets
 from hopwall_dataplane.iptables.static import RenderSettings, from_set, to_set
+from hopwall_dataplane.judge import Packet, Side
 from hopwall_dataplane.members import BucketedMembers
+from hopwall_dataplane.membership import holds
+from hopwall_dataplane.nat import Pools, Translations
 from hopwall_dataplane.outcome import Family
 from hopwall_dataplane.routes.route import Route, RouteKey
 from hopwall_model.names import set_name
 from hopwall_model.status import Refusal, Waiting
 from hopwall_model.updates import (
+    NAT_POOLS,
+    POOLS,
     EndpointId,
     EndpointRemoved,
     EndpointSet,
@@ -57,6 +63,8 @@ class LinkState:
 
     index: int
     up: bool
+    #: Bare addresses, without prefix length.
+    addresses: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -91,6 +99,8 @@ class Desired:
     #: Addresses the host lives by, as CIDRs: never a workload's here.
     reserved: frozenset[str] = frozenset()
     ipv6: bool = True
+    #: Addresses and ports of NATS: what no host endpoint closes without force.
+    nats: tuple[tuple[str, int], ...] = ()
     members: AddressSets = field(default_factory=AddressSets)
     identity: AddressSets = field(default_factory=AddressSets)
     destinations: Destinations = field(init=False)
@@ -98,13 +108,14 @@ class Desired:
     interfaces_touched: bool = True
     chains: ChainBook = field(init=False)
     classes: ClassTable = field(init=False)
+    hosts: HostEndpoints = field(init=False)
+    translations: Translations = field(init=False)
     _placed: dict[EndpointId, _Placed] = field(default_factory=dict)
     _by_interface: dict[str, set[EndpointId]] = field(default_factory=dict)
     _links: Mapping[str, LinkState] = field(default_factory=dict)
     _sets: dict[SetId, BucketedMembers] = field(default_factory=dict)
     _set_ids: dict[str, SetId] = field(default_factory=dict)
     _distrusted: set[SetId] = field(default_factory=set)
-    #: Endpoints that found no room for their class.
     #: Endpoints that have no class: faulty ones, and the `_roomless`, for which there was no number.
     _closed: set[EndpointId] = field(default_factory=set)
     _waits: dict[EndpointId, str] = field(default_factory=dict)
@@ -118,6 +129,9 @@ class Desired:
         self.classes = ClassTable(self.settings.marks.max_class)
         self.destinations = Destinations(self.host, self.reserved, self._programs, self._faults)
         self.chains = ChainBook(self.settings, self.families)
+        self.hosts = HostEndpoints(self.chains, self.nats)
+        programmed = tuple(f for f in self.families if self.ipv6 or f is Family.V4)
+        self.translations = Translations(self.chains, programmed)
         for family in self.families:
             source = SetSpec(from_set(family), "hash:net,iface", family, skbinfo=True)
             self.identity.set_desired(source)
@@ -141,7 +155,9 @@ class Desired:
                     endpoints.append(update)
                 case NeedRemoved():
                     self._drop_scope(update.scope, touched_sets, touched_hosts)
-                case NeedSet() | HostEndpointSet() | HostEndpointRemoved():
+                case HostEndpointSet() | HostEndpointRemoved():
+                    self.hosts.put(update)
+                case NeedSet():
                     pass
                 case _:
                     self._put_piece(update, touched_sets, touched_hosts)
@@ -151,19 +167,23 @@ class Desired:
             self.destinations.settle(host)
         for endpoint in endpoints:
             self._place(endpoint)
-        if self.classes.has_room:
-            for endpoint_id in sorted(self._roomless):
-                self._place(self._placed[endpoint_id].endpoint)
-        self.chains.settle(self.classes.classes.values())
+        self._place_roomless()
+        self._settle()
 
-    def set_links(self, links: Mapping[str, LinkState]) -> None:
-        """Take the present interfaces; routes to workloads need theirs to be up."""
+    def set_links(self, links: Mapping[str, LinkState], ways: tuple[Way, ...] = ()) -> None:
+        """Take the present interfaces, and how NATS is reached by them.
+
+        Routes to workloads need their interface to be up.
+        """
         before, self._links = self._links, links
         self.interfaces_touched = True
         changed = {n for n in before.keys() | links.keys() if before.get(n) != links.get(n)}
         for name in sorted(changed & self._by_interface.keys()):
             for endpoint_id in sorted(self._by_interface[name]):
                 self._place_routes(self._placed[endpoint_id])
+        self.hosts.set_interfaces(links, ways)
+        self.translations.look_again()
+        self._settle()
 
     def linger(self, classes: dict[str, int]) -> None:
         """Keep the way to classes that are left (digest → number) for the packets still marked with them."""
@@ -181,7 +201,34 @@ class Desired:
         changed, self._distrusted = now ^ self._distrusted, now
         for set_id in changed:
             self._judge_set(set_id)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Render what follows from all that was folded."""
+        self.hosts.settle()
+        pools = {family: self._pools(family) for family in self.families}
+        self.translations.settle(pools, self._taken)
         self.chains.settle(self.classes.classes.values())
+        self.hosts.judge(self.chains.policies, self._holds)
+
+    def _taken(self) -> Set[str]:
+        """Return the addresses that hosts have or live by, as CIDRs."""
+        own = {address for link in self._links.values() for address in link.addresses}
+        local = {f"{ip}/{128 if ':' in ip else 32}" for ip in own}
+        return self.reserved | local | self.destinations.gateway_cidrs
+
+    def _pools(self, family: Family) -> Pools:
+        known, outgoing = (self._is_known(set_id) for set_id in (POOLS, NAT_POOLS))
+        members = self.members.content(set_name(family.value, NAT_POOLS)).desired
+        return Pools(known, outgoing and bool(members))
+
+    def _is_known(self, set_id: SetId) -> bool:
+        state = self._sets.get(set_id)
+        return state is not None and state.is_whole and set_id not in self._distrusted
+
+    def _holds(self, set_id: SetId, packet: Packet, side: Side) -> bool | None:
+        """Tell whether a set holds one side of a packet; None for one that rules may not rely on."""
+        return holds(self._sets[set_id], packet, side) if self._is_known(set_id) else None
 
     # ------------------------------------------------------------ what people ask
 
@@ -224,7 +271,7 @@ class Desired:
             for e in sorted(self._closed)
         )
         others = (Refusal(object=o, reason=r) for o, r in sorted(self._faults.items()))
-        return (*endpoints, *others)
+        return (*endpoints, *others, *self.hosts.refusals(), *self.translations.refusals())
 
     def set_object(self, name: str) -> str:
         """Return what people know a kernel set by."""
@@ -239,6 +286,7 @@ class Desired:
             named = {u.id for u in step.updates if isinstance(u, EndpointSet)}
             for endpoint_id in sorted(self._placed.keys() - named):
                 self._place(EndpointRemoved(id=endpoint_id))
+            self.hosts.keep({u.id for u in step.updates if isinstance(u, HostEndpointSet)})
             for scope in sorted(self._held_scopes() - step.fresh):
                 self._drop_scope(scope, touched_sets, touched_hosts)
         for scope in step.fresh:
@@ -318,9 +366,7 @@ class Desired:
 
     def _judge_set(self, set_id: SetId) -> None:
         """Say whether rules may rely on a set: all of it has come, and the kernel holds all of it."""
-        state = self._sets.get(set_id)
-        known = state is not None and state.is_whole and set_id not in self._distrusted
-        self.chains.know_set(set_id, known=known)
+        self.chains.know_set(set_id, known=self._is_known(set_id))
 
     # ------------------------------------------------------------ endpoints
 
@@ -335,6 +381,10 @@ class Desired:
             self._placed[update.id] = after
         self._closed.discard(update.id)
         self._roomless.discard(update.id)
+        if after is not None and after.policy_class is not None:
+            self.translations.place(after.endpoint)
+        else:
+            self.translations.remove(update.id)
         if after is not None and after.policy_class is None:
             self._closed.add(update.id)
             if not after.fault:
@@ -349,6 +399,12 @@ class Desired:
         elif before is not None:
             self._waits.pop(update.id, None)
             self._claim(before, {})
+
+    def _place_roomless(self) -> None:
+        """Try those again that found no room for their class."""
+        if self.classes.has_room:
+            for endpoint_id in sorted(self._roomless):
+                self._place(self._placed[endpoint_id].endpoint)
 
     def _identify(
         self, endpoint_id: EndpointId, before: _Placed | None, after: _Placed | None

@@ -28,6 +28,10 @@ class BucketedMembers:
         """Tell whether all buckets are here."""
         return len(self._buckets) == self.n_buckets
 
+    def holds(self, member: str) -> bool:
+        """Tell whether this very member is held."""
+        return member in self._buckets.get(bucket_of(member, self.n_buckets), ())
+
     def put(self, n_buckets: int, bucket: int, members: Iterable[str]) -> None:
         """Take the full content of one bucket; another number of buckets voids those held."""
         if n_buckets != self.n_buckets:
