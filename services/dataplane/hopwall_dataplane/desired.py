@@ -31,7 +31,7 @@ from hopwall_dataplane.iptables.static import RenderSettings, from_set, to_set
 from hopwall_dataplane.judge import Packet, Side
 from hopwall_dataplane.members import BucketedMembers
 from hopwall_dataplane.membership import holds
-from hopwall_dataplane.nat import Pools, Translations
+from hopwall_dataplane.nat import Pools, Translations, externals
 from hopwall_dataplane.outcome import Family
 from hopwall_dataplane.routes.route import Route, RouteKey
 from hopwall_model.names import set_name
@@ -476,7 +476,8 @@ class Desired:
             interface = ""
         elif placed.policy_class is None:
             interface = ""
-        self._claim(placed, dict.fromkeys(placed.endpoint.addresses, interface))
+        cidrs = (*placed.endpoint.addresses, *externals(placed.endpoint))
+        self._claim(placed, dict.fromkeys(cidrs, interface))
 
     def _claim(self, placed: _Placed, claims: dict[str, str]) -> None:
         self.destinations.claim(placed.endpoint.id, placed.routes, claims)

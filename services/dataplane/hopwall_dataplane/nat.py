@@ -89,7 +89,12 @@ class Translations:
         return [won[external] for external in sorted(won)]
 
 
-def _fault(nat: Nat, endpoint: EndpointSet, taken: Container[str]) -> str:
+def externals(endpoint: EndpointSet) -> list[str]:
+    """List an endpoint's floating addresses: the host itself finds its way to them by a route."""
+    return [nat.external for nat in endpoint.nats if not _fault(nat, endpoint)]
+
+
+def _fault(nat: Nat, endpoint: EndpointSet, taken: Container[str] = ()) -> str:
     for cidr in (nat.external, nat.internal):
         if not is_address(cidr):
             return f"{cidr!r} is not an address."
