@@ -19,6 +19,8 @@ from hopwall_model.updates import (
     EndpointRemoved,
     EndpointSet,
     HostBatch,
+    HostEndpointId,
+    HostEndpointSet,
     NeedSet,
     Scope,
     SharedPiece,
@@ -41,7 +43,7 @@ class CalcStandIn:
         self.number = 1
         self.revision = 1
         self.version = 0
-        self.endpoints: dict[EndpointId, EndpointSet] = {}
+        self.endpoints: dict[EndpointId | HostEndpointId, EndpointSet | HostEndpointSet] = {}
         self.pieces: dict[Scope, SharedPiece] = {}
         self.statuses: list[HostStatus] = []
         self.drifts: list[Drift] = []
@@ -84,7 +86,10 @@ class CalcStandIn:
         return self.version
 
     async def say(
-        self, *, pieces: tuple[SharedPiece, ...] = (), endpoints: tuple[EndpointSet, ...] = ()
+        self,
+        *,
+        pieces: tuple[SharedPiece, ...] = (),
+        endpoints: tuple[EndpointSet | HostEndpointSet, ...] = (),
     ) -> None:
         """Change the state and publish the change."""
         self.revision += 1
@@ -137,7 +142,7 @@ class AgentProcess:
     """A real agent, started as the service starts it."""
 
     def __init__(self, nats_url: str, folder: Path, *flags: str) -> None:
-        self._argv = [
+        self.argv = [
             sys.executable, "-m", "hopwall_dataplane", "--host", "h1", "--nats-url", nats_url,
             "--health-listen", "127.0.0.1:9099", *flags,
         ]  # fmt: skip
@@ -147,7 +152,7 @@ class AgentProcess:
     def start(self) -> None:
         """Start it."""
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(self._argv, stderr=log, env=dict(os.environ))
+            self._process = subprocess.Popen(self.argv, stderr=log, env=dict(os.environ))
 
     def kill(self) -> None:
         """End it as a crash would."""
