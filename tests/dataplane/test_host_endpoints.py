@@ -1,9 +1,13 @@
 """Which interface has which host endpoint, what is rendered of it, and when NATS would be cut off."""
 
+import asyncio
 import re
 from collections.abc import Mapping
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import structs
 
 from hopwall_dataplane.desired import Desired, LinkState
 from hopwall_dataplane.failsafe import parse_failsafe
@@ -13,10 +17,14 @@ from hopwall_dataplane.iptables.table import TableName
 from hopwall_dataplane.marks import layout
 from hopwall_dataplane.outcome import Family
 from hopwall_model.updates import (
+    NAT_POOLS,
+    POOLS,
+    EndpointSet,
     Entity,
     HostEndpointId,
     HostEndpointRemoved,
     HostEndpointSet,
+    Nat,
     NeedRemoved,
     PolicyId,
     PolicySet,
@@ -27,7 +35,9 @@ from hopwall_model.updates import (
     TierPolicies,
     Update,
 )
-from tests.dataplane.test_desired import step
+from tests.dataplane.test_desired import endpoint, step
+from tests.dataplane.test_kernel import sweep, turn
+from tests.support.fake_kernel import FakeHost
 
 SETTINGS = RenderSettings(
     marks=layout(), prefixes=("tap",), failsafe_in=(parse_failsafe("tcp:22"),)
@@ -161,6 +171,73 @@ def test_no_path_through_host_endpoints_is_longer_than_nft_takes() -> None:
     )
     for table in desired.chains.tables.values():
         assert all(1 + depth(table.desired, jump.target) <= 16 for jump in table.jumps)
+
+
+TIER = TierPolicies(name="t", ingress=(ANY,), egress=(ANY,))
+FLOATING = Nat("203.0.113.1/32", "10.65.0.1/32")
+
+
+@st.composite
+def news(draw: st.DrawFn) -> Update:
+    """Draw a change of host endpoints, of what they ask, or of what is translated."""
+    name = draw(st.sampled_from("abc"))
+    lists = {
+        kind: draw(st.sampled_from([(), (TIER,)]))
+        for kind in ("tiers", "forward", "pre_dnat", "untracked")
+    }
+    interface = draw(st.sampled_from(["", "*", "eth0", "eth1", "tapx"]))
+    return draw(
+        st.sampled_from(
+            [
+                hep(name, interface, expected_ips=("192.0.2.1/32",), **lists),
+                HostEndpointRemoved(id=HostEndpointId(name)),
+                PolicySet(id=ANY, version=1),
+                allowing(),
+                NeedRemoved(scope=Scope(f"policy/{ANY}")),
+                structs.replace(
+                    endpoint(1, address=1), nats=draw(st.sampled_from([(), (FLOATING,)]))
+                ),
+                SetBucket(id=POOLS, version=1, members=("10.65.0.0/16",)),
+                SetBucket(
+                    id=NAT_POOLS, version=1, members=draw(st.sampled_from([(), ("10.65.0.0/16",)]))
+                ),
+                NeedRemoved(scope=Scope(f"set/{POOLS}")),
+            ]
+        )
+    )
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(news(), min_size=1, max_size=3), max_size=8))
+def test_the_kernel_holds_what_the_last_state_says_and_nothing_else(
+    life: list[list[Update]],
+) -> None:
+    """Whatever came before: the tables are those of a host that was told the end alone."""
+
+    async def live(steps: list[tuple[Update, ...]]) -> dict[Family, dict[str, object]]:
+        fake = FakeHost()
+        kernel = fake.agent()
+        for updates in steps:
+            assert not await turn(kernel, *updates)
+            await kernel.sweep()
+        await sweep(kernel)
+        return {
+            family: {
+                table: {name: chain.lines for name, chain in chains.items()}
+                for table, chains in tables.tables.items()
+            }
+            for family, tables in fake.tables.items()
+        }
+
+    steps = [tuple(updates) for updates in life]
+    last: dict[object, Update] = {}
+    for update in (update for updates in steps for update in updates):
+        match update:
+            case HostEndpointSet() | HostEndpointRemoved() | EndpointSet():
+                last[update.id] = update
+            case PolicySet() | SetBucket() | NeedRemoved():
+                last[update.scope] = update
+    assert asyncio.run(live(steps)) == asyncio.run(live([tuple(last.values())]))
 
 
 # ---------------------------------------------------------------- the way to NATS

@@ -20,7 +20,8 @@ def test_the_way_is_what_the_routes_say() -> None:
     """Interface and own address of the route; none for a server here; nothing for one out of reach."""
     with Netns("ways") as ns:
         for line in (
-            "link add eth0 type dummy",
+            "link add eth0 type veth peer name far0",
+            "link set far0 up",
             "link set eth0 up",
             "addr add 192.0.2.1/24 dev eth0",
             "addr add fd00::1/64 dev eth0 nodad",
