@@ -16,6 +16,7 @@ from hopwall_model.updates import (
     ResolvedRule,
     TierPolicies,
 )
+from tests.support.netns import Netns
 from tests.support.packets import HOST, REMOTE, WORKLOAD, Site, clean
 
 pytestmark = pytest.mark.kernel
@@ -140,6 +141,33 @@ def test_forwarded_packets_need_both_the_host_endpoint_and_the_workload(site: Si
     )
     site.apply(WEB, *closed, chosen)
     assert from_remote(site, 80, WORKLOAD["a"]) == [False, False]
+
+
+def test_from_one_interface_of_the_host_to_another(site: Site) -> None:
+    """Each end has its say; what a host endpoint allows is accepted, what none decides is left to others."""
+    near, there = {4: "198.51.100.1", 6: "fd00:3::1"}, {4: "198.51.100.2", 6: "fd00:3::2"}
+    web = tier(ingress=("gnp/web",), egress=("gnp/web",))
+    tools = [f"{tool}-{site.backend}" for tool in ("iptables", "ip6tables")]
+    with Netns("far") as far:
+        site.wire("eth1", far, near, there, "/24", "/64")
+        for family in BOTH:
+            far.run(["ip", f"-{family}", "route", "add", "default", "via", near[family]])
+            route = ["ip", f"-{family}", "route", "add", there[family], "via", HOST[family]]
+            site.remote.run(route)
+        site.serve(far)
+        for tool in tools:
+            site.host.run([tool, "-P", "FORWARD", "DROP"])
+        site.apply(ANY, WEB, host_endpoint(forward=web))
+        assert from_remote(site, 80, there) == [True, True]
+        assert from_remote(site, 81, there) == [False, False]
+        site.apply(ANY, WEB, host_endpoint(forward=OPEN), host_endpoint("i", "eth1", forward=web))
+        assert from_remote(site, 80, there) == [True, True]
+        assert from_remote(site, 81, there) == [False, False]
+        site.apply(ANY, WEB, host_endpoint(tiers=OPEN))
+        assert from_remote(site, 80, there) == [False, False]
+        for tool in tools:
+            site.host.run([tool, "-P", "FORWARD", "ACCEPT"])
+        assert from_remote(site, 81, there) == [True, True]
 
 
 def test_before_dnat_a_packet_is_judged_by_the_address_it_came_with(site: Site) -> None:

@@ -11,7 +11,6 @@ import contextlib
 import socket
 import subprocess
 import sys
-import time
 from types import TracebackType
 from typing import Self
 
@@ -115,10 +114,10 @@ class Site:
         with contextlib.ExitStack() as stack:
             for ns in (self.host, self.remote, *self.workloads.values()):
                 stack.enter_context(ns)
-            self._wire("eth0", self.remote, HOST, REMOTE, "/24", "/64")
+            self.wire("eth0", self.remote, HOST, REMOTE, "/24", "/64")
             for name, ns in self.workloads.items():
                 gateway = {4: "169.254.1.1", 6: "fe80::1"}
-                self._wire(f"tap{name}", ns, {}, WORKLOAD[name], "/32", "/128")
+                self.wire(f"tap{name}", ns, {}, WORKLOAD[name], "/32", "/128")
                 self.host.run(["ip", "addr", "add", "fe80::1/64", "dev", f"tap{name}", "nodad"])
                 ns.run(["ip", "route", "add", gateway[4], "dev", "v0"])
                 ns.run(["ip", "route", "add", "default", "via", gateway[4], "dev", "v0"])
@@ -127,7 +126,7 @@ class Site:
                 via = HOST[6 if ":" in cidr else 4]
                 self.remote.run(["ip", "route", "add", cidr, "via", via])
             for ns in (self.host, self.remote, *self.workloads.values()):
-                self._serve(ns)
+                self.serve(ns)
             stack.callback(self._stop)
             self._stack = stack.pop_all()
         return self
@@ -158,7 +157,7 @@ class Site:
             self.host.run([f"{tool}-{self.backend}-save"]) for tool in ("iptables", "ip6tables")
         )
 
-    def _wire(
+    def wire(
         self,
         name: str,
         ns: Netns,
@@ -167,18 +166,22 @@ class Site:
         v4: str,
         v6: str,
     ) -> None:
+        """Join an interface of the host with another namespace, and give both ends their addresses."""
         far_name = "v0" if name.startswith("tap") else "r0"
         self.host.run(
             ["ip", "link", "add", name, "type", "veth", "peer", "name", far_name, "netns", ns.name]
         )
         for where, dev, ips in ((self.host, name, near), (ns, far_name, far)):
+            # Else neighbours are not asked for while the link-local address is looked for elsewhere.
+            where.run(["tee", f"/proc/sys/net/ipv6/conf/{dev}/accept_dad"], text="0")
             where.run(["ip", "link", "set", dev, "up"])
             for family, ip in ips.items():
                 length = v4 if family == 4 else v6
                 extra = ["nodad"] if family == 6 else []
                 where.run(["ip", "addr", "add", f"{ip}{length}", "dev", dev, *extra])
 
-    def _serve(self, ns: Netns) -> None:
+    def serve(self, ns: Netns) -> None:
+        """Let a server answer in a namespace."""
         argv = ns.command([sys.executable, "-c", _SERVER, *map(str, PORTS)])
         server = subprocess.Popen(argv, stdout=subprocess.PIPE)
         self._servers.append(server)
@@ -191,12 +194,3 @@ class Site:
             server.wait()
             assert server.stdout is not None
             server.stdout.close()
-
-
-def wait_until_up(site: Site) -> None:
-    """Wait until the remote machine and the host know each other."""
-    for family in (4, 6):
-        for _ in range(20):
-            if site.sees(site.remote, HOST[family]):
-                break
-            time.sleep(0.1)
