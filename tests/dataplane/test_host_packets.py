@@ -17,7 +17,7 @@ from hopwall_model.updates import (
     TierPolicies,
 )
 from tests.support.netns import Netns
-from tests.support.packets import HOST, REMOTE, WORKLOAD, Site, clean
+from tests.support.site import HOST, REMOTE, WORKLOAD, Site, clean
 
 pytestmark = pytest.mark.kernel
 

@@ -7,7 +7,7 @@ from msgspec import structs
 
 from hopwall_model.updates import NAT_POOLS, POOLS, Nat, SetBucket, SetId
 from tests.dataplane.test_host_packets import ANY, BOTH, WORKLOADS
-from tests.support.packets import HOST, REMOTE, WORKLOAD, Site, clean
+from tests.support.site import HOST, REMOTE, WORKLOAD, Site, clean
 
 pytestmark = pytest.mark.kernel
 
