@@ -303,43 +303,14 @@ class Semantics:
             return False
         if _in_any(given, side.not_nets):
             return False
-        if side.ports and not self._port_is_one_of(side.ports, flow, text, port):
+        chosen = [b for b in self.bearers_of(text) if _chooses(side, namespace, b)]
+        if side.ports and not _port_is_one_of(side.ports, flow, port, chosen):
             return False
-        if self._port_is_one_of(side.not_ports, flow, text, port):
+        if _port_is_one_of(side.not_ports, flow, port, chosen):
             return False
         if side.not_selector and self.means(selectors.parse(side.not_selector), text):
             return False
-        return self._who_matches(side, namespace, text)
-
-    def _who_matches(self, side: EntityRule, namespace: str, text: str) -> bool:
-        """Tell whether the address is of one whom the rule selects, where it selects at all."""
-        if not (side.selector or side.not_selector or side.namespace_selector):
-            return True
-        if not (namespace or side.selector or side.namespace_selector):
-            return True  # only an exclusion, and of no namespace: strangers are meant too
-        wanted = selectors.parse(side.selector)
-        for bearer in self.bearers_of(text):
-            if side.namespace_selector:
-                at_home = in_namespaces(side.namespace_selector, bearer.labels)
-            else:
-                at_home = not namespace or bearer.labels.get(NAMESPACE) == namespace
-            if at_home and holds(wanted, bearer.labels):
-                return True
-        return False
-
-    def _port_is_one_of(self, ports: Iterable[int | str], flow: Flow, text: str, port: int) -> bool:
-        for given in ports:
-            first, _, last = str(given).partition(":")
-            if first.isdigit():
-                if int(first) <= port <= int(last or first):
-                    return True
-            elif any(
-                (named.name, number(named.protocol), named.port) == (given, flow.protocol, port)
-                for bearer in self.bearers_of(text)
-                for named in bearer.ports
-            ):
-                return True
-        return False
+        return bool(chosen) or not _selects(side, namespace)
 
 
 # ---------------------------------------------------------------- small questions
@@ -349,6 +320,45 @@ def is_ordinary(policy: Policy) -> bool:
     """Tell whether the policy is neither before tracking nor before DNAT: those are for hosts alone."""
     spec = policy.spec
     return not (isinstance(spec, GlobalNetworkPolicySpec) and (spec.do_not_track or spec.pre_dnat))
+
+
+def _selects(side: EntityRule, namespace: str) -> bool:
+    """Tell whether the side means only those it selects; a mere exclusion, of no namespace, does not."""
+    selecting = side.selector or side.namespace_selector
+    return bool(selecting or (namespace and side.not_selector))
+
+
+def _chooses(side: EntityRule, namespace: str, bearer: Bearer) -> bool:
+    """Tell whether the side of a rule means the bearer of an address, apart from what it excludes."""
+    if not _selects(side, namespace):
+        return True
+    if side.namespace_selector:
+        at_home = in_namespaces(side.namespace_selector, bearer.labels)
+    else:
+        at_home = not namespace or bearer.labels.get(NAMESPACE) == namespace
+    return at_home and holds(selectors.parse(side.selector), bearer.labels)
+
+
+def _port_is_one_of(
+    ports: Iterable[int | str], flow: Flow, port: int, chosen: list[Bearer]
+) -> bool:
+    """Tell whether the port is given, by number or as those whom the rule means name it.
+
+    Source: Calico, calc/rule_scanner.go: a named port is of the endpoints that the rule selects, even where
+    the address is also in a network set that it selects.
+    """
+    for given in ports:
+        first, _, last = str(given).partition(":")
+        if first.isdigit():
+            if int(first) <= port <= int(last or first):
+                return True
+        elif any(
+            (named.name, number(named.protocol), named.port) == (given, flow.protocol, port)
+            for bearer in chosen
+            for named in bearer.ports
+        ):
+            return True
+    return False
 
 
 def only_log(policies: list[Policy], direction: str) -> bool:
