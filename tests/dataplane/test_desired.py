@@ -233,7 +233,7 @@ def test_an_endpoint_without_room_for_its_class_is_closed_and_named() -> None:
     assert "mark_mask" in refused.reason
     assert Route("10.65.0.15/32", "link").key not in desired.routes.desired
     desired.classes.forget("nobody")
-    desired.apply(step(EndpointRemoved(id=EndpointId("d/e15"))))
+    desired.apply(step(EndpointRemoved(id=EndpointId("d/e14"))))
     assert desired.refusals() == ()
 
 
