@@ -23,7 +23,7 @@ N_FLOWS = 200
 N_HOST_CLOUDS = 100
 N_WIRE_CLOUDS = 12
 N_WIRE_FLOWS = 400
-N_FAULT_CLOUDS = 200
+N_FAULT_CLOUDS = 600
 #: So many kept failures are enough to work with.
 MAX_FOUND = 5
 
