@@ -163,8 +163,14 @@ def test_problems_are_capped() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_kind_may_come_from_the_place(kind: type[Resource]) -> None:
     """Where the place says the kind, the document may leave it out, and may not say another."""
-    specs = {"WorkloadEndpoint": WEP["spec"], "IPPool": {"cidr": "10.0.0.0/8"}}
-    body = {"metadata": {"name": "a"}, "spec": specs.get(kind.__name__, {})}
+    specs = {
+        "WorkloadEndpoint": WEP["spec"],
+        "IPPool": {"cidr": "10.0.0.0/8"},
+        "IPAMBlock": {"cidr": "10.0.0.0/26"},
+    }
+    names = {"IPAMBlock": "10-0-0-0-26", "IPAMConfiguration": "default"}
+    name = names.get(kind.__name__, "a")
+    body = {"metadata": {"name": name}, "spec": specs.get(kind.__name__, {})}
     admitted = admit(body, kind=kind)
     assert type(admitted) is kind
     assert admit({**body, "kind": kind.__name__}) == admitted

@@ -121,9 +121,7 @@ class Life(RuleBasedStateMachine):
         """Let some time pass."""
         self.cloud.at += timedelta(seconds=seconds)
 
-    @rule(
-        strict=st.booleans(), most=st.sampled_from([0, 1, 3]), rest=st.sampled_from([0, 0, 30])
-    )
+    @rule(strict=st.booleans(), most=st.sampled_from([0, 1, 3]), rest=st.sampled_from([0, 0, 30]))
     def configure(self, strict: bool, most: int, rest: int) -> None:
         """Change how addresses are assigned."""
         self.cloud.put(
