@@ -6,13 +6,14 @@ Ends with 1 when a ratio is above its bound. A noisy machine shows here; run it 
 import sys
 from collections.abc import Callable
 
-from tests.bench import bench_ipset, bench_iptables, bench_latency, bench_routes
+from tests.bench import bench_ipam, bench_ipset, bench_iptables, bench_latency, bench_routes
 from tests.bench.result import Result, table
 
 BENCHES: tuple[tuple[str, Callable[[], list[Result]]], ...] = (
     ("iptables: one policy chain changes, against a bare long-lived restore", bench_iptables.main),
     ("routes, against a packed rtnetlink batch and ip -batch", bench_routes.main),
     ("IP sets, against ipset restore", bench_ipset.main),
+    ("addresses: 10,000 by 8 clients of 2 API processes", bench_ipam.main),
     ("the whole path in a lab of two hosts", bench_latency.main),
 )
 

@@ -75,8 +75,6 @@ class Desk:
         self._news = news
         self._lanes: dict[str, _Lane] = {}
         self.view = View()
-        #: Writes planned again because another came first.
-        self.n_conflicts = 0
 
     async def carry_out(self, wanted: Assign | Release, *, actor: str, request_id: str) -> Done:
         """Store what is wanted and return when reads show it.
@@ -126,7 +124,7 @@ class Desk:
             try:
                 written = await self._writer.store_all(writes, _source(demands[: len(results)]))
             except Conflict:
-                self.n_conflicts += 1
+                self._writer.n_conflicts += 1
                 await asyncio.sleep(os.urandom(1)[0] / 255 * 0.002 * attempt)
                 asked = await self._writer.ask([plan.key for plan in writes])
                 await self._see(asked)
