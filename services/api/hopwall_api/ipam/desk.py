@@ -82,12 +82,15 @@ class Desk:
         Errors: Refused; ApiProblem 409 after too many races, 413, 503.
         """
         self.view.follow(self._store)
-        lane = self._lanes.setdefault(_lane_of(self.view, wanted), _Lane())
+        host = _lane_of(self.view, wanted)
+        lane = self._lanes.setdefault(host, _Lane())
         demand = _Demand(wanted, actor, request_id)
         lane.waiting.append(demand)
         async with lane.turn:
             while not demand.done.done():
                 await self._serve(lane)
+        if not lane.waiting and not lane.turn.locked():
+            self._lanes.pop(host, None)
         return demand.done.result()
 
     async def _serve(self, lane: _Lane) -> None:

@@ -8,8 +8,6 @@ from hopwall_model.cidr import Cidr, Family, address_of, family_of, length_of
 
 BITS: dict[Family, int] = {4: 32, 6: 128}
 _AF: dict[Family, int] = {4: socket.AF_INET, 6: socket.AF_INET6}
-#: The widest block there can be, in addresses. Source: Calico v3 API, IPPool, blockSize.
-WIDEST_BLOCK = 4096
 
 
 class Span(Struct, frozen=True, order=True, gc=False):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
 
-from hopwall_api.ipam.spans import WIDEST_BLOCK, Span, number_of, span_of
+from hopwall_api.ipam.spans import Span, number_of, span_of
 from hopwall_api.store import Change, Store, Stored, TooOld
 from hopwall_model import selectors
 from hopwall_model.cidr import Cidr, Family, address_of, family_of, length_of
@@ -83,6 +83,8 @@ class View:
         self._hosts_at: dict[tuple[Family, int], int] = {}
         #: By family, sorted: first number and name of each block.
         self._order: dict[Family, list[tuple[int, str]]] = {4: [], 6: []}
+        #: By family: addresses of the widest block there has been.
+        self._widest: dict[Family, int] = {4: 1, 6: 1}
 
     # ------------------------------------------------------------ following
 
@@ -194,7 +196,9 @@ class View:
         others = [other.name for other in self.overlapping(block.span)]
         if others:
             self.crossing.update(others, (block.name,))
-        insort(self._order[block.span.family], (block.span.first, block.name))
+        family = block.span.family
+        self._widest[family] = max(self._widest[family], block.span.size)
+        insort(self._order[family], (block.span.first, block.name))
 
     def _unplace(self, block: Block) -> None:
         order = self._order[block.span.family]
@@ -241,7 +245,7 @@ class View:
         Cost: O(log n), and the blocks within one widest block of the span.
         """
         order = self._order[span.family]
-        index = bisect_left(order, (span.first - WIDEST_BLOCK + 1, ""))
+        index = bisect_left(order, (span.first - self._widest[span.family] + 1, ""))
         while index < len(order) and order[index][0] <= span.last:
             block = self.blocks[order[index][1]]
             if block.span.last >= span.first:
