@@ -73,6 +73,11 @@ async def test_release_wants_to_know_what(client: Client) -> None:
             await run(client, *words)
 
 
+def test_the_server_may_be_named_last() -> None:
+    """The flag that every command takes is taken after the verb too."""
+    assert parse(["ipam", "blocks", "--server", "http://x"]).server == "http://x"
+
+
 def test_addresses_are_told_from_handles() -> None:
     """What looks like an address is one; ids of workloads are handles."""
     assert all(is_address(text) for text in ("10.65.0.1", "fd00::1", "::1"))

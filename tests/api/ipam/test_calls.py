@@ -242,7 +242,7 @@ async def test_check_names_what_does_not_fit(caller: Caller) -> None:
     used, unused = addresses(await ask(caller, "vm1", v4=2, pools=["main"]))
     await ask(caller, "vm2", v4=1, pools=["gone"])
     await declare(caller, endpoint("vm1", address=used), endpoint("own", address="10.65.0.9"))
-    await declare(caller, endpoint("twice", address=used))
+    await declare(caller, endpoint("twice", address=used), pool("wide", "10.65.0.0/16"))
     await caller.delete("/v1/ippools/gone")
     await caller.delete("/v1/nodes/h1")
     report = (await caller.get("/v1/ipam/check")).json
@@ -250,6 +250,7 @@ async def test_check_names_what_does_not_fit(caller: Caller) -> None:
     assert {("unused", unused), ("shared", used), ("out-of-pool", "10.99.0.0/26")} <= found
     assert ("unused", used) not in found
     assert report["counts"]["no-host"] == 2
+    assert ("pools-overlap", "10.65.0.0/16") in found
     assert report["nAssigned"] == 3
     if used != "10.65.0.9" and unused != "10.65.0.9":
         assert ("not-assigned", "10.65.0.9") in found

@@ -132,6 +132,16 @@ def summary(view: View, block: Block, rested: str) -> BlockSummary:
 # ---------------------------------------------------------------- check
 
 
+def pool_faults(view: View) -> Iterator[Fault]:
+    """Yield pools that share addresses: blocks never do, but which pool an address is of is open."""
+    pools = sorted(view.pools.values(), key=lambda pool: pool.name)
+    for index, pool in enumerate(pools):
+        for other in pools[index + 1 :]:
+            if pool.span.overlaps(other.span):
+                detail = f"The IPPools {pool.name} and {other.name} share addresses."
+                yield Fault(what="pools-overlap", about=other.spec.cidr, detail=detail)
+
+
 def block_faults(view: View, blocks: Iterable[Block]) -> Iterator[Fault]:
     """Yield what does not fit in these blocks."""
     for block in blocks:

@@ -18,6 +18,7 @@ from hopwall_api.ipam.answers import (
     ReleaseAnswer,
     address_view,
     block_faults,
+    pool_faults,
     summary,
     use_faults,
 )
@@ -140,6 +141,7 @@ async def check(request: web.Request) -> web.StreamResponse:
         counts.update(fault.what for fault in found)
         faults.extend(found[: MAX_FAULTS - len(faults)])
 
+    note(list(pool_faults(view)))
     names = sorted(view.blocks, key=lambda name: view.blocks[name].span)
     for start in range(0, len(names), _PER_TURN):
         some = [view.blocks[n] for n in names[start : start + _PER_TURN] if n in view.blocks]

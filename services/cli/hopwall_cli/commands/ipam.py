@@ -47,6 +47,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         (check, _check),
     ):
         verb.add_argument("-o", "--output", choices=("table", "json"), default="table")
+        verb.add_argument("--server", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         verb.set_defaults(run=run)
 
 
