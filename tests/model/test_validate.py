@@ -167,8 +167,11 @@ def test_the_kind_may_come_from_the_place(kind: type[Resource]) -> None:
         "WorkloadEndpoint": WEP["spec"],
         "HostEndpoint": {"node": "h1", "interfaceName": "*"},
         "IPPool": {"cidr": "10.0.0.0/8"},
+        "IPAMBlock": {"cidr": "10.0.0.0/26"},
     }
-    body = {"metadata": {"name": "a"}, "spec": specs.get(kind.__name__, {})}
+    names = {"IPAMBlock": "10-0-0-0-26", "IPAMConfiguration": "default"}
+    name = names.get(kind.__name__, "a")
+    body = {"metadata": {"name": name}, "spec": specs.get(kind.__name__, {})}
     admitted = admit(body, kind=kind)
     assert type(admitted) is kind
     assert admit({**body, "kind": kind.__name__}) == admitted

@@ -13,6 +13,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
+from hopwall_model.ipam_specs import IpamBlockSpec, IpamConfigurationSpec, IpReservationSpec
+from hopwall_model.shapes import Shape
+
 API_VERSION = "projectcalico.org/v3"
 
 #: Interface names fit the kernel's IFNAMSIZ less its NUL (linux/if.h).
@@ -21,17 +24,6 @@ PortNumber = Annotated[int, Meta(ge=0, le=65535)]
 Action = Literal["Allow", "Deny", "Log", "Pass"]
 Direction = Literal["Ingress", "Egress"]
 IpVersion = Literal[4, 6]
-
-
-class Shape(
-    Struct,
-    frozen=True,
-    kw_only=True,
-    forbid_unknown_fields=True,
-    omit_defaults=True,
-    rename="camel",
-):
-    """The base of every part of a resource: immutable, strict, camel case on the wire."""
 
 
 class Metadata(Shape, frozen=True):
@@ -383,6 +375,30 @@ class IPPool(ResourceBase, frozen=True, tag="IPPool"):
     spec: IpPoolSpec
 
 
+class IPReservation(ResourceBase, frozen=True, tag="IPReservation"):
+    """Addresses that address management does not choose."""
+
+    PLURAL = "ipreservations"
+    SHORT = "ipr"
+    spec: IpReservationSpec = field(default_factory=IpReservationSpec)
+
+
+class IPAMConfiguration(ResourceBase, frozen=True, tag="IPAMConfiguration"):
+    """How addresses are assigned; there is one, named "default"."""
+
+    PLURAL = "ipamconfigurations"
+    SHORT = "ipamconfig"
+    spec: IpamConfigurationSpec = field(default_factory=IpamConfigurationSpec)
+
+
+class IPAMBlock(ResourceBase, frozen=True, tag="IPAMBlock"):
+    """A range of a pool and who has its addresses; written by address management alone."""
+
+    PLURAL = "ipamblocks"
+    SHORT = "block"
+    spec: IpamBlockSpec
+
+
 class Node(ResourceBase, frozen=True, tag="Node"):
     """A host."""
 
@@ -401,6 +417,9 @@ Resource = (
     | Profile
     | Tier
     | IPPool
+    | IPReservation
+    | IPAMConfiguration
+    | IPAMBlock
     | Node
 )
 
@@ -408,6 +427,9 @@ Resource = (
 KINDS: tuple[type[Resource], ...] = (
     Node,
     IPPool,
+    IPReservation,
+    IPAMConfiguration,
+    IPAMBlock,
     Tier,
     Profile,
     GlobalNetworkSet,
@@ -417,6 +439,9 @@ KINDS: tuple[type[Resource], ...] = (
     HostEndpoint,
     WorkloadEndpoint,
 )
+
+#: Kinds that users read, and only the services write.
+KEPT_KINDS: frozenset[type[Resource]] = frozenset({IPAMBlock})
 
 KIND_BY_NAME: dict[str, type[Resource]] = {kind.__name__: kind for kind in KINDS}
 KIND_BY_PLURAL: dict[str, type[Resource]] = {kind.PLURAL: kind for kind in KINDS}

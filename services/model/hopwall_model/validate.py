@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from hopwall_model import codec
 from hopwall_model import resource_names as limits
 from hopwall_model import validate_fields as check
+from hopwall_model import validate_ipam as ipam
 from hopwall_model import validate_kinds as kinds
 from hopwall_model import validate_rules as policies
 from hopwall_model.problems import Code, Findings, Invalid, Problem, step
@@ -24,7 +25,10 @@ from hopwall_model.resources import (
     GlobalNetworkPolicy,
     GlobalNetworkSet,
     HostEndpoint,
+    IPAMBlock,
+    IPAMConfiguration,
     IPPool,
+    IPReservation,
     Metadata,
     NetworkPolicy,
     NetworkSet,
@@ -92,8 +96,13 @@ def _kind(
 
 def _canonical(found: Findings, resource: Resource) -> Resource:
     metadata = _metadata(found, type(resource), resource.metadata)
+    spec: Any
     if isinstance(resource, Tier):
-        spec: Any = kinds.tier(found, "/spec", resource.metadata.name, resource.spec)
+        spec = kinds.tier(found, "/spec", resource.metadata.name, resource.spec)
+    elif isinstance(resource, IPAMBlock):
+        spec = ipam.block(found, "/spec", resource.metadata.name, resource.spec)
+    elif isinstance(resource, IPAMConfiguration):
+        spec = ipam.configuration(found, "/spec", resource.metadata.name, resource.spec)
     else:
         spec = _SPECS[type(resource)](found, "/spec", resource.spec)
     return replace(resource, metadata=metadata, spec=spec, api_version=API_VERSION, status=None)
@@ -108,6 +117,7 @@ _SPECS: dict[type[Resource], Callable[[Findings, str, Any], Any]] = {
     GlobalNetworkSet: kinds.network_set,
     Profile: policies.profile,
     IPPool: kinds.ip_pool,
+    IPReservation: ipam.reservation,
     Node: kinds.node,
 }
 
