@@ -10,6 +10,8 @@ from hopwall_model.status import Refusal, Waiting
 from tests.api.caller import calc_status, host_status
 
 VM = Key("WorkloadEndpoint", "default", "vm1")
+HOST_A, HOST_B = (Key("HostEndpoint", "", name) for name in "ab")
+TIER = Key("Tier", "", "security")
 POLICY = Key("GlobalNetworkPolicy", "", "isolate")
 
 
@@ -177,6 +179,27 @@ def test_a_refused_route_is_the_matter_of_the_endpoint_with_its_address() -> Non
     other = Target(VM, 5, addresses=("10.65.0.22/32",))
     assert not tracker.progress([mine]).reached("programmed")
     assert tracker.progress([other, Target(POLICY, 5)]).reached("programmed")
+
+
+@pytest.mark.parametrize(
+    ("refused", "concerned"),
+    [
+        ("host endpoint a", {HOST_A}),
+        ("way to NATS of host endpoint a", {HOST_A, POLICY, TIER}),
+        ("nat 192.0.2.10/32 of endpoint default/vm1", {VM, TIER}),
+        ("endpoint default/vm1", {VM, TIER}),
+        ("set s:1", {VM, HOST_A, HOST_B, POLICY, TIER}),
+    ],
+)
+def test_a_refusal_holds_up_what_it_bears_on_and_no_other(
+    refused: str, concerned: set[Key]
+) -> None:
+    """One host endpoint with a bad interface does not make the host's other writes look refused."""
+    status = host_status("h1", 5, refused=(Refusal(object=refused, reason="x"),))
+    tracker = tracked(calc_status(0, 5, "h1"), status)
+    keys = (VM, HOST_A, HOST_B, POLICY, TIER)
+    late = {key for key in keys if programmed(tracker, 5, key) == ("False", "Refused")}
+    assert late == concerned
 
 
 def test_a_removed_endpoint_does_not_wait_for_its_interface() -> None:

@@ -81,6 +81,10 @@ def ruled(desired: Desired, dispatch: str = "hw-host-in") -> dict[str, str]:
     return found
 
 
+#: What people know a host endpoint's fault towards NATS by.
+WAY = "way to NATS of host endpoint"
+
+
 def refused(desired: Desired) -> dict[str, str]:
     """Return object → reason."""
     return {r.object: r.reason for r in desired.refusals()}
@@ -97,7 +101,7 @@ def test_the_lowest_id_has_the_interface() -> None:
     assert told["host endpoint b"] == told["host endpoint c"] == why
     desired.apply(step(HostEndpointRemoved(id=HostEndpointId("a"))))
     assert ruled(desired)["eth0"] != only_a["eth0"]
-    assert list(refused(desired)) == ["host endpoint b", "host endpoint c"]  # b would cut NATS off
+    assert list(refused(desired)) == ["host endpoint c", f"{WAY} b"]
 
 
 def test_expected_addresses_follow_the_interface_that_has_them() -> None:
@@ -271,7 +275,7 @@ def test_who_would_cut_nats_off_is_told(updates: tuple[Update, ...], cut: bool) 
     """Every list on the way counts, with the policies and sets of now; the way stays open all the same."""
     desired = host()
     desired.apply(step(*updates))
-    assert ("host endpoint a" in refused(desired)) is cut
+    assert (f"{WAY} a" in refused(desired)) is cut
     head = ruled(desired, "hw-host-out").popitem()[1]
     pinhole = "-p tcp -m tcp --dport 4222 -d 192.0.2.9/32 -j ACCEPT"
     forced = isinstance(updates[-1], HostEndpointSet) and updates[-1].force
@@ -285,7 +289,7 @@ def test_it_is_told_as_soon_as_a_policy_changes_and_no_longer_than_that() -> Non
     head = ruled(desired, "hw-host-out")["eth0"]
     before = lines(desired, head)
     desired.apply(step(NeedRemoved(scope=Scope(f"policy/{ANY}"))))
-    assert "NATS at 192.0.2.9:4222" in refused(desired)["host endpoint a"]
+    assert "NATS at 192.0.2.9:4222" in refused(desired)[f"{WAY} a"]
     assert lines(desired, head) == before
     desired.apply(step(allowing()))
     assert refused(desired) == {}

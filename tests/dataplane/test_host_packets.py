@@ -250,7 +250,7 @@ def test_the_way_to_nats_is_cut_only_by_force(site: Site) -> None:
     """A host endpoint that would cut NATS off is told of and leaves that one way open."""
     with Site(site.backend, nats_url=("nats://192.0.2.2:443",)) as other:
         [told] = other.apply(host_endpoint())
-        assert told.startswith("host endpoint h: ")
+        assert told.startswith("way to NATS of host endpoint h: ")
         assert "NATS at 192.0.2.2:443" in told
         assert other.sees(other.host, REMOTE[4], 443) == HOST[4]
         assert other.sees(other.host, REMOTE[4], 80) == ""

@@ -71,7 +71,11 @@ WEB_PORT = (PortRange(80, 90),)
         ({"ip_version": 6}, TCP, False),
         ({"protocol": 6}, TCP, True),
         ({"protocol": 17}, TCP, False),
-        ({"protocol": 0}, TCP, True),  # what iptables makes of 0: all
+        ({"protocol": 0}, TCP, False),  # a protocol as any other, though iptables reads it as all
+        ({"protocol": 0}, Packet(4, 0, "10.0.0.1", "10.0.0.2"), True),
+        ({"protocol": 0}, UDP6, False),
+        ({"not_protocol": 0}, TCP, True),
+        ({"not_protocol": 0}, Packet(4, 0, "10.0.0.1", "10.0.0.2"), False),
         ({"protocol": 58}, Packet(4, 58, "10.0.0.1", "10.0.0.2"), False),
         ({"not_protocol": 6}, TCP, False),
         ({"not_protocol": 17}, TCP, True),
@@ -173,8 +177,8 @@ RULES = st.builds(
     id=st.just("r"),
     action=st.just("allow"),
     ip_version=st.sampled_from([None, 4, 6]),
-    protocol=st.sampled_from([None, 1, 6, 17, 58]),
-    not_protocol=st.sampled_from([None, 1, 6, 17, 58]),
+    protocol=st.sampled_from([None, 0, 1, 6, 17, 58, 60]),
+    not_protocol=st.sampled_from([None, 0, 1, 6, 17, 58, 60]),
     source=ENTITIES,
     destination=ENTITIES,
 )

@@ -311,6 +311,49 @@ async def test_floating_address_reaches_its_workload_from_everywhere(lab: Lab) -
     assert not await lab.reach("fabric", FLOATING[4], "tcp")
 
 
+async def test_a_refused_host_endpoint_is_told_and_holds_up_no_other(lab: Lab) -> None:
+    """Who declares it hears why from `programmed`; the next write of the same host is enforced and says so."""
+    bad = resource("HostEndpoint", "bad", {"node": "h1", "interfaceName": "lo"})
+    good = resource("HostEndpoint", "good", {"node": "h1", "interfaceName": "eth9"})
+    answer = await lab.client.apply([bad], wait="programmed")
+    try:
+        assert not reached(answer)
+        assert "'lo' cannot be" in answer["status"]["laggards"][0]["reason"]
+        async with declared(lab, good):
+            pass
+    finally:
+        await lab.client.delete(kind_named("hep"), namespace="", name="bad", wait="programmed")
+
+
+async def test_the_legacy_backend_says_the_same() -> None:
+    """Tiers, named ports, protocol 0, a host endpoint and its failsafe ports, on legacy iptables."""
+    async with Lab("policylg", hosts=1, backend="legacy") as lab:
+        here = [w for w in WORKLOADS if w.host == "h1"]
+        await lab.add(*here)
+        await lab.client.apply([open_profile("open")])
+        assert reached(await lab.client.apply([_endpoint(w) for w in here], wait="programmed"))
+        rules = [
+            {"action": "Deny", "protocol": 0},
+            {"action": "Pass", "protocol": "TCP", "destination": {"ports": ["service"]}},
+            {"action": "Allow", "protocol": "ICMP"},
+            {"action": "Allow", "protocol": "ICMPv6"},
+        ]
+        interface = resource("HostEndpoint", "h1-eth0", {"node": "h1", "interfaceName": "eth0"})
+        await lab.prober("fabric")
+        await (await lab.prober("h1")).ask("listen", {"port": 22})
+        async with declared(
+            lab,
+            resource("Tier", "security", {"order": 10}),
+            gnp("guard", "role == 'web'", tier="security", ingress=rules),
+            interface,
+        ):
+            assert await both(lab, "near", "web") == [True, False, False, True]
+            assert await both(lab, "fabric", "h1") == [False] * 4
+            assert await verdicts(lab, "fabric", "h1", ("tcp", 22)) == [[True], [True]]
+        tables = await lab.run("h1", ["iptables-legacy-save"])
+        assert "hw-FORWARD" in tables
+
+
 async def test_what_is_not_of_this_dataplane_is_refused_by_name(lab: Lab) -> None:
     """http, services and service accounts are refused with the path of the field."""
     refused: dict[str, Doc] = {

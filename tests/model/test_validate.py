@@ -111,9 +111,9 @@ def test_admitting_does_not_change_the_document() -> None:
         (rule(protocol=True), "/spec/ingress/0/protocol", Code.SHAPE),
         (rule(icmp={"type": 255}), "/spec/ingress/0/icmp/type", Code.SHAPE),
         (rule(source={"port": [80]}), "/spec/ingress/0/source/port", Code.UNKNOWN_FIELD),
-        (rule(source={"ports": [80] * 51}), "/spec/ingress/0/source/ports", Code.SHAPE),
-        (rule(source={"nets": ["10.0.0.0/8"] * 257}), "/spec/ingress/0/source/nets", Code.SHAPE),
-        (policy(ingress=[RULE] * 1025), "/spec/ingress", Code.SHAPE),
+        (rule(source={"ports": [80] * 51}), "/spec/ingress/0/source/ports", Code.LIMIT),
+        (rule(source={"nets": ["10.0.0.0/8"] * 257}), "/spec/ingress/0/source/nets", Code.LIMIT),
+        (policy(ingress=[RULE] * 1025), "/spec/ingress", Code.LIMIT),
         (policy(order="1"), "/spec/order", Code.SHAPE),
         (policy(types=["ingress"]), "/spec/types/0", Code.SHAPE),
         (document("Tier", {}, labels={"a": "b", "c": 1}), "/metadata/labels/c", Code.SHAPE),
@@ -123,6 +123,21 @@ def test_admitting_does_not_change_the_document() -> None:
 def test_wrong_shapes(data: dict[str, Any], pointer: str, code: Code) -> None:
     """A wrong type, a missing field, an unknown field or kind is refused with its place."""
     assert problems(data) == [(pointer, code)]
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (policy(ingress=[RULE] * 1025), "Give at most 1024 entries here; spread the rest"),
+        (wep(interfaceName="x" * 16), "Give at most 15 characters here."),
+        (wep(interfaceName=""), "Give at least 1 characters here."),
+        (rule(icmp={"type": 255}), "Give at most 254 here."),
+    ],
+)
+def test_bounds_are_said_in_words(data: dict[str, Any], sentence: str) -> None:
+    """What is too long or too large is told how much is taken."""
+    with pytest.raises(Invalid, match=sentence):
+        admit(data)
 
 
 def test_the_choices_are_named() -> None:

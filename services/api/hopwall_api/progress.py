@@ -213,26 +213,32 @@ def _endpoint_id(key: Key) -> str:
 #: Kinds that hosts know by an object of their own: kind → how the host calls it.
 _OBJECTS = {
     "WorkloadEndpoint": "endpoint {0}/{1}",
+    "HostEndpoint": "host endpoint {1}",
     "NetworkPolicy": "policy np/{0}/{1}",
     "GlobalNetworkPolicy": "policy gnp/{1}",
     "Profile": "policy profile/{1}",
 }
+_WAY = "way to NATS of "
 
 
 def _bears_on(refused: str, target: Target) -> bool:
     """Tell whether a refusal may mean that this resource is not enforced.
 
     An endpoint or a policy that is refused is another resource's matter, and a route is that of the
-    endpoint with its address, or of the host it leads to. Anything else (a set, a sysctl) cannot be told
+    endpoint with its address, or of the host it leads to. That a host endpoint would close the way to NATS
+    may be the work of any policy, or of what policies name. Anything else (a set, a sysctl) cannot be told
     apart here and counts against every write that concerns the host.
     """
     key = target.key
-    kind, _, name = refused.partition(" ")
-    if kind == "route":
-        return name in target.addresses or key.kind == "Node"
-    if kind not in ("endpoint", "policy") or key.kind not in _OBJECTS:
-        return True
-    return refused == _OBJECTS[key.kind].format(key.namespace, key.name)
+    if refused.startswith("route "):
+        return refused.removeprefix("route ") in target.addresses or key.kind == "Node"
+    if refused.startswith(_WAY) and key.kind != "HostEndpoint":
+        return key.kind != "WorkloadEndpoint"
+    owner = refused.rpartition(" of ")[2]  # a floating address is named with its endpoint
+    known_as = _OBJECTS.get(key.kind, "").format(key.namespace, key.name)
+    if owner.startswith("host endpoint "):
+        return owner == known_as
+    return not known_as or not owner.startswith(("endpoint ", "policy ")) or owner == known_as
 
 
 def _programmed(n: int, late: Sequence[Laggard], failed: int, sure: bool) -> Condition:

@@ -140,10 +140,10 @@ class HostEndpoints:
 
     def refusals(self) -> Iterable[Refusal]:
         """List what is not as declared, and why."""
-        for endpoint_id in sorted(self._faults.keys() | self._cuts.keys()):
-            reasons = (self._faults.get(endpoint_id, ""), self._cuts.get(endpoint_id, ""))
-            text = " ".join(reason for reason in reasons if reason)
-            yield Refusal(object=f"host endpoint {endpoint_id}", reason=text)
+        for endpoint_id, reason in sorted(self._faults.items()):
+            yield Refusal(object=f"host endpoint {endpoint_id}", reason=reason)
+        for endpoint_id, reason in sorted(self._cuts.items()):
+            yield Refusal(object=f"way to NATS of host endpoint {endpoint_id}", reason=reason)
 
     # ------------------------------------------------------------ whose an interface is
 

@@ -51,8 +51,6 @@ class Packet:
 Sets = Callable[[SetId, Packet, Side], bool | None]
 
 _ICMP: Final = {4: protocols.ICMP, 6: protocols.ICMPV6}
-#: iptables(8): "The number zero is equivalent to all."
-_ANY_PROTOCOL: Final = 0
 
 
 def decide(
@@ -125,11 +123,12 @@ def _matches(rule: ResolvedRule, packet: Packet, sets: Sets) -> bool:
 
 
 def _protocol_matches(rule: ResolvedRule, packet: Packet) -> bool:
+    """Tell whether the protocol holds; an IPv6 extension header is none of a packet that is judged here."""
     wanted = rule.protocol
     if wanted is not None:
         if wanted == _ICMP[10 - packet.version]:
             return False  # the other family's ICMP
-        return wanted in (_ANY_PROTOCOL, packet.protocol) and wanted != rule.not_protocol
+        return wanted == packet.protocol and wanted != rule.not_protocol
     return rule.not_protocol is None or rule.not_protocol != packet.protocol
 
 

@@ -9,7 +9,9 @@ from msgspec import Struct
 class Refusal(Struct, frozen=True, kw_only=True):
     """One object that could not be enforced as wanted, and is closed instead."""
 
-    #: "endpoint default/vm1", "policy gnp/isolate", "set s:…", "route 10.65.0.21/32".
+    #: "endpoint default/vm1", "host endpoint h1-eth0", "policy gnp/isolate", "set s:…",
+    #: "route 10.65.0.21/32", "nat 192.0.2.10/32 of endpoint default/vm1",
+    #: "way to NATS of host endpoint h1-eth0".
     object: str
     #: One sentence: what was refused, by whom, and what to do.
     reason: str

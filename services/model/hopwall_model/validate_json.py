@@ -163,6 +163,7 @@ _STEP = re.compile(r"\.(\w+)|\[(\d+)\]|(\[\.\.\.\])")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(\w+)`")
 _GOT = re.compile(r"Expected `(.+)`, got `(\w+)`")
+_BOUND = re.compile(r"Expected `(\w+)` (?:of length )?([<>])= (-?\d+)")
 _ENUM = re.compile(r"Invalid (?:enum )?value (.*)", re.DOTALL)
 
 _WORDS = {
@@ -217,6 +218,10 @@ def _note_fault(found: Findings, document: Any, type_: Any, path: Path, message:
         return
     got = _GOT.fullmatch(message)
     pointer, _ = _locate(document, path, got[2] if got else "")
+    if bound := _BOUND.fullmatch(message):
+        code = Code.LIMIT if bound[1] == "array" else Code.SHAPE
+        found.add(pointer, _bound_sentence(bound[1], bound[2] == "<", bound[3]), code)
+        return
     if got:
         wanted = " or ".join(_WORDS.get(part, part) for part in got[1].split(" | "))
         reason = f"Expected {wanted}, not {_WORDS.get(got[2], got[2])}."
@@ -225,6 +230,12 @@ def _note_fault(found: Findings, document: Any, type_: Any, path: Path, message:
     else:
         reason = f"{message.replace('`', '')}."
     found.add(pointer, reason, Code.SHAPE)
+
+
+def _bound_sentence(kind: str, upper: bool, bound: str) -> str:
+    what = {"array": " entries", "str": " characters"}.get(kind, "")
+    rest = "; spread the rest over others" if upper and kind == "array" else ""
+    return f"Give at {'most' if upper else 'least'} {bound}{what} here{rest}."
 
 
 def _type_at(type_: Any, path: Path) -> inspect.Type:
