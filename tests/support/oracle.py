@@ -42,6 +42,7 @@ from hopwall_model.updates import (
     Verdict,
 )
 from tests.support.fold import HostState
+from tests.support.oracle_bgp import BgpOracle
 
 Resources = Mapping[Key, Resource]
 Policy = NetworkPolicy | GlobalNetworkPolicy
@@ -53,9 +54,10 @@ NAMESPACE = "projectcalico.org/namespace"
 class Oracle:
     """Answers for one set of resources."""
 
-    def __init__(self, resources: Resources, *, routes: bool = True) -> None:
+    def __init__(self, resources: Resources, *, bgp: bool = False) -> None:
         values = list(resources.values())
-        self.with_routes = routes
+        #: Absent where calc itself spreads the routes.
+        self.bgp = BgpOracle(values, self.living) if bgp else None
         self.endpoints = [r for r in values if isinstance(r, WorkloadEndpoint)]
         self.sets = [r for r in values if isinstance(r, NetworkSet | GlobalNetworkSet)]
         self.policies = [r for r in values if isinstance(r, NetworkPolicy | GlobalNetworkPolicy)]
@@ -100,14 +102,22 @@ class Oracle:
         for policy_id in named:
             ingress, egress = self.rules(policy_id, state)
             state.policies[policy_id] = (self.tier_name(policy_id), ingress, egress)
-        if self.pools and host in self.hosts():
+        self._spread(host, state)
+        return state
+
+    def _spread(self, host: str, state: HostState) -> None:
+        """Note the pools, and how the host learns where others' addresses are."""
+        if self.bgp is not None:
+            state.bgp = self.bgp.of(host)
+        if host not in self.hosts():
+            return
+        if self.pools:
             state.sets[SetId("pools")] = frozenset(pool.cidr for pool in self.pools)
             state.sets[SetId("nat-pools")] = frozenset(
                 pool.cidr for pool in self.pools if pool.nat_outgoing
             )
-        if self.with_routes and host in self.hosts():
+        if self.bgp is None:
             state.routes = {other: self.route(other) for other in self.hosts() - {host}}
-        return state
 
     # ------------------------------------------------------------ endpoints
 
@@ -390,9 +400,6 @@ class Oracle:
 
     def route(self, host: str) -> tuple[str, str, frozenset[str]]:
         """Return the gateways of a host and the addresses that live on it."""
-        living = [e for e in self.endpoints if e.spec.node == host]
-        addresses = [a for e in living for a in self.owned(e)]
-        addresses += [nat.external for e in living for nat in self.nats(e)]
         node = self.nodes.get(host)
         given: list[str] = []
         if node is not None:
@@ -403,7 +410,13 @@ class Oracle:
         given = [address.split("/")[0] for address in given if address]
         v4 = [address for address in given if "." in address]
         v6 = [address for address in given if ":" in address]
-        return (v4[0] if v4 else "", v6[0] if v6 else "", frozenset(addresses))
+        return (v4[0] if v4 else "", v6[0] if v6 else "", frozenset(self.living(host)))
+
+    def living(self, host: str) -> list[str]:
+        """Return the addresses that endpoints on the host own, floating ones too."""
+        living = [e for e in self.endpoints if e.spec.node == host]
+        addresses = [a for e in living for a in self.owned(e)]
+        return addresses + [nat.external for e in living for nat in self.nats(e)]
 
 
 def _both(place: Selector, wanted: Selector) -> Selector:

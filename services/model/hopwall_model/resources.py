@@ -13,6 +13,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
+from hopwall_model.bgp_specs import BgpConfigurationSpec, BgpFilterSpec, BgpPeerSpec
+from hopwall_model.shapes import Shape
+
 API_VERSION = "projectcalico.org/v3"
 
 #: Interface names fit the kernel's IFNAMSIZ less its NUL (linux/if.h).
@@ -21,17 +24,6 @@ PortNumber = Annotated[int, Meta(ge=0, le=65535)]
 Action = Literal["Allow", "Deny", "Log", "Pass"]
 Direction = Literal["Ingress", "Egress"]
 IpVersion = Literal[4, 6]
-
-
-class Shape(
-    Struct,
-    frozen=True,
-    kw_only=True,
-    forbid_unknown_fields=True,
-    omit_defaults=True,
-    rename="camel",
-):
-    """The base of every part of a resource: immutable, strict, camel case on the wire."""
 
 
 class Metadata(Shape, frozen=True):
@@ -383,6 +375,30 @@ class IPPool(ResourceBase, frozen=True, tag="IPPool"):
     spec: IpPoolSpec
 
 
+class BGPConfiguration(ResourceBase, frozen=True, tag="BGPConfiguration"):
+    """How all hosts ("default") or one ("node.<host>") speak BGP."""
+
+    PLURAL = "bgpconfigurations"
+    SHORT = "bgpconfig"
+    spec: BgpConfigurationSpec = field(default_factory=BgpConfigurationSpec)
+
+
+class BGPPeer(ResourceBase, frozen=True, tag="BGPPeer"):
+    """Who speaks BGP with whom."""
+
+    PLURAL = "bgppeers"
+    SHORT = "peer"
+    spec: BgpPeerSpec
+
+
+class BGPFilter(ResourceBase, frozen=True, tag="BGPFilter"):
+    """What is told to a BGP peer and taken from it."""
+
+    PLURAL = "bgpfilters"
+    SHORT = "bgpf"
+    spec: BgpFilterSpec = field(default_factory=BgpFilterSpec)
+
+
 class Node(ResourceBase, frozen=True, tag="Node"):
     """A host."""
 
@@ -401,6 +417,9 @@ Resource = (
     | Profile
     | Tier
     | IPPool
+    | BGPConfiguration
+    | BGPFilter
+    | BGPPeer
     | Node
 )
 
@@ -408,6 +427,9 @@ Resource = (
 KINDS: tuple[type[Resource], ...] = (
     Node,
     IPPool,
+    BGPConfiguration,
+    BGPFilter,
+    BGPPeer,
     Tier,
     Profile,
     GlobalNetworkSet,

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from hopwall_model import codec
 from hopwall_model import resource_names as limits
+from hopwall_model import validate_bgp as bgp
 from hopwall_model import validate_fields as check
 from hopwall_model import validate_kinds as kinds
 from hopwall_model import validate_rules as policies
@@ -21,6 +22,9 @@ from hopwall_model.problems import Code, Findings, Invalid, Problem, step
 from hopwall_model.resources import (
     API_VERSION,
     KIND_BY_NAME,
+    BGPConfiguration,
+    BGPFilter,
+    BGPPeer,
     GlobalNetworkPolicy,
     GlobalNetworkSet,
     HostEndpoint,
@@ -92,8 +96,11 @@ def _kind(
 
 def _canonical(found: Findings, resource: Resource) -> Resource:
     metadata = _metadata(found, type(resource), resource.metadata)
+    spec: Any
     if isinstance(resource, Tier):
-        spec: Any = kinds.tier(found, "/spec", resource.metadata.name, resource.spec)
+        spec = kinds.tier(found, "/spec", resource.metadata.name, resource.spec)
+    elif isinstance(resource, BGPConfiguration):
+        spec = bgp.configuration(found, "/spec", resource.metadata.name, resource.spec)
     else:
         spec = _SPECS[type(resource)](found, "/spec", resource.spec)
     return replace(resource, metadata=metadata, spec=spec, api_version=API_VERSION, status=None)
@@ -108,6 +115,8 @@ _SPECS: dict[type[Resource], Callable[[Findings, str, Any], Any]] = {
     GlobalNetworkSet: kinds.network_set,
     Profile: policies.profile,
     IPPool: kinds.ip_pool,
+    BGPPeer: bgp.peer,
+    BGPFilter: bgp.bgp_filter,
     Node: kinds.node,
 }
 
