@@ -284,6 +284,7 @@ def test_what_is_unclaimed_is_said_once() -> None:
     assert session(h1, "172.18.203.2").entitled == (
         PrefixRange("10.65.0.64/26", 26, 32),
         PrefixRange("10.65.1.0/26", 26, 32),
+        PrefixRange("10.65.0.2/32", 32, 32),  # WEB2, in h1's block
     )
 
 

@@ -54,9 +54,11 @@ class AllRanges(KeyedNode[str, Ranges]):
         """Return the one key."""
         return (ALL,)
 
-    def compute(self, key: str) -> Ranges:
-        """Return what is common. Cost: the number of blocks."""
+    def compute(self, key: str) -> Ranges | None:
+        """Return what is common; None without a pool. Cost: the number of blocks."""
         del key
+        if not self._pools:
+            return None
         pools = self._pools.values.values()
         exported = collapsed(pool.cidr for pool in pools if pool.exported)
         blocks = collapsed(block.cidr for block in self._blocks.values.values())
