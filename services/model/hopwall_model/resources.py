@@ -387,7 +387,7 @@ class BGPPeer(ResourceBase, frozen=True, tag="BGPPeer"):
     """Who speaks BGP with whom."""
 
     PLURAL = "bgppeers"
-    SHORT = "peer"
+    SHORT = "bgpp"
     spec: BgpPeerSpec
 
 
