@@ -161,6 +161,17 @@ def test_a_host_by_name_before_a_selector_before_all() -> None:
     assert (ours.name, ours.peer_host) == ("peer/one-of-ours/172.18.203.2", "h2")
 
 
+def test_a_hosts_own_declaration_before_the_other_side_of_one() -> None:
+    """Where two selectors name each other, each host has the session of the peering that is for it."""
+    state = MESH.with_(
+        "",
+        peer("a", node_selector="rack == 'a'", peer_selector="rack == 'b'", bfd=True),
+        peer("b", node_selector="rack == 'b'", peer_selector="rack == 'a'"),
+    )
+    assert session(told(state, "h1"), "172.18.203.10").name == "peer/a/172.18.203.10"
+    assert session(told(state, "h3"), "172.18.203.1").name == "peer/b/172.18.203.1"
+
+
 def test_a_host_that_takes_no_part_has_nothing_to_do() -> None:
     """Undeclared, without a BGP part, or gone: its daemon is told so."""
     nothing = Bgp(router_id="0.0.0.0", as_number=0)
@@ -286,6 +297,16 @@ def test_what_is_unclaimed_is_said_once() -> None:
         PrefixRange("10.65.1.0/26", 26, 32),
         PrefixRange("10.65.0.2/32", 32, 32),  # WEB2, in h1's block
     )
+
+
+def test_who_asks_reflectors_alone_is_not_told_what_is_unclaimed() -> None:
+    """What a reflector may pass on does not change with each block, so its clients need not hear of it."""
+    assert told(REFLECTED, "h1").unclaimed == ()
+    assert told(REFLECTED, "rr").unclaimed == told(BLOCKS, "h1").unclaimed
+    cloud = Cloud(routing="bgp")
+    cloud.step([ResourceSet(resource=r) for r in REFLECTED])
+    claimed = REFLECTED.with_("", block("10.65.3.0/26", "h3"))
+    assert batches(cloud, REFLECTED, claimed) == {"h3", "rr", "rr2", "rr3"}
 
 
 # ---------------------------------------------------------------- cost

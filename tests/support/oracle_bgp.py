@@ -46,6 +46,8 @@ class BgpOracle:
             return Bgp(router_id="0.0.0.0", as_number=0)
         hashed = int.from_bytes(digest(host, 8).encode(), "big") % (2**32 - 1) + 1
         severity: Any = (self.said(host, "log_severity_screen") or "Info").lower()
+        sessions = self.sessions(host)
+        peers = {s.peer_host for s in sessions.values()} - {""}
         return Bgp(
             router_id=_bare(bgp.ipv4_address) or str(ip_network(hashed)[0]),
             as_number=self.as_number(host),
@@ -53,10 +55,10 @@ class BgpOracle:
             cluster_id=bgp.route_reflector_cluster_id,
             log_severity=severity,
             ignored_interfaces=self.said(host, "ignored_interfaces") or (),
-            sessions=tuple(sorted(self.sessions(host).values(), key=lambda s: s.name)),
+            sessions=tuple(sorted(sessions.values(), key=lambda s: s.name)),
             blocks=tuple(sorted(str(net) for net in self.own_blocks(host))),
             pools=_texts(self.exported),
-            unclaimed=self.unclaimed(),
+            unclaimed=() if all(map(self.cluster, peers)) else self.unclaimed(),
             advertisements=self.advertisements(host),
         )
 

@@ -172,6 +172,7 @@ REFLECTED = STRAYS.with_(
     config(node_to_node_mesh_enabled=False),
     peer("to-reflectors", node_selector="!has(rr)", peer_selector="rr == 'yes'", bfd=True),
     peer("between", node_selector="has(rr)", peer_selector="has(rr)"),
+    peer("by-name", node="h2", peer_selector="rr == 'other'"),
 )
 REFLECTOR_LEAVES = REFLECTED.with_(
     "a reflector becomes an ordinary host",
@@ -182,7 +183,13 @@ RELABELLED = REFLECTED.with_(
     "labels move hosts between peerings",
     speaker("h3", "172.18.203.10/24", "fd00:1::3/64", {"rr": "yes"}),
     speaker("rr2", "172.18.203.6/24", "", {}, route_reflector_cluster_id="1.0.0.1"),
+    speaker("rr3", "172.18.203.7/24", "", {}, route_reflector_cluster_id="1.0.0.2"),
 )
+REFLECTOR_UNNAMED = REFLECTED.with_(
+    "a label that only a peering by name looks at",
+    speaker("rr3", "172.18.203.7/24", "", {"rr": "x"}, route_reflector_cluster_id="1.0.0.2"),
+).without("", peer("to-reflectors"), peer("between"))
+ONE_LEFT = REFLECTOR_UNNAMED.with_("and back", RR3)
 ONE_WAY = REFLECTED.with_(
     "no reverse peerings",
     peer(
@@ -258,5 +265,6 @@ BGP_WALKS: dict[str, list[State]] = {
     "blocks": [MESH, BLOCKS, STRAYS, BLOCKS_MOVED, STRAYS, STRAYS_SWAPPED, MESH],
     "announced pools": [STRAYS, POOLS_OTHERWISE, BLOCKS_MOVED, POOLS_OTHERWISE],
     "reflectors": [STRAYS, REFLECTED, REFLECTOR_LEAVES, REFLECTED, RELABELLED, ONE_WAY, REFLECTED],
+    "by name": [REFLECTED, REFLECTOR_UNNAMED, ONE_LEFT, REFLECTOR_UNNAMED],
     "routers": [STRAYS, FABRIC, FABRIC_OTHERWISE, MESH_SAID, FABRIC],
 }

@@ -97,7 +97,8 @@ class Bgp(Struct, frozen=True, kw_only=True, omit_defaults=True):
     Shape: `sessions` by name. `blocks` are this host's own aggregates, announced as such and black-holed
            first. `pools` are the ranges whose host routes (/32, /128) may be announced at all: pools
            without disableBGPExport. `unclaimed` are the host routes among them that are in no host's
-           block: any of our hosts may announce them to us. It is said once, as it is the same for all.
+           block: any of our hosts may announce them to us. It is said once, as it is the same for all,
+           and not at all where no peer but reflectors is one of our hosts.
     """
 
     router_id: str

@@ -87,6 +87,7 @@ class Daemons(KeyedNode[str, Bgp]):
             return NOTHING
         common = self._ranges.get(ranges.ALL) or ranges.NOTHING
         own = self._trust.get(key) or trust.NOTHING
+        sessions = self._sessions.get(key) or ()
         return Bgp(
             router_id=me.router_id,
             as_number=me.as_number,
@@ -95,14 +96,19 @@ class Daemons(KeyedNode[str, Bgp]):
             log_severity=me.severity,
             ignored_interfaces=me.ignored_interfaces,
             sessions=tuple(
-                replace(session, entitled=self._entitled(session, common))
-                for session in self._sessions.get(key) or ()
+                replace(session, entitled=self._entitled(session, common)) for session in sessions
             ),
             blocks=own.blocks,
             pools=common.exported,
-            unclaimed=common.unclaimed,
+            # Large, and it changes with every block: only for those who need it.
+            unclaimed=common.unclaimed if any(map(self._is_ordinary, sessions)) else (),
             advertisements=me.advertisements,
         )
+
+    def _is_ordinary(self, session: Session) -> bool:
+        """Tell whether the peer is one of our hosts and no reflector."""
+        peer = self._speakers.get(session.peer_host)
+        return peer is not None and not peer.cluster_id
 
     def _entitled(self, session: Session, common: Ranges) -> tuple[PrefixRange, ...]:
         peer = self._speakers.get(session.peer_host)
