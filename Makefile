@@ -1,10 +1,10 @@
 # Every target sets up what it needs by itself. `make help` lists them.
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
-.PHONY: help setup demo test lint fmt types bench lock clean
+.PHONY: help setup demo test test-deep lint fmt types bench lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-9s %s\n", $$1, $$2}'
 
 setup: ## install what is missing (Debian packages, .venv, locked Python packages)
 	@bash tools/setup.sh
@@ -14,6 +14,9 @@ demo: setup ## three hosts on this machine: routes, ARP, isolation, both bookend
 
 test: setup ## every test, on the real kernel
 	@$(PY) -m pytest
+
+test-deep: setup ## the proof at length: documents, rendered lines and real packets must agree
+	@$(PY) -m tests.proof
 
 lint: setup ## format, lint, types, import contracts, budgets
 	@.venv/bin/ruff format --check . && .venv/bin/ruff check .

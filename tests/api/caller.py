@@ -186,6 +186,22 @@ EXAMPLES: dict[str, tuple[str, Doc]] = {
             "spec": {"peerIP": "192.0.2.1", "asNumber": 65100},
         },
     ),
+    "IPReservation": (
+        "/v1/ipreservations",
+        {
+            "kind": "IPReservation",
+            "metadata": {"name": "one"},
+            "spec": {"reservedCIDRs": ["10.65.0.0/30"]},
+        },
+    ),
+    "IPAMConfiguration": (
+        "/v1/ipamconfigurations",
+        {
+            "kind": "IPAMConfiguration",
+            "metadata": {"name": "default"},
+            "spec": {"strictAffinity": True},
+        },
+    ),
     "Tier": ("/v1/tiers", {"kind": "Tier", "metadata": {"name": "one"}, "spec": {"order": 10}}),
     "Profile": ("/v1/profiles", {"kind": "Profile", "metadata": {"name": "one"}}),
     "GlobalNetworkSet": (

@@ -3,10 +3,13 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from hopwall_api.store import NOTHING, Change, Store, TooOld, labels_of
 from hopwall_model.events import Event, ResourceRemoved, ResourceSet
+from hopwall_model.ipam_specs import IpamAllocation, IpamBlockSpec
 from hopwall_model.resources import (
+    IPAMBlock,
     Key,
     Metadata,
     NetworkSet,
@@ -49,6 +52,27 @@ def reload(store: Store, events: list[tuple[int, Event]], stream_id: str = "s") 
     for revision, event in events:
         store.fold(revision, event)
     store.caught_up(events[-1][0] if events else 0)
+
+
+def test_values_of_a_block_share_what_did_not_change() -> None:
+    """The ring holds many values of one block, and each is made of the parts of the one before."""
+    allocations = [IpamAllocation(address=f"10.0.0.{n}", handle="a", node="h") for n in range(3)]
+    store = loaded(put(block(*allocations[:2])))
+    store.fold(2, put(block(*(replace(one) for one in allocations))))
+    (change,) = store.changes_since(1, 10)
+    assert change.before is not None
+    assert change.after is not None
+    before, after = change.before.resource, change.after.resource
+    assert isinstance(before, IPAMBlock)
+    assert isinstance(after, IPAMBlock)
+    assert after.spec.allocations == tuple(allocations)
+    assert after.spec.allocations[0] is before.spec.allocations[0]
+
+
+def block(*allocations: IpamAllocation) -> IPAMBlock:
+    """Return a block with these allocations."""
+    spec = IpamBlockSpec(cidr="10.0.0.0/30", allocations=allocations)
+    return IPAMBlock(metadata=Metadata(name="10-0-0-0-30"), spec=spec)
 
 
 def names(store: Store, at: int | None = None, n: int = 100) -> list[str]:

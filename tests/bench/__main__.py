@@ -9,6 +9,7 @@ from collections.abc import Callable
 from tests.bench import (
     bench_big_policy,
     bench_dispatch,
+    bench_ipam,
     bench_ipset,
     bench_iptables,
     bench_latency,
@@ -25,6 +26,7 @@ BENCHES: tuple[tuple[str, Callable[[], list[Result]]], ...] = (
         "from an address to its chain: 5,000 endpoints (ours) against 100 (floor)",
         bench_dispatch.main,
     ),
+    ("addresses: 10,000 by 8 clients of 2 API processes", bench_ipam.main),
     ("the whole path in a lab of two hosts", bench_latency.main),
 )
 

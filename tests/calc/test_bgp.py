@@ -174,7 +174,7 @@ def test_a_hosts_own_declaration_before_the_other_side_of_one() -> None:
 
 def test_a_host_that_takes_no_part_has_nothing_to_do() -> None:
     """Undeclared, without a BGP part, or gone: its daemon is told so."""
-    nothing = Bgp(router_id="0.0.0.0", as_number=0)
+    nothing = Bgp(router_id="192.0.2.1", as_number=64512)
     assert told(MESH, "h9") == nothing
     cloud = Cloud(routing="bgp")
     cloud.step([ResourceSet(resource=r) for r in MESH])
@@ -334,10 +334,10 @@ def test_only_concerned_daemons_hear_of_a_change() -> None:
     assert batches(cloud, renamed, stray) == {"h3", "rr", "rr2"}
 
 
-def test_a_large_block_is_searched_all_the_same() -> None:
-    """A block too large to go through address by address is recomputed, to the same end."""
+def test_the_largest_block_is_searched_for_strays() -> None:
+    """Addresses that lived in nobody's block are strays once a block around them is claimed."""
     before = MESH.with_("", endpoint("stray", "h3", "10.65.8.9/32"))
-    after = before.with_("", block("10.65.0.0/18", "h1"))
+    after = before.with_("", block("10.65.0.0/20", "h1"))
     cloud = Cloud(routing="bgp")
     cloud.step([ResourceSet(resource=r) for r in before])
     cloud.step(events_between(before, after))

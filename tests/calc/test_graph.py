@@ -7,7 +7,16 @@ import pytest
 from hopwall_calc.engine import mermaid
 from hopwall_calc.graph import Graph, Nodes, wire
 from hopwall_model.events import Event, ResourceRemoved, ResourceSet
-from hopwall_model.resources import Key, Resource
+from hopwall_model.ipam_specs import IpamBlockSpec
+from hopwall_model.resources import (
+    IPAMBlock,
+    IPAMConfiguration,
+    IPReservation,
+    Key,
+    Metadata,
+    Resource,
+    key_of,
+)
 from hopwall_model.updates import (
     NAT_POOLS,
     POOLS,
@@ -84,6 +93,22 @@ def test_no_difference_to_the_twin(name: str) -> None:
 def test_picture_is_the_wiring() -> None:
     """The committed picture is what the edges say."""
     assert mermaid(wire(Nodes(routing="bgp"))) in PICTURE.read_text()
+
+
+def test_address_management_is_none_of_its_business() -> None:
+    """Kinds that calc does not read move the revision, and are neither sent to hosts nor a failure."""
+    cloud = Cloud()
+    cloud.step([ResourceSet(resource=r) for r in POLICED])
+    cidr = "10.65.0.0/26"
+    kinds: list[Resource] = [
+        IPAMBlock(metadata=Metadata(name="10-65-0-0-26"), spec=IpamBlockSpec(cidr=cidr)),
+        IPAMConfiguration(metadata=Metadata(name="default")),
+        IPReservation(metadata=Metadata(name="r")),
+    ]
+    output = cloud.step([ResourceSet(resource=one) for one in kinds])
+    assert (output.revision, output.hosts, output.shared) == (cloud.revision, (), ())
+    cloud.step([ResourceRemoved(key=key_of(one)) for one in kinds])
+    assert cloud.graph.take_failures() == []
 
 
 def test_nothing_new_sends_nothing() -> None:

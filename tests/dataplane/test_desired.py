@@ -224,16 +224,16 @@ def test_a_policy_change_dirties_only_its_own_chains() -> None:
 
 def test_an_endpoint_without_room_for_its_class_is_closed_and_named() -> None:
     """More classes than the mask has room for: no identity, no route, and a sentence."""
-    desired = fresh(mask=0x3FF)  # ten bits: four a direction, fifteen classes
-    for number in range(16):
+    desired = fresh(mask=0x3FF)  # ten bits: four a direction, fourteen classes
+    for number in range(15):
         desired.apply(step(policy(f"gnp/{number}")))
         desired.apply(step(endpoint(number, f"gnp/{number}", address=number + 1)))
     (refused,) = desired.refusals()
-    assert refused.object == "endpoint d/e15"
+    assert refused.object == "endpoint d/e14"
     assert "mark_mask" in refused.reason
-    assert Route("10.65.0.16/32", "link").key not in desired.routes.desired
+    assert Route("10.65.0.15/32", "link").key not in desired.routes.desired
     desired.classes.forget("nobody")
-    desired.apply(step(EndpointRemoved(id=EndpointId("d/e15"))))
+    desired.apply(step(EndpointRemoved(id=EndpointId("d/e14"))))
     assert desired.refusals() == ()
 
 
@@ -380,16 +380,16 @@ def test_without_ipv6_the_family_is_walled_off_and_not_forgotten() -> None:
 def test_an_endpoint_without_room_for_its_class_gets_it_when_a_class_goes() -> None:
     """It is closed and named meanwhile, and needs no new word from calc."""
     desired = fresh(mask=0x3FF << 8)
-    many = [endpoint(n, f"gnp/{n}", address=n + 1) for n in range(16)]
+    many = [endpoint(n, f"gnp/{n}", address=n + 1) for n in range(15)]
     desired.apply(step(*many))
-    assert [refusal.object for refusal in desired.refusals()] == ["endpoint d/e15"]
-    assert held(desired, 16) == ([], [])
+    assert [refusal.object for refusal in desired.refusals()] == ["endpoint d/e14"]
+    assert held(desired, 15) == ([], [])
     first = desired.classes.classes[class_key(many[0])]
     desired.apply(step(EndpointRemoved(id=EndpointId("d/e0"))))
     desired.classes.forget(first.key.digest)
     desired.apply(step())
     assert desired.refusals() == ()
-    assert [len(found) for found in held(desired, 16)] == [2, 1]
+    assert [len(found) for found in held(desired, 15)] == [2, 1]
 
 
 def test_no_route_leads_a_host_or_the_bus_to_a_workload() -> None:

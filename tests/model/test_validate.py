@@ -168,8 +168,13 @@ def test_the_kind_may_come_from_the_place(kind: type[Resource]) -> None:
         "HostEndpoint": {"node": "h1", "interfaceName": "*"},
         "IPPool": {"cidr": "10.0.0.0/8"},
         "BGPPeer": {"peerSelector": "all()"},
+        "IPAMBlock": {"cidr": "10.0.0.0/26"},
     }
-    names = {"BGPConfiguration": "default"}
+    names = {
+        "BGPConfiguration": "default",
+        "IPAMBlock": "10-0-0-0-26",
+        "IPAMConfiguration": "default",
+    }
     name = names.get(kind.__name__, "a")
     body = {"metadata": {"name": name}, "spec": specs.get(kind.__name__, {})}
     admitted = admit(body, kind=kind)

@@ -73,6 +73,13 @@ async def test_a_batch_is_stored_whole_with_contiguous_revisions(link: Link) -> 
     assert revisions == list(range(1, 101))
 
 
+async def test_a_conflict_beside_a_first_write_is_a_conflict(link: Link) -> None:
+    """That the batch's last subject was never written only says that the batch was not stored."""
+    await link.append([node_event("a", msg_id="1")])
+    with pytest.raises(Conflict):
+        await link.append([node_event("a", msg_id="2"), node_event("new", msg_id="3")])
+
+
 async def test_a_batch_with_one_conflict_stores_nothing(link: Link) -> None:
     """One failing expectation refuses every write of the batch."""
     await link.append([node_event("a")])

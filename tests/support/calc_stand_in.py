@@ -156,7 +156,7 @@ class AgentProcess:
     """A real agent, started as the service starts it."""
 
     def __init__(self, nats_url: str, folder: Path, *flags: str) -> None:
-        self._argv = [
+        self.argv = [
             sys.executable, "-m", "hopwall_dataplane", "--host", "h1", "--nats-url", nats_url,
             "--health-listen", "127.0.0.1:9099", *flags,
         ]  # fmt: skip
@@ -166,7 +166,7 @@ class AgentProcess:
     def start(self) -> None:
         """Start it."""
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(self._argv, stderr=log, env=dict(os.environ))
+            self._process = subprocess.Popen(self.argv, stderr=log, env=dict(os.environ))
 
     def kill(self) -> None:
         """End it as a crash would."""

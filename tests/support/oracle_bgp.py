@@ -15,6 +15,7 @@ from hopwall_model.resources import (
     BGPConfiguration,
     BGPFilter,
     BGPPeer,
+    IPAMBlock,
     IPPool,
     Node,
     NodeBgp,
@@ -36,14 +37,14 @@ class BgpOracle:
         self.filters = {r.metadata.name: r.spec for r in values if isinstance(r, BGPFilter)}
         self.pools = [r.spec for r in values if isinstance(r, IPPool)]
         self.exported = [ip_network(p.cidr) for p in self.pools if not p.disable_bgp_export]
-        blocks: list[Any] = [r.spec for r in values if type(r).__name__ == "IPAMBlock"]
+        blocks = [r.spec for r in values if isinstance(r, IPAMBlock)]
         self.blocks = [(ip_network(b.cidr), b.affinity[5:]) for b in blocks if b.affinity]
 
     def of(self, host: str) -> Bgp:
         """Return what the host's daemon is to do."""
         bgp = self.speakers.get(host)
         if bgp is None:
-            return Bgp(router_id="0.0.0.0", as_number=0)
+            return Bgp(router_id="192.0.2.1", as_number=64512)
         hashed = int.from_bytes(digest(host, 8).encode(), "big") % (2**32 - 1) + 1
         severity: Any = (self.said(host, "log_severity_screen") or "Info").lower()
         sessions = self.sessions(host)

@@ -17,38 +17,28 @@ from hopwall_model.bgp_specs import (
     PrependAsPath,
     SecretKeyRef,
 )
+from hopwall_model.cidr import Cidr
+from hopwall_model.ipam_specs import IpamBlockSpec, affinity_of, block_name
 from hopwall_model.resources import (
     BGPConfiguration,
     BGPFilter,
     BGPPeer,
+    IPAMBlock,
     Metadata,
     Node,
     NodeBgp,
     NodeSpec,
-    ResourceBase,
 )
-from hopwall_model.shapes import Shape
 from tests.support.states import EMPTY, State, endpoint, nat, pool
 
 
-class BlockSpec(Shape, frozen=True):
-    """What calc reads of a block."""
-
-    cidr: str
-    affinity: str = ""
-
-
-class IPAMBlock(ResourceBase, frozen=True, tag="IPAMBlock"):
-    """A range of a pool and the host that has it, as calc reads it."""
-
-    spec: BlockSpec
-
-
-def block(cidr: str, host: str) -> Any:
+def block(cidr: str, host: str) -> IPAMBlock:
     """Return a host's block; nobody's for ""."""
-    name = cidr.replace(".", "-").replace(":", "-").replace("/", "-").strip("-")
-    affinity = f"host:{host}" if host else ""
-    return IPAMBlock(metadata=Metadata(name=name), spec=BlockSpec(cidr=cidr, affinity=affinity))
+    affinity = affinity_of(host) if host else ""
+    return IPAMBlock(
+        metadata=Metadata(name=block_name(Cidr(cidr))),
+        spec=IpamBlockSpec(cidr=cidr, affinity=affinity),
+    )
 
 
 def speaker(

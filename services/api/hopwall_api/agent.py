@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping
 from datetime import datetime
 
+from hopwall_api.ipam.desk import Desk
 from hopwall_api.news import News
 from hopwall_api.outcomes import HDR_KEY, HDR_REQUEST_HASH, KEEP_S, Memory, Written
 from hopwall_api.progress import Tracker
@@ -34,6 +35,7 @@ class Api:
         #: Rings when the store or the tracker has changed.
         self.news = News()
         self.writer = Writer(link, self.store, self.news)
+        self.ipam = Desk(link, self.store, self.writer, self.news)
         #: Idempotency keys of requests that are being carried out now.
         self.busy_keys: set[str] = set()
         self.stopping = False
@@ -79,6 +81,7 @@ class Api:
                         # Another history: what was promised of the old one cannot be shown.
                         log.error("the events stream is not the one that was read before")
                         self.writer.stored = 0
+        self.ipam.view.follow(self.store)
         self.news.ring()
 
     def _gather(self, record: Record) -> None:

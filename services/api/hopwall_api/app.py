@@ -20,7 +20,7 @@ from hopwall_api.answers import API, REQUEST_ID, TRACE_ID, json_response
 from hopwall_api.metrics import Metrics
 from hopwall_api.problems import ApiProblem
 from hopwall_api.routes import Route, all_routes
-from hopwall_model.resources import KIND_BY_PLURAL
+from hopwall_model.resources import KEPT_KINDS, KIND_BY_PLURAL
 from hopwall_runtime import clock
 from hopwall_runtime.health import health_routes
 
@@ -124,7 +124,10 @@ def _translated(request: web.Request, error: web.HTTPException) -> ApiProblem:
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods))
         detail = f"{request.method} is not for {request.path[:256]}; use {allowed}."
-        if request.method == "POST":
+        kept = [kind for kind in KEPT_KINDS if f"/{kind.PLURAL}" in request.path]
+        if kept:
+            detail = problems.kept_by_service(kept[0].__name__)
+        elif request.method == "POST":
             detail += " A resource of a namespaced kind is created at /v1/namespaces/{namespace}/…"
         return ApiProblem(405, "method-not-allowed", detail, headers={"Allow": allowed})
     if error.status == 404:

@@ -14,7 +14,7 @@ from msgspec import Raw, Struct, UnsetType
 from hopwall_api import problems
 from hopwall_model.problems import Findings, Invalid
 from hopwall_model.resource_names import MAX_RESOURCE_BYTES
-from hopwall_model.resources import Key, Resource, key_of
+from hopwall_model.resources import KEPT_KINDS, Key, Resource, key_of
 from hopwall_model.validate import admit
 from hopwall_model.validate_json import check_values, read_json
 
@@ -186,6 +186,14 @@ async def admit_all(items: list[bytes], place: str) -> list[Resource]:
             errors.extend(problems.field_errors(error.problems, f"{place}/{index}"))
             continue
         key = key_of(resource)
+        if type(resource) in KEPT_KINDS:
+            errors.append(
+                problems.FieldError(
+                    pointer=f"{place}/{index}/kind",
+                    reason=problems.kept_by_service(key.kind),
+                    code="conflict",
+                )
+            )
         if key in first_of:
             reason = f"{key} stands in the list twice, first at {place}/{first_of[key]}."
             errors.append(

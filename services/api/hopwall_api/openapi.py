@@ -9,15 +9,18 @@ from http import HTTPStatus
 from typing import Any
 
 from hopwall_api.answers import ApplyResult, Removal
+from hopwall_api.ipam.answers import AddressView, Assignment, BlockList, CheckReport, ReleaseAnswer
+from hopwall_api.ipam.demands import Assign, Release
 from hopwall_api.problems import CONTENT_TYPE, ProblemDocument
 from hopwall_api.progress import Progress
 from hopwall_api.reads import HostView, HostViewList
 from hopwall_api.routes import Route
 from hopwall_api.rules import RuleList
-from hopwall_model.resources import KINDS
+from hopwall_model.resources import KEPT_KINDS, KINDS
 from hopwall_model.schema import components
 
 Json = dict[str, Any]
+IPAM_TYPES = (Assign, Release, Assignment, ReleaseAnswer, AddressView, BlockList, CheckReport)
 
 _TEXT: Json = {"type": "string"}
 _QUERY: dict[str, tuple[str, Json]] = {
@@ -42,6 +45,7 @@ _QUERY: dict[str, tuple[str, Json]] = {
         {"enum": ["true", "false"]},
     ),
     "resourceVersion": ("Watch the changes after this revision.", _TEXT),
+    "node": ("Only what this host has.", _TEXT),
     "verbose": ("Show each check.", _TEXT),
     "policy": (
         "Only the rules of this policy, as gnp/name, np/namespace/name, profile/name.",
@@ -63,14 +67,25 @@ _PATH_PARAMETER = re.compile(r"{(\w+)}")
 def document(routes: Sequence[Route], version: str) -> Json:
     """Return the document that describes these routes."""
     references, schemas = components(
-        [ProblemDocument, Progress, Removal, ApplyResult, HostView, HostViewList, RuleList]
+        [
+            ProblemDocument,
+            Progress,
+            Removal,
+            ApplyResult,
+            HostView,
+            HostViewList,
+            RuleList,
+            *IPAM_TYPES,
+        ]
     )
     references, schemas = dict(references), dict(schemas)
     for kind in KINDS:
         name = kind.__name__
         schemas[f"{name}List"] = _list_schema(name, references[name])
         references[f"{name}List"] = _reference(f"{name}List")
-    schemas["ResourceList"] = _resource_list([references[kind.__name__] for kind in KINDS])
+    schemas["ResourceList"] = _resource_list(
+        [references[kind.__name__] for kind in KINDS if kind not in KEPT_KINDS]
+    )
     schemas["Version"] = _object({"version": _TEXT, "apiVersion": _TEXT})
     references |= {name: _reference(name) for name in ("ResourceList", "Version")}
     paths: dict[str, Json] = {}

@@ -109,6 +109,20 @@ def unsupported_type(detail: str) -> ApiProblem:
     return ApiProblem(415, "unsupported-media-type", detail)
 
 
+def kept_by_service(kind: str) -> str:
+    """Return why nobody may write this kind himself."""
+    return (
+        f"A {kind} is written by address management alone; use /v1/ipam/assign and"
+        " /v1/ipam/release."
+    )
+
+
+def exhausted(detail: str, *, retry_after_s: int = 0) -> ApiProblem:
+    """Return 409: no address can be given; with a time when waiting helps."""
+    headers = {"Retry-After": str(retry_after_s)} if retry_after_s else {}
+    return ApiProblem(409, "no-address", detail, headers=headers)
+
+
 def invalid(detail: str, errors: Sequence[FieldError] = ()) -> ApiProblem:
     """Return 422: a well-formed request whose content is refused."""
     return ApiProblem(422, "invalid", detail, errors=errors)

@@ -9,10 +9,12 @@ from msgspec import Struct
 
 from hopwall_api import reads, rules, writes
 from hopwall_api.answers import ApplyResult, Removal
+from hopwall_api.ipam import answers as ipam
+from hopwall_api.ipam import calls
 from hopwall_api.parameters import LIST_PARAMETERS, WRITE_PARAMETERS
 from hopwall_api.reads import HostView, HostViewList
 from hopwall_api.rules import RULE_PARAMETERS, RuleList
-from hopwall_model.resources import KINDS, Resource
+from hopwall_model.resources import KEPT_KINDS, KINDS, Resource
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 KindHandler = Callable[[web.Request, type[Resource]], Awaitable[web.StreamResponse]]
@@ -47,15 +49,18 @@ _WRITE = (400, 404, 408, 409, 412, 413, 415, 422, 503)
 
 def all_routes() -> list[Route]:
     """Return every route of the app."""
-    return [*_service_routes(), *(route for kind in KINDS for route in _kind_routes(kind))]
+    of_kinds = [route for kind in KINDS for route in _kind_routes(kind)]
+    return [*_service_routes(), *_ipam_routes(), *of_kinds]
 
 
 def _kind_routes(kind: type[Resource]) -> list[Route]:
     name, plural = kind.__name__, kind.PLURAL
     everywhere = f"/v1/{plural}"
     collection = f"/v1/namespaces/{{namespace}}/{plural}" if kind.NAMESPACED else everywhere
-    routes = [
-        _list(kind, collection, f"list{name}"),
+    routes = [_list(kind, collection, f"list{name}")]
+    if kind in KEPT_KINDS:
+        return [*routes, _get(kind, f"{collection}/{{name}}")]
+    routes.append(
         _kind_route(
             "POST",
             collection,
@@ -68,8 +73,8 @@ def _kind_routes(kind: type[Resource]) -> list[Route]:
             query=WRITE_PARAMETERS,
             headers=_WRITE_HEADERS,
             refusals=_WRITE,
-        ),
-    ]
+        )
+    )
     if kind.NAMESPACED:
         routes.append(_list(kind, everywhere, f"listAll{name}"))
     return routes + _one_routes(kind, f"{collection}/{{name}}")
@@ -95,6 +100,19 @@ def _list(kind: type[Resource], path: str, name: str) -> Route:
     )
 
 
+def _get(kind: type[Resource], path: str) -> Route:
+    name = kind.__name__
+    return _kind_route(
+        "GET",
+        path,
+        f"get{name}",
+        f"Return a {name}, and how far its last write has come.",
+        partial(reads.get, kind=kind),
+        answers=name,
+        refusals=_READ,
+    )
+
+
 def _one_routes(kind: type[Resource], path: str) -> list[Route]:
     name = kind.__name__
     written: dict[str, Any] = {
@@ -104,15 +122,7 @@ def _one_routes(kind: type[Resource], path: str) -> list[Route]:
     }
     replaced = written | {"headers": (_IF_MATCH, _IF_NONE_MATCH, *_WRITE_HEADERS)}
     return [
-        _kind_route(
-            "GET",
-            path,
-            f"get{name}",
-            f"Return a {name}, and how far its last write has come.",
-            partial(reads.get, kind=kind),
-            answers=name,
-            refusals=_READ,
-        ),
+        _get(kind, path),
         _kind_route(
             "PUT",
             path,
@@ -215,3 +225,69 @@ def _host_routes() -> list[Route]:
             refusals=_READ,
         ),
     ]
+
+
+def _ipam_routes() -> list[Route]:
+    writes_: dict[str, Any] = {
+        "method": "POST",
+        "headers": ("X-Request-Id",),
+        "refusals": (400, 408, 409, 413, 415, 422, 503),
+    }
+    return [
+        Route(
+            path="/v1/ipam/assign",
+            name="assignAddresses",
+            summary="Give a handle the addresses it lacks; those it has are answered again.",
+            handler=calls.assign,
+            body=("application/json", "Assign"),
+            answers=ipam.Assignment.__name__,
+            statuses=(200, 201),
+            **writes_,
+        ),
+        Route(
+            path="/v1/ipam/release",
+            name="releaseAddresses",
+            summary="Take back addresses, all of a handle, or the blocks of a host.",
+            handler=calls.release,
+            body=("application/json", "Release"),
+            answers=ipam.ReleaseAnswer.__name__,
+            **writes_,
+        ),
+        *(
+            Route(method="GET", path=f"/v1/ipam/{path}", name=name, summary=summary, **more)
+            for path, name, summary, more in _IPAM_READS
+        ),
+    ]
+
+
+_IPAM_READS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
+    (
+        "blocks",
+        "listBlocks",
+        "List the blocks, of all hosts or of one, and how full they are.",
+        {
+            "handler": calls.blocks,
+            "answers": ipam.BlockList.__name__,
+            "query": ("node",),
+            "refusals": (400, 503),
+        },
+    ),
+    (
+        "handles/{handle}",
+        "getHandle",
+        "Return the addresses of a handle.",
+        {"handler": calls.handle, "answers": ipam.Assignment.__name__, "refusals": _READ},
+    ),
+    (
+        "addresses/{address}",
+        "getAddress",
+        "Say who has an address.",
+        {"handler": calls.address, "answers": ipam.AddressView.__name__, "refusals": _READ},
+    ),
+    (
+        "check",
+        "checkAddresses",
+        "Compare what is assigned with what the workload endpoints use.",
+        {"handler": calls.check, "answers": ipam.CheckReport.__name__, "refusals": (400, 503)},
+    ),
+)

@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from hopwall_model.events import Event, ResourceSet
-from hopwall_model.resources import KINDS, Key, Resource
+from hopwall_model.resources import KINDS, IPAMBlock, Key, Resource
 from hopwall_model.selectors import NAMESPACE_LABEL
 
 RING_SIZE = 20_000
@@ -138,7 +138,9 @@ class Store:
         key = event.key
         if key.kind not in self._picture.held:
             return
-        stored = shown(event.resource, revision) if isinstance(event, ResourceSet) else None
+        stored = None
+        if isinstance(event, ResourceSet):
+            stored = shown(_sharing(event.resource, self._picture.get(key).stored), revision)
         held = Held(last=revision, stored=stored)
         if self._loading is not None:
             self._loading.load(key, held)
@@ -263,6 +265,23 @@ class Store:
 
     def _position(self, revision: int) -> int:
         return bisect_right(self._ring, revision, key=lambda change: change.revision)
+
+
+def _sharing(resource: Resource, before: Stored | None) -> Resource:
+    """Return the resource, made of the same parts as its last value where these are equal.
+
+    A block changes by one address of many, and the ring holds all its recent values.
+    """
+    if not isinstance(resource, IPAMBlock) or before is None:
+        return resource
+    old = before.resource
+    assert isinstance(old, IPAMBlock)
+    known = {one.address: one for one in old.spec.allocations}
+    allocations = tuple(
+        had if (had := known.get(one.address)) == one and had is not None else one
+        for one in resource.spec.allocations
+    )
+    return replace(resource, spec=replace(resource.spec, allocations=allocations))
 
 
 def _continues(old: _Picture, new: _Picture) -> bool:

@@ -81,24 +81,28 @@ class Writer:
             except ApiProblem:
                 if asked is not None:
                     raise
-                asked = await self._ask(keys)
+                asked = await self.ask(keys)
                 continue
             unsure = asked is None and any(plan.event is None for plan in plans)
             if unsure and not dry:
-                asked = await self._ask(keys)
+                asked = await self.ask(keys)
                 continue
             if dry:
                 return tuple(_dry(plan) for plan in plans)
             try:
-                return await self._store_all(plans, source)
+                return await self.store_all(plans, source)
             except Conflict:
                 self.n_conflicts += 1
                 # Later tries wait a random while, so that many writers do not march in step.
                 await asyncio.sleep(os.urandom(1)[0] / 255 * 0.002 * attempt)
-                asked = await self._ask(keys)
+                asked = await self.ask(keys)
         raise problems.conflict("Too many writers changed the same resource at once; try again.")
 
-    async def _store_all(self, plans: Sequence[Plan], source: Source) -> tuple[Written, ...]:
+    async def store_all(self, plans: Sequence[Plan], source: Source) -> tuple[Written, ...]:
+        """Store what the plans say, all or nothing, and return when reads show it.
+
+        Errors: Conflict when another write came first; ApiProblem 413, 503.
+        """
         writes = [plan for plan in plans if plan.event is not None]
         revisions: list[int] = []
         if writes:
@@ -145,7 +149,7 @@ class Writer:
             return list(range(held.revision - len(appends) + 1, held.revision + 1))
         return None
 
-    async def _ask(self, keys: Sequence[Key]) -> dict[Key, Held]:
+    async def ask(self, keys: Sequence[Key]) -> dict[Key, Held]:
         """Return what the server itself holds of these keys.
 
         Errors: ApiProblem 503.

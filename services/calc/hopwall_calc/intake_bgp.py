@@ -2,16 +2,18 @@
 
 import sys
 from collections.abc import Iterable
-from typing import Literal, Protocol, cast
+from typing import Literal, cast
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from hopwall_calc.intake import checked
-from hopwall_model import cidr, selectors, validate_bgp
+from hopwall_model import selectors, validate_bgp, validate_ipam
 from hopwall_model.bgp import Advertisement, FilterRule, NextHopMode
 from hopwall_model.bgp_specs import BgpConfigurationSpec, BgpFilterRule, BgpPassword, PrefixLength
+from hopwall_model.ipam_specs import IpamBlockSpec
 from hopwall_model.problems import Findings
-from hopwall_model.resources import BGPConfiguration, BGPFilter, BGPPeer
+from hopwall_model.resources import BGPConfiguration, BGPFilter, BGPPeer, IPAMBlock
 from hopwall_model.selectors import Selector
 
 Severity = Literal["none", "debug", "info", "warning", "error", "fatal"]
@@ -19,7 +21,6 @@ Severity = Literal["none", "debug", "info", "warning", "error", "fatal"]
 Password = tuple[str, str]
 
 DEFAULT_RESTART_S = 120
-_AFFINITY = "host:"
 
 
 class BgpConfigInput(Struct, frozen=True, kw_only=True):
@@ -139,28 +140,16 @@ def bgp_filter(resource: BGPFilter) -> BgpFilterInput:
     )
 
 
-class _BlockSpec(Protocol):
-    @property
-    def cidr(self) -> str: ...
-    @property
-    def affinity(self) -> str: ...
-
-
-class Block(Protocol):
-    """A resource that says which host has a range: `affinity` is "host:<name>", or ""."""
-
-    @property
-    def spec(self) -> _BlockSpec:
-        """The range and its host."""
-
-
-def block(resource: Block) -> BlockInput | None:
+def block(resource: IPAMBlock) -> BlockInput | None:
     """Return a block and its host; None when it is no host's, and so anybody's."""
-    affinity = resource.spec.affinity
-    host = affinity.removeprefix(_AFFINITY)
-    if host in ("", affinity):
-        return None
-    return BlockInput(cidr.parse_cidr(resource.spec.cidr), sys.intern(host))
+    name = resource.metadata.name
+
+    def check(found: Findings, place: str, spec: IpamBlockSpec) -> IpamBlockSpec:
+        return validate_ipam.block(found, place, name, spec)
+
+    # Who has which address of it is of no interest here, and many.
+    spec = checked(check, replace(resource.spec, allocations=(), released=()))
+    return BlockInput(spec.cidr, sys.intern(spec.host)) if spec.host else None
 
 
 def _rules(given: Iterable[BgpFilterRule], family: Literal[4, 6]) -> tuple[FilterRule, ...]:

@@ -9,6 +9,7 @@ _ALSO = {
     "GlobalNetworkPolicy": ("gnps",),
     "NetworkPolicy": ("netpol",),
     "IPPool": ("ippool",),
+    "IPAMConfiguration": ("ipamconfigs",),
     "Node": ("host",),
 }
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from hopwall_model.ipam_specs import DEFAULT_BLOCKS_PER_HOST, DEFAULT_COOLDOWN_S
 from hopwall_model.resources import Resource
 
 Json = dict[str, Any]
@@ -22,6 +23,10 @@ def _spec(*path: str) -> _Cell:
         return value
 
     return cell
+
+
+def _setting(item: Json, name: str, usual: int) -> Any:
+    return item.get("spec", {}).get(name, usual)
 
 
 _POLICY: tuple[tuple[str, _Cell], ...] = (
@@ -84,6 +89,20 @@ COLUMNS: dict[str, tuple[tuple[str, _Cell], ...]] = {
     "BGPFilter": (
         ("EXPORT", lambda item: _n_rules(item, "export")),
         ("IMPORT", lambda item: _n_rules(item, "import")),
+    ),
+    "IPReservation": (("CIDRS", _spec("reservedCIDRs")),),
+    "IPAMConfiguration": (
+        ("STRICT", lambda item: bool(item.get("spec", {}).get("strictAffinity", False))),
+        (
+            "BLOCKS-PER-HOST",
+            lambda item: _setting(item, "maxBlocksPerHost", DEFAULT_BLOCKS_PER_HOST),
+        ),
+        ("COOLDOWN-S", lambda item: _setting(item, "ipCooldownSeconds", DEFAULT_COOLDOWN_S)),
+    ),
+    "IPAMBlock": (
+        ("CIDR", _spec("cidr")),
+        ("AFFINITY", _spec("affinity")),
+        ("ASSIGNED", lambda item: len(item.get("spec", {}).get("allocations", []))),
     ),
     "Node": (
         ("IPV4", _spec("bgp", "ipv4Address")),

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from hopwall_dataplane.desired import LinkState
 from hopwall_dataplane.drift import Found
 from hopwall_dataplane.feed import AskAgain, Feed
+from hopwall_dataplane.host_endpoints import Way
 from hopwall_dataplane.kernel import Kernel, Stale, Turn
 from hopwall_dataplane.metrics import Metrics
 from hopwall_dataplane.settings import DataplaneSettings
@@ -69,6 +70,7 @@ class Agent:
     progress: _Progress = field(default_factory=_Progress)
     _inbox: deque[HostBatch | SharedUpdate] = field(default_factory=deque)
     _links: Mapping[str, LinkState] | None = None
+    _ways: tuple[Way, ...] = ()
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _ask: asyncio.Event = field(default_factory=asyncio.Event)
     _ask_reason: str = "start"
@@ -82,9 +84,9 @@ class Agent:
 
     # ------------------------------------------------------------ in
 
-    def on_links(self, links: Mapping[str, LinkState]) -> None:
-        """Take the present interfaces."""
-        self._links = links
+    def on_links(self, links: Mapping[str, LinkState], ways: tuple[Way, ...] = ()) -> None:
+        """Take the present interfaces, and how this host reaches NATS by them."""
+        self._links, self._ways = links, ways
         self._wake.set()
 
     def _on_message(self, message: HostBatch | SharedUpdate, _subject: str) -> None:
@@ -166,7 +168,7 @@ class Agent:
         """Fold everything that waits into desired: no I/O, no awaits."""
         desired = self.kernel.desired
         if self._links is not None:
-            desired.set_links(self._links)
+            desired.set_links(self._links, self._ways)
             self._links = None
             # A link that went down took its routes along, whatever we believe.
             self.kernel.stale.add(Stale.ROUTES)

@@ -4,10 +4,16 @@ Pure. It decides which chains there are; what stands in them is rendered by the 
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from hopwall_dataplane.classes import PolicyClass, class_chain, render_class
+from hopwall_dataplane.classes import (
+    PolicyClass,
+    PolicyList,
+    PolicyUse,
+    class_chain,
+    render_list,
+)
 from hopwall_dataplane.iptables.identity import Denial
 from hopwall_dataplane.iptables.nflog import denial
 from hopwall_dataplane.iptables.render_policy import (
@@ -21,17 +27,29 @@ from hopwall_dataplane.iptables.render_policy import (
 )
 from hopwall_dataplane.iptables.static import (
     FROM_TREE,
+    HOST_JUMPS,
+    JUMPS,
     TABLES,
     TO_TREE,
     RenderSettings,
     static_chains,
 )
-from hopwall_dataplane.iptables.table import TableName
+from hopwall_dataplane.iptables.table import Jump, TableName
 from hopwall_dataplane.marks import mark_tree
 from hopwall_dataplane.outcome import Family
 from hopwall_model.updates import PolicyId, PolicySet, SetId, SetKind
 
 Bodies = tuple[str, ...]
+
+#: Every form a policy may be needed in; at egress there is only the one that marks.
+_FORMS: tuple[tuple[Direction, TableName, bool], ...] = (
+    ("egress", "filter", True),
+    ("ingress", "filter", False),
+    ("ingress", "filter", True),
+    ("ingress", "mangle", True),
+    ("ingress", "raw", True),
+    ("egress", "raw", True),
+)
 
 
 @dataclass(slots=True)
@@ -40,6 +58,13 @@ class TableChains:
 
     desired: dict[str, Bodies] = field(default_factory=dict)
     dirty: set[str] = field(default_factory=set)
+    #: Our lines in kernel chains.
+    jumps: tuple[Jump, ...] = ()
+
+    def put_jumps(self, jumps: tuple[Jump, ...]) -> None:
+        """Want these lines of ours in kernel chains, and no others."""
+        self.dirty |= {jump.builtin for jump in {*self.jumps} ^ {*jumps}}
+        self.jumps = jumps
 
     def put(self, name: str, bodies: Bodies) -> None:
         """Want this chain."""
@@ -53,11 +78,19 @@ class TableChains:
             self.dirty.add(name)
 
 
+@dataclass(frozen=True, slots=True)
+class TablePart:
+    """Chains of one table, and the jumps that lead to them."""
+
+    chains: Mapping[str, Bodies] = field(default_factory=dict)
+    jumps: tuple[Jump, ...] = ()
+
+
 @dataclass(slots=True)
 class ChainBook:
     """Every desired chain, by family and table.
 
-    Shape: `_uses` counts the classes that refer to a policy in a direction; a policy nobody refers to has no
+    Shape: `_uses` counts the lists that refer to a policy in a form; a policy nobody refers to has no
            chain. `_naming` remembers which policies name a set, so that one that comes or goes renders
            them again. `_lingering` (digest → number) are classes no longer in use that packets may still
            be marked with.
@@ -71,30 +104,38 @@ class ChainBook:
     #: Policies that say something else since `take_touched`.
     touched: set[PolicyId] = field(default_factory=set)
     _naming: dict[SetId, set[PolicyId]] = field(default_factory=dict)
-    _uses: Counter[tuple[PolicyId, Direction]] = field(default_factory=Counter)
+    _uses: Counter[PolicyUse] = field(default_factory=Counter)
     _passing: set[tuple[PolicyId, Direction]] = field(default_factory=set)
-    _classes_of: dict[PolicyId, set[PolicyClass]] = field(default_factory=dict)
-    _class_chains: dict[PolicyClass, set[str]] = field(default_factory=dict)
+    _lists_of: dict[PolicyId, set[PolicyList]] = field(default_factory=dict)
+    #: Those of the lists that are a direction of a class.
+    _class_of: dict[PolicyList, PolicyClass] = field(default_factory=dict)
+    _list_chains: dict[PolicyList, set[str]] = field(default_factory=dict)
     _tree_chains: set[str] = field(default_factory=set)
+    #: By owner, what stands beside policies, classes and trees: host endpoints, NAT.
+    _parts: dict[str, dict[tuple[Family, TableName], TablePart]] = field(default_factory=dict)
     _dirty_policies: set[PolicyId] = field(default_factory=set)
-    _dirty_classes: set[PolicyClass] = field(default_factory=set)
+    _dirty_lists: set[PolicyList] = field(default_factory=set)
     _lingering: dict[str, int] = field(default_factory=dict)
     _trees_dirty: bool = True
 
     def __post_init__(self) -> None:
         """Want the static chains."""
         for family in self.families:
-            static = static_chains(family, self.settings)
             for table in TABLES:
-                chains = self.tables[family, table] = TableChains()
-                for name, bodies in static[table].items():
-                    chains.put(name, bodies)
+                self.tables[family, table] = TableChains()
+        self.put_hosts({})
         self.settle(())
 
     @property
     def objects(self) -> dict[str, tuple[str, Direction]]:
         """Name the policy behind each policy chain, for people."""
-        return {policy_chain(p, d): (f"policy {p}", d) for p, d in self._uses}
+        return {
+            policy_chain(use.policy, use.direction, marking=use.marking): (
+                f"policy {use.policy}",
+                use.direction,
+            )
+            for use in self._uses
+        }
 
     # ------------------------------------------------------------ what changes
 
@@ -143,35 +184,75 @@ class ChainBook:
     def take_touched(self) -> set[PolicyClass]:
         """Return the classes of which a policy says something else since the last time, and begin anew."""
         touched, self.touched = self.touched, set()
-        return {c for policy in touched for c in self._classes_of.get(policy, ())}
+        lists = {asked for policy in touched for asked in self._lists_of.get(policy, ())}
+        return {self._class_of[asked] for asked in lists if asked in self._class_of}
 
     def add_class(self, policy_class: PolicyClass) -> None:
         """Want a class's chains and its leaf in the trees."""
-        self._class_chains[policy_class] = set()
-        self._dirty_classes.add(policy_class)
         self._trees_dirty = True
         for direction in DIRECTIONS:
-            for policy in policy_class.policies(direction):
-                self._uses[policy, direction] += 1
-                self._classes_of.setdefault(policy, set()).add(policy_class)
-                self._dirty_policies.add(policy)
+            asked = policy_class.list_of(direction)
+            self._class_of[asked] = policy_class
+            self.add_list(asked)
 
     def remove_class(self, policy_class: PolicyClass) -> None:
         """Want a class's chains no more."""
-        for name in self._class_chains.pop(policy_class):
-            self._remove(name)
-        self._dirty_classes.discard(policy_class)
         self._trees_dirty = True
         for direction in DIRECTIONS:
-            for policy in policy_class.policies(direction):
-                self._uses[policy, direction] -= 1
-                if not self._uses[policy, direction]:
-                    del self._uses[policy, direction]
-                classes = self._classes_of.get(policy, set())
-                classes.discard(policy_class)
-                if not classes:
-                    self._classes_of.pop(policy, None)
-                self._dirty_policies.add(policy)
+            asked = policy_class.list_of(direction)
+            del self._class_of[asked]
+            self.remove_list(asked)
+
+    def add_list(self, asked: PolicyList) -> None:
+        """Want a list's chains, and those of its policies in the form it needs."""
+        self._list_chains[asked] = set()
+        self._dirty_lists.add(asked)
+        for use in asked.uses():
+            self._uses[use] += 1
+            self._lists_of.setdefault(use.policy, set()).add(asked)
+            self._dirty_policies.add(use.policy)
+
+    def remove_list(self, asked: PolicyList) -> None:
+        """Want a list's chains no more. One that takes over its name must be added after it."""
+        for name in self._list_chains.pop(asked):
+            self._remove(asked.table, name)
+        self._dirty_lists.discard(asked)
+        for use in asked.uses():
+            self._uses[use] -= 1
+            if not self._uses[use]:
+                del self._uses[use]
+            lists = self._lists_of.get(use.policy, set())
+            lists.discard(asked)
+            if not lists:
+                self._lists_of.pop(use.policy, None)
+            self._dirty_policies.add(use.policy)
+
+    def put_hosts(self, chains: Mapping[Family, Mapping[TableName, Mapping[str, Bodies]]]) -> None:
+        """Want these chains of host endpoints, and no others, and the way to them."""
+        parts: dict[tuple[Family, TableName], TablePart] = {}
+        for family in self.families:
+            mine = chains.get(family, {})
+            hosts = {name for held in mine.values() for name in held}
+            static = static_chains(family, self.settings, hosts)
+            for table in TABLES:
+                entries = HOST_JUMPS.get(table, {})
+                more = tuple(jump for name, jump in entries.items() if name in hosts)
+                parts[family, table] = TablePart(
+                    {**static[table], **mine.get(table, {})}, (*JUMPS[table], *more)
+                )
+        self.put_part("hosts", parts)
+
+    def put_part(self, owner: str, parts: Mapping[tuple[Family, TableName], TablePart]) -> None:
+        """Want these chains and jumps of an owner, and no others of it."""
+        before, self._parts[owner] = self._parts.get(owner, {}), dict(parts)
+        for key, chains in self.tables.items():
+            had, has = before.get(key, TablePart()), parts.get(key, TablePart())
+            for name in had.chains.keys() - has.chains.keys():
+                chains.remove(name)
+            for name, bodies in has.chains.items():
+                chains.put(name, bodies)
+            owners = (held.get(key, TablePart()) for held in self._parts.values())
+            chains.put_jumps(tuple(jump for held in owners for jump in held.jumps))
 
     def linger(self, classes: dict[str, int]) -> bool:
         """Keep the leaves of these classes, whose chains stand in the kernel; return whether that is news."""
@@ -188,9 +269,9 @@ class ChainBook:
         for policy_id in sorted(self._dirty_policies):
             self._render_policy(policy_id)
         self._dirty_policies.clear()
-        for policy_class in sorted(self._dirty_classes, key=lambda c: c.number):
-            self._render_class(policy_class)
-        self._dirty_classes.clear()
+        for asked in sorted(self._dirty_lists, key=lambda one: (one.table, one.name)):
+            self._render_list(asked)
+        self._dirty_lists.clear()
         if self._trees_dirty:
             self._render_trees(list(classes))
             self._trees_dirty = False
@@ -201,30 +282,31 @@ class ChainBook:
             passes = policy is not None and can_pass(policy, direction)
             if passes != ((policy_id, direction) in self._passing):
                 self._passing ^= {(policy_id, direction)}
-                self._dirty_classes |= self._classes_of.get(policy_id, set())
-            name = policy_chain(policy_id, direction)
+                self._dirty_lists |= self._lists_of.get(policy_id, set())
+        for direction, table, marking in _FORMS:
+            name = policy_chain(policy_id, direction, marking=marking)
+            used = PolicyUse(policy_id, direction, table, marking) in self._uses
             for family in self.families:
-                chains = self.tables[family, "filter"]
-                if (policy_id, direction) not in self._uses:
+                chains = self.tables[family, table]
+                if not used:
                     chains.remove(name)
                 elif policy is None:
                     chains.put(name, closed_policy(policy_id, direction, self.settings))
                 else:
                     known = self.known_sets
-                    bodies = render_policy(policy, direction, family, self.settings, known)
+                    bodies = render_policy(
+                        policy, direction, family, self.settings, known, marking=marking
+                    )
                     chains.put(name, bodies)
 
-    def _render_class(self, policy_class: PolicyClass) -> None:
-        names: set[str] = set()
-        for direction in DIRECTIONS:
-            rendered = render_class(policy_class, direction, self.settings, self._passing)
-            for name, bodies in rendered.items():
-                names.add(name)
-                for family in self.families:
-                    self.tables[family, "filter"].put(name, bodies)
-        for name in self._class_chains[policy_class] - names:
-            self._remove(name)
-        self._class_chains[policy_class] = names
+    def _render_list(self, asked: PolicyList) -> None:
+        rendered = render_list(asked, self.settings, self._passing)
+        for name, bodies in rendered.items():
+            for family in self.families:
+                self.tables[family, asked.table].put(name, bodies)
+        for name in self._list_chains[asked] - rendered.keys():
+            self._remove(asked.table, name)
+        self._list_chains[asked] = set(rendered)
 
     def _render_trees(self, classes: list[PolicyClass]) -> None:
         marks = self.settings.marks
@@ -238,12 +320,12 @@ class ChainBook:
             end = denial(Denial("unknown", direction), self.settings.log)
             trees |= mark_tree(root, bits, leaves, end=end)
         for name in self._tree_chains - trees.keys():
-            self._remove(name)
+            self._remove("filter", name)
         for name, bodies in trees.items():
             for family in self.families:
                 self.tables[family, "filter"].put(name, bodies)
         self._tree_chains = set(trees)
 
-    def _remove(self, name: str) -> None:
+    def _remove(self, table: TableName, name: str) -> None:
         for family in self.families:
-            self.tables[family, "filter"].remove(name)
+            self.tables[family, table].remove(name)

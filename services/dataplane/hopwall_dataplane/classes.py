@@ -9,12 +9,13 @@ Pure.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from hopwall_dataplane.iptables.identity import Denial
 from hopwall_dataplane.iptables.nflog import denial
 from hopwall_dataplane.iptables.render_policy import DIRECTIONS, Direction, policy_chain
 from hopwall_dataplane.iptables.static import RenderSettings
+from hopwall_dataplane.iptables.table import TableName
 from hopwall_model.codec import encode
 from hopwall_model.names import CHAIN_PREFIX, digest
 from hopwall_model.updates import EndpointSet, PolicyId, TierPolicies
@@ -46,6 +47,44 @@ def class_chain(number: int, class_digest: str, direction: Direction) -> str:
     return f"{CHAIN_PREFIX}{_KIND[direction]}{number:x}-{class_digest}"
 
 
+class PolicyUse(NamedTuple):
+    """A form in which a policy stands in the kernel."""
+
+    policy: PolicyId
+    direction: Direction
+    table: TableName
+    #: The form whose allow comes back with a mark.
+    marking: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyList:
+    """What the packets of one direction are asked, in order: one chain, and stages where Pass leads on.
+
+    Shape: `marking` lets an allowed packet come back with a mark; without it an allow accepts. `end` is what
+           becomes of a packet that nobody decides: dropped, or back without a mark.
+    """
+
+    name: str
+    direction: Direction
+    tiers: tuple[TierPolicies, ...]
+    profiles: tuple[PolicyId, ...] = ()
+    table: TableName = "filter"
+    marking: bool = True
+    end: Literal["deny", "pass"] = "deny"
+
+    def chain(self, stage: int = 0) -> str:
+        """Name the chain, or that of a later stage."""
+        return f"{self.name}.{stage}" if stage else self.name
+
+    def uses(self) -> tuple[PolicyUse, ...]:
+        """List every policy and profile it refers to, in order, in the form it needs."""
+        tiers = (p for tier in self.tiers for p in tier_policies(tier, self.direction))
+        return tuple(
+            PolicyUse(p, self.direction, self.table, self.marking) for p in (*tiers, *self.profiles)
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class PolicyClass:
     """A class that is in use: its number and what it is made of."""
@@ -55,13 +94,17 @@ class PolicyClass:
 
     def chain(self, direction: Direction, stage: int = 0) -> str:
         """Name the chain of one direction; later stages are reached by Pass."""
-        suffix = f".{stage}" if stage else ""
-        return class_chain(self.number, self.key.digest, direction) + suffix
+        return self.list_of(direction).chain(stage)
 
-    def policies(self, direction: Direction) -> tuple[PolicyId, ...]:
-        """List every policy and profile the class refers to in one direction, in order."""
-        tiers = (p for tier in self.key.tiers for p in tier_policies(tier, direction))
-        return (*tiers, *self.key.profiles)
+    def list_of(self, direction: Direction) -> PolicyList:
+        """Return what is asked in one direction; at egress there may be an ingress to come."""
+        return PolicyList(
+            class_chain(self.number, self.key.digest, direction),
+            direction,
+            self.key.tiers,
+            self.key.profiles,
+            marking=direction == "egress",
+        )
 
 
 def tier_default(tier: TierPolicies, direction: Direction) -> Literal["deny", "pass"]:
@@ -167,26 +210,35 @@ def render_class(
     settings: RenderSettings,
     passing: set[tuple[PolicyId, Direction]],
 ) -> dict[str, tuple[str, ...]]:
-    """Return the chains of a class in one direction: more than one where Pass leads on.
+    """Return the chains of a class in one direction."""
+    return render_list(policy_class.list_of(direction), settings, passing)
+
+
+def render_list(
+    asked: PolicyList, settings: RenderSettings, passing: set[tuple[PolicyId, Direction]]
+) -> dict[str, tuple[str, ...]]:
+    """Return the chains of a list of policies: more than one where Pass leads on.
 
     A tier is a run of jumps that ends in a drop, or goes on where the tier's default is pass. A packet that
-    a policy passes, or at egress allows, comes back with a mark, and the stage goes back with it: the
-    class's chain calls the stages one after the other, as nft allows only 16 chains on a path.
+    a policy passes, or allows with a mark, comes back with it, and the stage goes back with the packet: the
+    first chain calls the stages one after the other, as nft allows only 16 chains on a path.
 
-    Shape:  chain → rule bodies; the first chain is always there and, with no policy at all, closed.
+    Shape:  chain → rule bodies; the first chain is always there and, with no policy at all, does what is
+            done at the list's end. A packet must not carry the passed bit when it comes, and goes without.
     Source: Calico policy semantics: end-of-tier drop only where a policy of the tier applies; profiles
             only when no tier decided; no profile means deny.
     """
-    marks = settings.marks
-    allowed = marks.allowed if direction == "egress" else 0
+    marks, direction = settings.marks, asked.direction
+    allowed = marks.allowed if asked.marking else 0
     stages = [list[str]()]
-    for tier in policy_class.key.tiers:
+    for tier in asked.tiers:
         policies = tier_policies(tier, direction)
         may_pass = False
         for policy in policies:
             passed = marks.passed if (policy, direction) in passing else 0
             may_pass = may_pass or bool(passed)
-            stages[-1] += (f"-j {policy_chain(policy, direction)}", *_back(allowed | passed))
+            jump = f"-j {policy_chain(policy, direction, marking=asked.marking)}"
+            stages[-1] += (jump, *_back(allowed | passed))
         if policies and tier_default(tier, direction) == "deny":
             stages[-1] += denial(Denial("tier-end", direction, tier=tier.name), settings.log)
             if not may_pass:
@@ -194,15 +246,17 @@ def render_class(
         if may_pass:
             stages.append([f"-j MARK --set-xmark 0x0/{marks.passed:#x}"])
     else:
-        for profile in policy_class.key.profiles:
-            stages[-1] += (f"-j {policy_chain(profile, direction)}", *_back(allowed))
-        stages[-1] += denial(Denial("profiles-end", direction), settings.log)
+        for profile in asked.profiles:
+            jump = f"-j {policy_chain(profile, direction, marking=asked.marking)}"
+            stages[-1] += (jump, *_back(allowed))
+        if asked.end == "deny":
+            stages[-1] += denial(Denial("profiles-end", direction), settings.log)
     if len(stages) == 1:
-        return {policy_class.chain(direction): tuple(stages[0])}
-    names = [policy_class.chain(direction, number) for number in range(1, len(stages) + 1)]
+        return {asked.chain(): tuple(stages[0])}
+    names = [asked.chain(number) for number in range(1, len(stages) + 1)]
     root = [line for name in names for line in (f"-j {name}", *_back(allowed))]
-    end = denial(Denial("undecided", direction), settings.log)
-    chains = {policy_class.chain(direction): (*root, *end)}
+    end = denial(Denial("undecided", direction), settings.log) if asked.end == "deny" else ()
+    chains = {asked.chain(): (*root, *end)}
     return chains | {name: tuple(lines) for name, lines in zip(names, stages, strict=True)}
 
 
@@ -217,9 +271,12 @@ __all__ = [
     "ClassTable",
     "NoRoomForClassError",
     "PolicyClass",
+    "PolicyList",
+    "PolicyUse",
     "class_chain",
     "class_key",
     "numbers_in",
     "render_class",
+    "render_list",
     "tier_policies",
 ]

@@ -9,7 +9,7 @@ Goals, in order:
 Pure. It refuses to know how anything is written; `agent` asks the planners of each subsystem.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -22,21 +22,23 @@ from hopwall_dataplane.faults import (
     bucket_fault,
     endpoint_fault,
     is_address,
-    members_fault,
     policy_fault,
 )
 from hopwall_dataplane.feed import Step
-from hopwall_dataplane.ipsets.elements import Element, Mark, SetSpec, SetType
+from hopwall_dataplane.host_endpoints import HostEndpoints, Way
+from hopwall_dataplane.ipsets.elements import Element, Mark, SetSpec
 from hopwall_dataplane.ipsets.plan import AddressSets
 from hopwall_dataplane.iptables.static import RenderSettings, from_set, to_set
-from hopwall_dataplane.lookup import SetLookup
-from hopwall_dataplane.members import BucketedMembers, member_element
+from hopwall_dataplane.nat import Pools, Translations, externals
 from hopwall_dataplane.outcome import Family
 from hopwall_dataplane.residents import Residents, Touched, packed
 from hopwall_dataplane.routes.route import Route, RouteKey
-from hopwall_model.names import SetName, set_name
+from hopwall_dataplane.rule_sets import RuleSets
+from hopwall_model.names import set_name
 from hopwall_model.status import Refusal, Waiting
 from hopwall_model.updates import (
+    NAT_POOLS,
+    POOLS,
     BgpSet,
     EndpointId,
     EndpointRemoved,
@@ -50,13 +52,10 @@ from hopwall_model.updates import (
     Scope,
     SetBucket,
     SetId,
-    SetKind,
     SharedPiece,
 )
 
 ElementKey = tuple[str, Element]
-
-_SET_TYPES: Mapping[SetKind, SetType] = {"net": "hash:net", "port": "hash:ip,port"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +64,8 @@ class LinkState:
 
     index: int
     up: bool
+    #: Bare addresses, without prefix length.
+    addresses: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -99,22 +100,21 @@ class Desired:
     #: Addresses the host lives by, as CIDRs: never a workload's here.
     reserved: frozenset[str] = frozenset()
     ipv6: bool = True
-    members: AddressSets = field(default_factory=AddressSets)
+    #: Addresses and ports of NATS: what no host endpoint closes without force.
+    nats: tuple[tuple[str, int], ...] = ()
     identity: AddressSets = field(default_factory=AddressSets)
     residents: Residents = field(default_factory=Residents)
-    lookup: SetLookup = field(init=False)
     destinations: Destinations = field(init=False)
     #: Interfaces came, went or changed, or are used anew, since somebody looked.
     interfaces_touched: bool = True
     chains: ChainBook = field(init=False)
+    sets: RuleSets = field(init=False)
     classes: ClassTable = field(init=False)
+    hosts: HostEndpoints = field(init=False)
+    translations: Translations = field(init=False)
     _placed: dict[EndpointId, _Placed] = field(default_factory=dict)
     _by_interface: dict[str, set[EndpointId]] = field(default_factory=dict)
     _links: Mapping[str, LinkState] = field(default_factory=dict)
-    _sets: dict[SetId, BucketedMembers] = field(default_factory=dict)
-    _set_ids: dict[str, SetId] = field(default_factory=dict)
-    _distrusted: set[SetId] = field(default_factory=set)
-    #: Endpoints that found no room for their class.
     #: Endpoints that have no class: faulty ones, and the `_roomless`, for which there was no number.
     _closed: set[EndpointId] = field(default_factory=set)
     _waits: dict[EndpointId, str] = field(default_factory=dict)
@@ -128,7 +128,10 @@ class Desired:
         self.classes = ClassTable(self.settings.marks.max_class)
         self.destinations = Destinations(self.host, self.reserved, self._programs, self._faults)
         self.chains = ChainBook(self.settings, self.families)
-        self.lookup = SetLookup(self._sets, self.chains.known_sets)
+        self.sets = RuleSets(self.families, self.chains, self._faults)
+        self.hosts = HostEndpoints(self.chains, self.nats)
+        programmed = tuple(f for f in self.families if self.ipv6 or f is Family.V4)
+        self.translations = Translations(self.chains, programmed)
         for family in self.families:
             source = SetSpec(from_set(family), "hash:net,iface", family, skbinfo=True)
             self.identity.set_desired(source)
@@ -152,29 +155,35 @@ class Desired:
                     endpoints.append(update)
                 case NeedRemoved():
                     self._drop_scope(update.scope, touched_sets, touched_hosts)
-                case NeedSet() | HostEndpointSet() | HostEndpointRemoved() | BgpSet():
+                case HostEndpointSet() | HostEndpointRemoved():
+                    self.hosts.put(update)
+                case NeedSet() | BgpSet():
                     pass
                 case _:
                     self._put_piece(update, touched_sets, touched_hosts)
         for set_id in sorted(touched_sets):
-            self._settle_set(set_id)
+            self.sets.settle(set_id)
         for host in sorted(touched_hosts):
             self.destinations.settle(host)
         for endpoint in endpoints:
             self._place(endpoint)
-        if self.classes.has_room:
-            for endpoint_id in sorted(self._roomless):
-                self._place(self._placed[endpoint_id].endpoint)
-        self.chains.settle(self.classes.classes.values())
+        self._place_roomless()
+        self._settle()
 
-    def set_links(self, links: Mapping[str, LinkState]) -> None:
-        """Take the present interfaces; routes to workloads need theirs to be up."""
+    def set_links(self, links: Mapping[str, LinkState], ways: tuple[Way, ...] = ()) -> None:
+        """Take the present interfaces, and how NATS is reached by them.
+
+        Routes to workloads need their interface to be up.
+        """
         before, self._links = self._links, links
         self.interfaces_touched = True
         changed = {n for n in before.keys() | links.keys() if before.get(n) != links.get(n)}
         for name in sorted(changed & self._by_interface.keys()):
             for endpoint_id in sorted(self._by_interface[name]):
                 self._place_routes(self._placed[endpoint_id])
+        self.hosts.set_interfaces(links, ways)
+        self.translations.look_again()
+        self._settle()
 
     def linger(self, classes: dict[str, int]) -> None:
         """Keep the way to classes that are left (digest → number) for the packets still marked with them."""
@@ -186,13 +195,27 @@ class Desired:
 
         A set that lacks a member would let by what a deny by that set was to stop.
         """
-        now = {self._set_ids[name] for name in names if name in self._set_ids}
-        if now == self._distrusted:
-            return
-        changed, self._distrusted = now ^ self._distrusted, now
-        for set_id in changed:
-            self._judge_set(set_id)
+        if self.sets.distrust(names):
+            self._settle()
+
+    def _settle(self) -> None:
+        """Render what follows from all that was folded."""
+        self.hosts.settle()
+        pools = {family: self._pools(family) for family in self.families}
+        self.translations.settle(pools, self._taken)
         self.chains.settle(self.classes.classes.values())
+        self.hosts.judge(self.chains.policies, self.sets.lookup)
+
+    def _taken(self) -> Set[str]:
+        """Return the addresses that hosts have or live by, as CIDRs."""
+        own = {address for link in self._links.values() for address in link.addresses}
+        local = {f"{ip}/{128 if ':' in ip else 32}" for ip in own}
+        return self.reserved | local | self.destinations.gateway_cidrs
+
+    def _pools(self, family: Family) -> Pools:
+        known, outgoing = (self.sets.is_known(set_id) for set_id in (POOLS, NAT_POOLS))
+        members = self.members.content(set_name(family.value, NAT_POOLS)).desired
+        return Pools(known, outgoing and bool(members))
 
     def note_left(self) -> None:
         """Note the addresses that are about to leave the interface the kernel knows them at."""
@@ -207,6 +230,11 @@ class Desired:
         return self.residents.take()
 
     # ------------------------------------------------------------ what people ask
+
+    @property
+    def members(self) -> AddressSets:
+        """The sets that rules name, as the kernel should hold them."""
+        return self.sets.wanted
 
     @property
     def routes(self) -> Delta[RouteKey, Route]:
@@ -247,12 +275,11 @@ class Desired:
             for e in sorted(self._closed)
         )
         others = (Refusal(object=o, reason=r) for o, r in sorted(self._faults.items()))
-        return (*endpoints, *others)
+        return (*endpoints, *others, *self.hosts.refusals(), *self.translations.refusals())
 
     def set_object(self, name: str) -> str:
         """Return what people know a kernel set by."""
-        set_id = self._set_ids.get(name)
-        return f"set {name if set_id is None else set_id}"
+        return f"set {self.sets.id_of(name) or name}"
 
     # ------------------------------------------------------------ scopes
 
@@ -262,12 +289,13 @@ class Desired:
             named = {u.id for u in step.updates if isinstance(u, EndpointSet)}
             for endpoint_id in sorted(self._placed.keys() - named):
                 self._place(EndpointRemoved(id=endpoint_id))
+            self.hosts.keep({u.id for u in step.updates if isinstance(u, HostEndpointSet)})
             for scope in sorted(self._held_scopes() - step.fresh):
                 self._drop_scope(scope, touched_sets, touched_hosts)
         for scope in step.fresh:
             kind, _, name = scope.partition("/")
-            if kind == "set" and SetId(name) in self._sets:
-                self._sets[SetId(name)].void()
+            if kind == "set" and SetId(name) in self.sets:
+                self.sets.void(SetId(name))
                 touched_sets.add(SetId(name))
             elif kind == "routes" and name in self.destinations.remote:
                 self.destinations.remote[name].void()
@@ -285,7 +313,7 @@ class Desired:
             case PolicySet():
                 self.chains.set_policy(piece)
             case SetBucket():
-                self._put_bucket(piece)
+                self.sets.put(piece)
                 sets.add(piece.id)
             case RoutesBucket():
                 self.destinations.put(piece)
@@ -296,7 +324,7 @@ class Desired:
     def _held_scopes(self) -> set[Scope]:
         return {
             *(Scope(f"policy/{policy}") for policy in self.chains.policies),
-            *(Scope(f"set/{set_id}") for set_id in self._sets),
+            *(Scope(f"set/{set_id}") for set_id in self.sets.ids),
             *(Scope(f"routes/{host}") for host in self.destinations.remote),
         }
 
@@ -305,75 +333,12 @@ class Desired:
         self._faults.pop(_object_of(scope), None)
         if kind == "policy":
             self.chains.remove_policy(name)
-        elif kind == "set" and SetId(name) in self._sets:
-            self._sets[SetId(name)].drop()
+        elif kind == "set" and SetId(name) in self.sets:
+            self.sets.drop(SetId(name))
             sets.add(SetId(name))
         elif kind == "routes" and name in self.destinations.remote:
             self.destinations.remote[name].drop()
             hosts.add(name)
-
-    def _put_bucket(self, piece: SetBucket) -> None:
-        """Take one bucket of a set; what is no member closes the set, until that bucket is right."""
-        state = self._set_state(piece.id, piece.type)
-        if fault := members_fault(
-            piece.type, state.news(piece.n_buckets, piece.bucket, piece.members)
-        ):
-            self._faults[_object_of(piece.scope)] = fault
-            state.miss(piece.n_buckets, piece.bucket)
-        else:
-            state.put(piece.n_buckets, piece.bucket, piece.members)
-
-    def _set_state(self, set_id: SetId, kind: SetKind) -> BucketedMembers:
-        state = self._sets.get(set_id)
-        if state is not None and state.kind != kind:
-            self._forget_set(set_id)
-            state = None
-        if state is None:
-            state = self._sets[set_id] = BucketedMembers(kind)
-            for family, name in self._set_names(set_id, kind).items():
-                self._set_ids[name] = set_id
-                self.members.set_desired(SetSpec(name, _SET_TYPES[kind], family))
-        return state
-
-    def _settle_set(self, set_id: SetId) -> None:
-        state = self._sets[set_id]
-        added, removed = state.settle()
-        self.lookup.change(set_id, added, removed)
-        if added or removed:
-            self.chains.touch_set(set_id)
-        names = self._set_names(set_id, state.kind)
-        for members, change in (
-            (removed, self.members.remove_element),
-            (added, self.members.set_element),
-        ):
-            for member in members:
-                element = member_element(state.kind, member)
-                if (name := names.get(_family(element.cidr))) is not None:
-                    change(name, element)
-        if state.dropped:
-            self._forget_set(set_id)
-        self._judge_set(set_id)
-
-    def _forget_set(self, set_id: SetId) -> None:
-        """Want a set's halves gone from the kernel."""
-        state = self._sets.pop(set_id)
-        self.lookup.drop(set_id)
-        self._distrusted.discard(set_id)
-        for name in self._set_names(set_id, state.kind).values():
-            del self._set_ids[name]
-            self.members.remove_desired(name)
-
-    def _set_names(self, set_id: SetId, kind: SetKind) -> dict[Family, SetName]:
-        return {family: set_name(family.value, set_id, kind) for family in self.families}
-
-    def _judge_set(self, set_id: SetId) -> None:
-        """Say whether rules may rely on a set: all of it has come, and the kernel holds all of it."""
-        state = self._sets.get(set_id)
-        if state is None or not state.is_whole:
-            self.chains.know_set(set_id, None)
-            return
-        self._faults.pop(f"set {set_id}", None)
-        self.chains.know_set(set_id, None if set_id in self._distrusted else state.kind)
 
     # ------------------------------------------------------------ endpoints
 
@@ -388,6 +353,10 @@ class Desired:
             self._placed[update.id] = after
         self._closed.discard(update.id)
         self._roomless.discard(update.id)
+        if after is not None and after.policy_class is not None:
+            self.translations.place(after.endpoint)
+        else:
+            self.translations.remove(update.id)
         if after is not None and after.policy_class is None:
             self._closed.add(update.id)
             if not after.fault:
@@ -402,6 +371,12 @@ class Desired:
         elif before is not None:
             self._waits.pop(update.id, None)
             self._claim(before, {})
+
+    def _place_roomless(self) -> None:
+        """Try those again that found no room for their class."""
+        if self.classes.has_room:
+            for endpoint_id in sorted(self._roomless):
+                self._place(self._placed[endpoint_id].endpoint)
 
     def _identify(
         self, endpoint_id: EndpointId, before: _Placed | None, after: _Placed | None
@@ -479,7 +454,8 @@ class Desired:
             interface = ""
         elif placed.policy_class is None:
             interface = ""
-        self._claim(placed, dict.fromkeys(placed.endpoint.addresses, interface))
+        cidrs = (*placed.endpoint.addresses, *externals(placed.endpoint))
+        self._claim(placed, dict.fromkeys(cidrs, interface))
 
     def _claim(self, placed: _Placed, claims: dict[str, str]) -> None:
         self.destinations.claim(placed.endpoint.id, placed.routes, claims)

@@ -4,7 +4,7 @@ Pure. A destination may be claimed by several at once while things move; who has
 alone. Addresses that hosts live by (the bus, a default gateway, each other) are nobody's workload.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 
 from hopwall_dataplane.claims import Claims
@@ -33,6 +33,11 @@ class Destinations:
     _gateway_cidrs: set[str] = field(default_factory=set)
     _local: Claims[str, EndpointId, str] = field(default_factory=Claims)
     _beyond: Claims[str, str, str] = field(default_factory=Claims)
+
+    @property
+    def gateway_cidrs(self) -> Set[str]:
+        """The addresses other hosts are reached at; to be read, not changed."""
+        return self._gateway_cidrs
 
     def put(self, update: RoutesBucket) -> None:
         """Take a bucket of the addresses on another host."""

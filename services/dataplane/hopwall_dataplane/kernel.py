@@ -28,10 +28,11 @@ from hopwall_dataplane.ipsets.elements import (
 from hopwall_dataplane.ipsets.plan import AddressSets
 from hopwall_dataplane.iptables.counters import together
 from hopwall_dataplane.iptables.driver import Restore
+from hopwall_dataplane.iptables.nat_chains import NAT_PREFIX
 from hopwall_dataplane.iptables.plan import plan_table
 from hopwall_dataplane.iptables.quarantine import closed
 from hopwall_dataplane.iptables.render_policy import CLOSED, DIRECTIONS
-from hopwall_dataplane.iptables.static import JUMPS, TABLES, from_set, to_set
+from hopwall_dataplane.iptables.static import TABLES, from_set, to_set
 from hopwall_dataplane.iptables.table import Chain, TableName, TableState
 from hopwall_dataplane.iptables.transaction import Applied, Failed, Transaction, record
 from hopwall_dataplane.links.setup import InterfaceSetup
@@ -50,7 +51,7 @@ log = logging.getLogger(__name__)
 #: transaction that frees lines makes the next one wait (8-24 ms).
 SWEEP_AFTER_S = 0.25
 
-_QUARANTINED_PREFIXES = ("hw-pe-", "hw-pi-", "hw-cf", "hw-ct")
+_QUARANTINED_PREFIXES = ("hw-pe-", "hw-pi-", "hw-pm-", "hw-cf", "hw-ct", "hw-l")
 
 
 class Stale(StrEnum):
@@ -282,7 +283,7 @@ class Kernel:
             if not chains.dirty and key not in self._compare_all:
                 continue
             dirty = None if key in self._compare_all else set(chains.dirty)
-            plan = plan_table(table, chains.desired, JUMPS[table], self._tables[key], dirty=dirty)
+            plan = plan_table(table, chains.desired, chains.jumps, self._tables[key], dirty=dirty)
             if plan.later is not None:
                 self._later.setdefault(key, set()).update(plan.later.removals)
             if plan.now is not None and not await self._write(turn, key, plan.now):
@@ -371,9 +372,9 @@ class Kernel:
     async def _sweep_chains(
         self, turn: Turn, key: tuple[Family, TableName], names: set[str]
     ) -> None:
-        chains = self.desired.chains.tables[key].desired
+        chains = self.desired.chains.tables[key]
         table = self._tables[key]
-        plan = plan_table(key[1], chains, JUMPS[key[1]], table, dirty=set(names))
+        plan = plan_table(key[1], chains.desired, chains.jumps, table, dirty=set(names))
         if plan.later is None or await self._write(turn, key, plan.later):
             names.clear()
 
@@ -423,6 +424,8 @@ class Kernel:
 
 
 def _stub(chain: str) -> Chain | None:
+    if chain.startswith(NAT_PREFIX):
+        return ()  # nothing is filtered there, and a table that fails would hold up those that do
     return CLOSED if chain.startswith(_QUARANTINED_PREFIXES) else None
 
 

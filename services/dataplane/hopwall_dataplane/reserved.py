@@ -9,18 +9,28 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
+_NATS_PORT = 4222
 _ROUTES = Path("/proc/net/route")
 
 
-def reserved_cidrs(nats_urls: Iterable[str], link_local_gateway: str) -> frozenset[str]:
-    """Return the bus's addresses, the default gateways and our own link-local one, as /32 and /128.
+def nats_addresses(nats_urls: Iterable[str]) -> tuple[tuple[str, int], ...]:
+    """Return the bus's servers as (bare address, port), sorted.
 
     Blocks while names are resolved: call it at start. A name that does not resolve is left out.
     """
-    found = {link_local_gateway} if link_local_gateway else set()
+    found: set[tuple[str, int]] = set()
     for url in nats_urls:
-        host = urlsplit(url if "//" in url else f"nats://{url}").hostname
-        found |= _addresses(host) if host else set()
+        parts = urlsplit(url if "//" in url else f"nats://{url}")
+        if parts.hostname:
+            port = parts.port or _NATS_PORT
+            found |= {(address, port) for address in _addresses(parts.hostname)}
+    return tuple(sorted(found))
+
+
+def reserved_cidrs(nats: Iterable[tuple[str, int]], link_local_gateway: str) -> frozenset[str]:
+    """Return the bus's addresses, the default gateways and our own link-local one, as /32 and /128."""
+    found = {link_local_gateway} if link_local_gateway else set()
+    found |= {address for address, _ in nats}
     found |= set(_default_gateways(_ROUTES.read_text().splitlines()[1:]))
     return frozenset(f"{ip}/128" if ":" in ip else f"{ip}/32" for ip in found)
 

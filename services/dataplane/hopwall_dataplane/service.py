@@ -11,6 +11,7 @@ from hopwall_dataplane.agent import Agent
 from hopwall_dataplane.conntrack.driver import ConntrackDriver
 from hopwall_dataplane.conntrack.revocation import Revocation
 from hopwall_dataplane.desired import Desired, LinkState
+from hopwall_dataplane.failsafe import parse_failsafe
 from hopwall_dataplane.ipsets.driver import IpsetDriver
 from hopwall_dataplane.iptables.backend import choose, why_no_log
 from hopwall_dataplane.iptables.driver import Restore
@@ -23,9 +24,10 @@ from hopwall_dataplane.links.sysctl import SysctlDriver
 from hopwall_dataplane.marks import MarkMaskError, layout
 from hopwall_dataplane.metrics import Metrics
 from hopwall_dataplane.outcome import Family
-from hopwall_dataplane.reserved import reserved_cidrs
+from hopwall_dataplane.reserved import nats_addresses, reserved_cidrs
 from hopwall_dataplane.routes.driver import RouteDriver
 from hopwall_dataplane.settings import DataplaneSettings
+from hopwall_dataplane.ways import ways_to
 from hopwall_runtime.config import ConfigError
 from hopwall_runtime.health import serve_health
 from hopwall_runtime.link import Link
@@ -45,7 +47,9 @@ def render_settings(settings: DataplaneSettings) -> RenderSettings:
     return RenderSettings(
         marks=marks,
         prefixes=settings.interface_prefixes,
-        workload_to_host="accept" if settings.workload_to_host == "accept" else "drop",
+        workload_to_host=settings.workload_to_host,
+        failsafe_in=tuple(parse_failsafe(entry) for entry in settings.failsafe_inbound),
+        failsafe_out=tuple(parse_failsafe(entry) for entry in settings.failsafe_outbound),
         log=settings.log,
         revoke_flows=settings.revoke_flows,
     )
@@ -74,15 +78,15 @@ async def open_kernel(settings: DataplaneSettings, metrics: Metrics | None = Non
     restores = {family: Restore(family, backend) for family in families}
     for restore in restores.values():
         await restore.start()
+    nats = await asyncio.to_thread(nats_addresses, settings.nats_url)
     desired = Desired(
         host=settings.host_name,
         settings=rendering,
         families=families,
         link_local_gateway=settings.link_local_gateway,
-        reserved=await asyncio.to_thread(
-            reserved_cidrs, settings.nats_url, settings.link_local_gateway
-        ),
+        reserved=reserved_cidrs(nats, settings.link_local_gateway),
         ipv6=settings.ipv6,
+        nats=nats,
     )
     flows = None
     if settings.revoke_flows:
@@ -117,7 +121,9 @@ async def serve(settings: DataplaneSettings) -> None:
         )
 
     def on_links(links: Mapping[str, NetworkLink]) -> None:
-        agent.on_links({n: LinkState(index=link.index, up=link.up) for n, link in links.items()})
+        states = {n: LinkState(link.index, link.up, link.addresses) for n, link in links.items()}
+        names = {link.index: link.name for link in links.values()}
+        agent.on_links(states, ways_to(kernel.desired.nats, names))
 
     monitor = LinkMonitor()
     try:

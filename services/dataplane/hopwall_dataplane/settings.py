@@ -1,7 +1,14 @@
 """What the dataplane service can be told."""
 
 import socket
+from typing import Literal
 
+from hopwall_dataplane.failsafe import (
+    DEFAULT_INBOUND,
+    DEFAULT_OUTBOUND,
+    FailsafeError,
+    parse_failsafe,
+)
 from hopwall_dataplane.iptables.nflog import LogSettings, LogSettingsError
 from hopwall_model.names import valid_ifname
 from hopwall_runtime.config import CommonSettings, ConfigError
@@ -17,8 +24,12 @@ class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
     backend: str = "auto"
     mark_mask: str = "0xffffff00"
     ipv6: bool = True
-    #: What becomes of a workload's traffic to its own host after its egress policy: drop or accept.
-    workload_to_host: str = "drop"
+    #: What becomes of a workload's traffic to its own host after its egress policy: drop, accept, or
+    #: return, which leaves it to what others have in the filter table.
+    workload_to_host: Literal["drop", "accept", "return"] = "drop"
+    #: What no host endpoint closes, as protocol:port or protocol:port:net.
+    failsafe_inbound: tuple[str, ...] = DEFAULT_INBOUND
+    failsafe_outbound: tuple[str, ...] = DEFAULT_OUTBOUND
     #: Whether flows that are established end when policy comes to deny them.
     revoke_flows: bool = True
     #: The next hop that workloads may use whatever their subnet; the host answers ARP for it.
@@ -60,10 +71,12 @@ class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
                 raise ConfigError(f"interface_prefixes: {prefix!r} cannot begin an interface name.")
         if self.backend not in ("auto", "nft", "legacy"):
             raise ConfigError(f"backend is {self.backend!r}; it must be auto, nft or legacy.")
-        if self.workload_to_host not in ("drop", "accept"):
-            raise ConfigError(
-                f"workload_to_host is {self.workload_to_host!r}; it must be drop or accept."
-            )
+        for name in ("failsafe_inbound", "failsafe_outbound"):
+            for entry in getattr(self, name):
+                try:
+                    parse_failsafe(entry)
+                except FailsafeError as error:
+                    raise ConfigError(f"{name}: {error}") from error
         try:
             _ = self.log
         except LogSettingsError as error:

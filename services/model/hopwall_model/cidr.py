@@ -7,7 +7,6 @@ Source: RFC 4291, RFC 5952 (canonical IPv6 text).
 """
 
 import re
-import socket
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -27,8 +26,9 @@ Family = Literal[4, 6]
 MAX_TEXT = 64
 
 
-#: What most texts are: IPv4 with a prefix length. Whatever else there is goes the slower way.
-_PLAIN_V4 = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3}){3})(?:/([0-9]|[12][0-9]|3[0-2]))?", re.ASCII)
+_OCTET = r"(0|[1-9][0-9]?|1[0-9]{2}|2[0-4][0-9]|25[0-5])"
+#: What most texts are: IPv4, with a prefix length or without. Whatever else there is goes the slower way.
+_PLAIN_V4 = re.compile(rf"{_OCTET}\.{_OCTET}\.{_OCTET}\.{_OCTET}(?:/([0-9]|[12][0-9]|3[0-2]))?")
 
 
 def _parsed(text: str) -> IPv4Address | IPv6Address:
@@ -78,11 +78,10 @@ def parse_cidr(text: str, *, strict_host_bits: bool = False) -> Cidr:
     Host bits are masked off, as Calico does, unless `strict_host_bits` refuses them.
 
     Errors: `ValueError` with a sentence.
-    Cost:   1 µs for plain IPv4, 10 µs for the rest.
+    Cost:   1 to 2 µs for plain IPv4, 10 µs for the rest.
     """
-    plain = None if strict_host_bits else _PLAIN_V4.fullmatch(text)
-    if plain is not None and (found := _plain_v4(*plain.groups())) is not None:
-        return found
+    if not strict_host_bits and (plain := _PLAIN_V4.fullmatch(text)):
+        return _masked(*plain.groups())
     address, length = _split(text)
     if length == address.max_prefixlen:
         return Cidr(f"{address}/{length}")
@@ -92,17 +91,14 @@ def parse_cidr(text: str, *, strict_host_bits: bool = False) -> Cidr:
     return Cidr(str(network))
 
 
-def _plain_v4(address: str, tail: str | None) -> Cidr | None:
-    """Return the network; None when the address is none, as inet_pton(3) judges (no leading zeros)."""
-    try:
-        packed = socket.inet_pton(socket.AF_INET, address)
-    except OSError:
-        return None
-    if tail is None or tail == "32":
-        return Cidr(f"{address}/32")
-    mask = 0xFFFFFFFF << (32 - int(tail)) & 0xFFFFFFFF
-    masked = int.from_bytes(packed, "big") & mask
-    return Cidr(f"{socket.inet_ntop(socket.AF_INET, masked.to_bytes(4, 'big'))}/{tail}")
+def _masked(first: str, second: str, third: str, last: str, length: str | None) -> Cidr:
+    """Return the IPv4 network of four octets and a prefix length, without the bits after it."""
+    if length is None or length == "32":
+        return Cidr(f"{first}.{second}.{third}.{last}/32")
+    number = int(first) << 24 | int(second) << 16 | int(third) << 8 | int(last)
+    number &= 0xFFFFFFFF << (32 - int(length))
+    octets = (number >> 24 & 255, number >> 16 & 255, number >> 8 & 255, number & 255)
+    return Cidr(f"{'.'.join(map(str, octets))}/{length}")
 
 
 def parse_if_address(text: str) -> IfAddress:

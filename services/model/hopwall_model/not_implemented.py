@@ -15,6 +15,7 @@ from hopwall_model.bgp_specs import (
     BgpPeerSpec,
     FilterOperation,
 )
+from hopwall_model.ipam_specs import IpamConfigurationSpec
 from hopwall_model.problems import Code, Findings, step
 from hopwall_model.resources import (
     EntityRule,
@@ -42,6 +43,13 @@ NOT_IMPLEMENTED: dict[tuple[type[Struct], str], str] = {
     (NetworkPolicySpec, "service_account_selector"): _ACCOUNTS,
     (IpPoolSpec, "ipip_mode"): _ENCAPSULATION,
     (IpPoolSpec, "vxlan_mode"): _ENCAPSULATION,
+    (IpamConfigurationSpec, "auto_allocate_blocks"): (
+        "is not supported: hosts get blocks when they need them; remove the field, or set"
+        " maxBlocksPerHost."
+    ),
+    (IpamConfigurationSpec, "kube_virt_vm_address_persistence"): (
+        "is not supported: an address stays with its handle until it is released; remove the field."
+    ),
     (NodeBgp, "ipv4_ipip_tunnel_addr"): _TUNNEL,
     (NodeSpec, "ipv4_vxlan_tunnel_addr"): _TUNNEL,
     (NodeSpec, "ipv6_vxlan_tunnel_addr"): _TUNNEL,

@@ -18,6 +18,8 @@ MAX_ANNOTATIONS_BYTES = 256 * 1024
 MAX_SELECTOR = 1024  # Calico's limit on a selector field; the parser's own is higher
 MAX_TEXT = 1024
 MAX_ENDPOINT_ADDRESSES = 256
+MAX_ATTRIBUTES = 16  # of one assigned address
+MAX_ATTRIBUTE = 253
 
 DEFAULT_NAMESPACE = "default"
 DEFAULT_TIER = "default"
@@ -33,6 +35,8 @@ RESERVED_TIERS = {
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _LABEL_TEXT = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
+# What container and VM ids are made of; no slash, because a handle is a step of a path.
+_HANDLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,252}")
 _PORT_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 
@@ -62,3 +66,8 @@ def valid_label_value(text: str) -> bool:
 def valid_port_name(text: str) -> bool:
     """Tell whether an endpoint's port may have this name: no number, which would mean that port."""
     return bool(_PORT_NAME.fullmatch(text)) and not text.isdigit()
+
+
+def valid_handle(text: str) -> bool:
+    """Tell whether an owner of addresses may have this handle."""
+    return bool(_HANDLE.fullmatch(text))

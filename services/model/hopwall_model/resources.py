@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from hopwall_model.bgp_specs import BgpConfigurationSpec, BgpFilterSpec, BgpPeerSpec
+from hopwall_model.ipam_specs import IpamBlockSpec, IpamConfigurationSpec, IpReservationSpec
 from hopwall_model.shapes import Shape
 
 API_VERSION = "projectcalico.org/v3"
@@ -399,6 +400,30 @@ class BGPFilter(ResourceBase, frozen=True, tag="BGPFilter"):
     spec: BgpFilterSpec = field(default_factory=BgpFilterSpec)
 
 
+class IPReservation(ResourceBase, frozen=True, tag="IPReservation"):
+    """Addresses that address management does not choose."""
+
+    PLURAL = "ipreservations"
+    SHORT = "ipr"
+    spec: IpReservationSpec = field(default_factory=IpReservationSpec)
+
+
+class IPAMConfiguration(ResourceBase, frozen=True, tag="IPAMConfiguration"):
+    """How addresses are assigned; there is one, named "default"."""
+
+    PLURAL = "ipamconfigurations"
+    SHORT = "ipamconfig"
+    spec: IpamConfigurationSpec = field(default_factory=IpamConfigurationSpec)
+
+
+class IPAMBlock(ResourceBase, frozen=True, tag="IPAMBlock"):
+    """A range of a pool and who has its addresses; written by address management alone."""
+
+    PLURAL = "ipamblocks"
+    SHORT = "block"
+    spec: IpamBlockSpec
+
+
 class Node(ResourceBase, frozen=True, tag="Node"):
     """A host."""
 
@@ -420,6 +445,9 @@ Resource = (
     | BGPConfiguration
     | BGPFilter
     | BGPPeer
+    | IPReservation
+    | IPAMConfiguration
+    | IPAMBlock
     | Node
 )
 
@@ -430,6 +458,9 @@ KINDS: tuple[type[Resource], ...] = (
     BGPConfiguration,
     BGPFilter,
     BGPPeer,
+    IPReservation,
+    IPAMConfiguration,
+    IPAMBlock,
     Tier,
     Profile,
     GlobalNetworkSet,
@@ -439,6 +470,9 @@ KINDS: tuple[type[Resource], ...] = (
     HostEndpoint,
     WorkloadEndpoint,
 )
+
+#: Kinds that users read, and only the services write.
+KEPT_KINDS: frozenset[type[Resource]] = frozenset({IPAMBlock})
 
 KIND_BY_NAME: dict[str, type[Resource]] = {kind.__name__: kind for kind in KINDS}
 KIND_BY_PLURAL: dict[str, type[Resource]] = {kind.PLURAL: kind for kind in KINDS}

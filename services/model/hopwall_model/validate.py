@@ -16,6 +16,7 @@ from hopwall_model import codec
 from hopwall_model import resource_names as limits
 from hopwall_model import validate_bgp as bgp
 from hopwall_model import validate_fields as check
+from hopwall_model import validate_ipam as ipam
 from hopwall_model import validate_kinds as kinds
 from hopwall_model import validate_rules as policies
 from hopwall_model.problems import Code, Findings, Invalid, Problem, step
@@ -28,7 +29,10 @@ from hopwall_model.resources import (
     GlobalNetworkPolicy,
     GlobalNetworkSet,
     HostEndpoint,
+    IPAMBlock,
+    IPAMConfiguration,
     IPPool,
+    IPReservation,
     Metadata,
     NetworkPolicy,
     NetworkSet,
@@ -101,6 +105,10 @@ def _canonical(found: Findings, resource: Resource) -> Resource:
         spec = kinds.tier(found, "/spec", resource.metadata.name, resource.spec)
     elif isinstance(resource, BGPConfiguration):
         spec = bgp.configuration(found, "/spec", resource.metadata.name, resource.spec)
+    elif isinstance(resource, IPAMBlock):
+        spec = ipam.block(found, "/spec", resource.metadata.name, resource.spec)
+    elif isinstance(resource, IPAMConfiguration):
+        spec = ipam.configuration(found, "/spec", resource.metadata.name, resource.spec)
     else:
         spec = _SPECS[type(resource)](found, "/spec", resource.spec)
     return replace(resource, metadata=metadata, spec=spec, api_version=API_VERSION, status=None)
@@ -117,6 +125,7 @@ _SPECS: dict[type[Resource], Callable[[Findings, str, Any], Any]] = {
     IPPool: kinds.ip_pool,
     BGPPeer: bgp.peer,
     BGPFilter: bgp.bgp_filter,
+    IPReservation: ipam.reservation,
     Node: kinds.node,
 }
 

@@ -400,6 +400,8 @@ class Link:
             return None
         try:
             last = await self._js.get_last_msg(topics.EVENTS_STREAM, write.subject)
+        except NotFoundError:
+            return None  # it was another write of the batch that met the conflict
         except (NatsError, TimeoutError) as error:
             raise Unavailable(f"NATS does not say what it stored: {error}") from error
         found = (last.headers or {}).get(_HDR_WRITE_ID)

@@ -75,7 +75,7 @@ def judged(desired: Desired, one: Flow, to_host: str = "drop") -> bool:
     return Judgement(
         classes=desired.residents.classes,
         policies=desired.chains.policies,
-        sets=desired.lookup,
+        sets=desired.sets.lookup,
         host=own,
         workload_to_host="accept" if to_host == "accept" else "drop",
     ).is_denied(one)

@@ -1,3 +1,4 @@
+import ipaddress
 import struct
 
 from hopwall_dataplane.links.codec import Link, LinkTable
@@ -59,3 +60,32 @@ def test_dump_replaces_everything() -> None:
     assert table.replace([(NEW, body(4, "tap1"))])
     assert list(table.by_name()) == ["tap1"]
     assert not table.replace([(NEW, body(4, "tap1"))])
+
+
+def address(index: int, own: str, other: str = "") -> bytes:
+    """Return an address message's body; on a point-to-point link the other end has an address too."""
+    packed = ipaddress.ip_address(own).packed
+    head = struct.pack("=BBBBI", 2 if len(packed) == 4 else 10, 24, 0, 0, index)
+    if not other:
+        return head + attribute(1, packed)
+    return head + attribute(1, ipaddress.ip_address(other).packed) + attribute(2, packed)
+
+
+NEW_ADDRESS, DEL_ADDRESS = 20, 21
+
+
+def test_addresses_come_and_go_with_their_link() -> None:
+    """Own addresses only, in any order with the link itself; a new link of that index begins with none."""
+    table = LinkTable()
+    assert table.fold(NEW_ADDRESS, address(3, "192.0.2.1", "192.0.2.2"))
+    table.fold(NEW, body(3, "eth0"))
+    assert table.fold(NEW_ADDRESS, address(3, "fd00::1"))
+    assert not table.fold(NEW_ADDRESS, address(3, "fd00::1"))
+    assert table.by_name()["eth0"].addresses == {"192.0.2.1", "fd00::1"}
+    assert table.fold(DEL_ADDRESS, address(3, "fd00::1"))
+    assert table.by_name()["eth0"].addresses == {"192.0.2.1"}
+    table.fold(DEL, body(3, "eth0"))
+    table.fold(NEW, body(3, "eth0"))
+    assert table.by_name()["eth0"].addresses == frozenset()
+    assert not table.replace([(NEW, body(3, "eth0"))])
+    assert table.replace([(NEW, body(3, "eth0")), (NEW_ADDRESS, address(3, "192.0.2.9"))])

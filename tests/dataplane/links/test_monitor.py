@@ -71,6 +71,11 @@ async def life_of_a_link() -> None:
     await seen.until(lambda links: links["tap0"].carrier)
     ip("link set tap0 address 02:00:00:00:00:07")
     await seen.until(lambda links: links["tap0"].mac == "02:00:00:00:00:07")
+    ip("addr add 192.0.2.1/24 dev tap0", "addr add fd00::1/64 dev tap0 nodad")
+    own = {"192.0.2.1", "fd00::1"}
+    await seen.until(lambda links: own <= links["tap0"].addresses)
+    ip("addr del 192.0.2.1/24 dev tap0")
+    await seen.until(lambda links: "192.0.2.1" not in links["tap0"].addresses)
     ip("link set tap0 down", "link set tap0 name vm0")
     renamed = await seen.until(lambda links: "vm0" in links)
     assert "tap0" not in renamed
@@ -86,7 +91,7 @@ async def life_of_a_link() -> None:
 
 @pytest.mark.parametrize("factory", ["asyncio", "uvloop"])
 def test_every_turn_in_the_life_of_a_link_is_told(ns: Netns, factory: str) -> None:
-    """Made, up, carrier, address, renamed, gone, returned with another index: each is delivered."""
+    """Made, up, carrier, addresses, renamed, gone, returned with another index: each is delivered."""
     ns.python(run_on, factory, life_of_a_link)
 
 

@@ -18,9 +18,10 @@ from hopwall_calc.nodes.speakers import Speakers
 from hopwall_calc.nodes.trust import Entitled, Trust
 from hopwall_calc.prefixes import LONGEST, accepted, family_of, of_family, without
 from hopwall_model.bgp import Bgp, PrefixRange, Session
+from hopwall_model.bgp_specs import DEFAULT_AS
 
-#: A host that takes no part: its daemon has nothing to do.
-NOTHING = Bgp(router_id="0.0.0.0", as_number=0)  # noqa: S104 - a number, not an address
+#: A host that takes no part: its daemon has nothing to do. The router id is nobody's (RFC 5737).
+NOTHING = Bgp(router_id="192.0.2.1", as_number=DEFAULT_AS)
 
 
 class Daemons(KeyedNode[str, Bgp]):

@@ -36,7 +36,7 @@ class Judgement:
     policies: Mapping[PolicyId, PolicySet]
     sets: Sets
     host: HostAddresses
-    workload_to_host: Literal["drop", "accept"]
+    workload_to_host: Literal["drop", "accept", "return"]
 
     def is_denied(self, flow: Flow) -> bool:
         """Tell whether a new packet like the flow's first would be dropped here, for whose policy it is.

@@ -93,7 +93,7 @@ class Revocation:
         judge = Judgement(
             classes=desired.residents.classes,
             policies=desired.chains.policies,
-            sets=desired.lookup,
+            sets=desired.sets.lookup,
             host=walk.host,
             workload_to_host=desired.settings.workload_to_host,
         )

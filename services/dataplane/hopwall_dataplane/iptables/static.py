@@ -9,6 +9,8 @@ The path of a new packet from a workload to a workload of the same host:
                             → hw-allowed: marks the packet as allowed, and back
                           → hw-to (tree) → ingress chain of the destination's class → policies
 
+What host endpoints add is called from here where it exists, and drawn in `host_chains.py`.
+
 Closed by construction: every tree and every class chain ends in a drop, an allow needs a rule that says so,
 and a workload interface nobody declared has no element in hw?-from. Whoever comes back from hw-from without
 the mark of an allow, or from hw-to at all, is dropped: also where others have emptied a chain of ours.
@@ -17,10 +19,11 @@ Pure. Source: iptables(8), iptables-extensions(8) (SET --map-mark: mangle only),
 discovery), RFC 4890 (what ICMPv6 must pass).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hopwall_dataplane.failsafe import Failsafe
 from hopwall_dataplane.iptables.identity import ANTI_SPOOF, INVALID, REVOKED, TO_HOST, Denial
 from hopwall_dataplane.iptables.nflog import LogSettings, denial
 from hopwall_dataplane.iptables.table import Jump, TableName, bearing
@@ -34,9 +37,19 @@ FROM_TREE = "hw-from"
 TO_TREE = "hw-to"
 ALLOWED = "hw-allowed"
 KNOWN = "hw-known"
+#: Where host endpoints' chains are found by interface; each is there while a host endpoint needs it.
+HOST_INPUT = "hw-host-in"
+HOST_OUTPUT = "hw-host-out"
+HOST_FORWARD_IN = "hw-host-forward-in"
+HOST_FORWARD_OUT = "hw-host-forward-out"
+HOST_PRE_DNAT = "hw-host-pre-dnat"
+HOST_UNTRACKED_IN = "hw-host-untracked-in"
+HOST_UNTRACKED_OUT = "hw-host-untracked-out"
 
 #: Router and neighbour solicitation, neighbour advertisement: what a workload needs to find its next hop.
 _ND_TYPES = (133, 135, 136)
+
+WorkloadToHost = Literal["drop", "accept", "return"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +58,13 @@ class RenderSettings:
 
     marks: MarkLayout
     prefixes: tuple[str, ...]
-    workload_to_host: Literal["drop", "accept"] = "drop"
+    workload_to_host: WorkloadToHost = "drop"
     log: LogSettings = field(default_factory=LogSettings)
     #: Whether flows that are established end when policy comes to deny them.
     revoke_flows: bool = True
+    #: What no host endpoint closes, to the host and from it.
+    failsafe_in: tuple[Failsafe, ...] = ()
+    failsafe_out: tuple[Failsafe, ...] = ()
 
 
 def from_set(family: Family) -> str:
@@ -65,28 +81,60 @@ JUMPS: Mapping[TableName, tuple[Jump, ...]] = {
     "raw": (Jump("PREROUTING", PREROUTING),),
     "mangle": (Jump("FORWARD", FORWARD), Jump("INPUT", INPUT)),
     "filter": (Jump("FORWARD", FORWARD), Jump("INPUT", INPUT)),
+    "nat": (),
 }
 
 #: The order in which tables are first set up: the one that drops strangers comes first.
-TABLES: tuple[TableName, ...] = ("filter", "mangle", "raw")
+TABLES: tuple[TableName, ...] = ("filter", "mangle", "raw", "nat")
+
+#: What leads to host endpoints' chains straight from a kernel chain.
+HOST_JUMPS: Mapping[TableName, Mapping[str, Jump]] = {
+    "raw": {HOST_UNTRACKED_OUT: Jump("OUTPUT", HOST_UNTRACKED_OUT)},
+    "mangle": {HOST_PRE_DNAT: Jump("PREROUTING", HOST_PRE_DNAT)},
+    "filter": {HOST_OUTPUT: Jump("OUTPUT", HOST_OUTPUT)},
+}
 
 
 def static_chains(
-    family: Family, settings: RenderSettings
+    family: Family, settings: RenderSettings, hosts: Collection[str] = ()
 ) -> dict[TableName, dict[str, tuple[str, ...]]]:
-    """Return the chains of each table that no policy changes."""
+    """Return the chains of each table that no policy changes; `hosts` are the `HOST_` chains there are."""
     return {
-        "raw": _raw(family, settings),
+        "raw": _raw(family, settings, hosts),
         "mangle": _mangle(family, settings),
-        "filter": _filter(family, settings),
+        "filter": _filter(family, settings, hosts),
+        "nat": {},
     }
+
+
+def allowed_chain(settings: RenderSettings) -> dict[str, tuple[str, ...]]:
+    """Return the chain that marks a packet as allowed; every table with policies in it has one."""
+    # The bit of Pass may be set by a rule that works in two steps (render_policy): it ends here.
+    marks = settings.marks
+    return {ALLOWED: (f"-j MARK --set-xmark {marks.allowed:#x}/{marks.allowed | marks.passed:#x}",)}
+
+
+def _to_host(settings: RenderSettings) -> tuple[str, ...]:
+    if settings.workload_to_host == "drop":
+        return denial(TO_HOST, settings.log)
+    return ("-j ACCEPT" if settings.workload_to_host == "accept" else "-j RETURN",)
+
+
+def _allowed(settings: RenderSettings) -> str:
+    return f"{settings.marks.allowed:#x}/{settings.marks.allowed:#x}"
+
+
+def _call(hosts: Collection[str], chain: str) -> tuple[str, ...]:
+    return (f"-j {chain}",) if chain in hosts else ()
 
 
 def _per_prefix(settings: RenderSettings, side: str, action: str) -> tuple[str, ...]:
     return tuple(f"{side} {prefix}+ {action}" for prefix in settings.prefixes)
 
 
-def _raw(family: Family, settings: RenderSettings) -> dict[str, tuple[str, ...]]:
+def _raw(
+    family: Family, settings: RenderSettings, hosts: Collection[str]
+) -> dict[str, tuple[str, ...]]:
     exempt: Sequence[str] = ()
     if family is Family.V6:
         # Link-local sources speak neighbour discovery to the host; nothing else of theirs is genuine.
@@ -96,7 +144,10 @@ def _raw(family: Family, settings: RenderSettings) -> dict[str, tuple[str, ...]]
             f"-s ::/128 {_icmpv6(135)} -j RETURN",
         )
     return {
-        PREROUTING: _per_prefix(settings, "-i", "-g hw-antispoof"),
+        PREROUTING: (
+            *_per_prefix(settings, "-i", "-g hw-antispoof"),
+            *_call(hosts, HOST_UNTRACKED_IN),
+        ),
         "hw-antispoof": (
             *exempt,
             f"-m set --match-set {from_set(family)} src,src -j RETURN",
@@ -108,18 +159,26 @@ def _raw(family: Family, settings: RenderSettings) -> dict[str, tuple[str, ...]]
 def _mangle(family: Family, settings: RenderSettings) -> dict[str, tuple[str, ...]]:
     marks = settings.marks
     clear = f"-j MARK --set-xmark 0x0/{marks.mask:#x}"
+    # From beyond the host: a host endpoint may have allowed the packet before its address was translated.
+    clear_but_allowed = f"-j MARK --set-xmark 0x0/{marks.mask & ~marks.allowed:#x}"
+    destination = f"-j SET --map-set {to_set(family)} dst --map-mark"
     source = f"-j SET --map-set {from_set(family)} src,src --map-mark"
     known = "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN"
     return {
         FORWARD: (
             *_per_prefix(settings, "-i", "-g hw-mark"),
-            *_per_prefix(settings, "-o", "-g hw-mark"),
+            *_per_prefix(settings, "-o", "-g hw-mark-to"),
         ),
         "hw-mark": (
             known,
             clear,
             source,
-            f"-j SET --map-set {to_set(family)} dst --map-mark",
+            destination,
+        ),
+        "hw-mark-to": (
+            known,
+            clear_but_allowed,
+            destination,
         ),
         INPUT: _per_prefix(settings, "-i", "-g hw-mark-to-host"),
         "hw-mark-to-host": (
@@ -130,9 +189,10 @@ def _mangle(family: Family, settings: RenderSettings) -> dict[str, tuple[str, ..
     }
 
 
-def _filter(family: Family, settings: RenderSettings) -> dict[str, tuple[str, ...]]:
+def _filter(
+    family: Family, settings: RenderSettings, hosts: Collection[str]
+) -> dict[str, tuple[str, ...]]:
     marks = settings.marks
-    allowed = f"{marks.allowed:#x}/{marks.allowed:#x}"
     revoked = f"-m connmark --mark {marks.revoked:#x}/{marks.revoked:#x}"
     known = (
         # One line only, as every established packet meets it.
@@ -140,38 +200,39 @@ def _filter(family: Family, settings: RenderSettings) -> dict[str, tuple[str, ..
         "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
         *denial(INVALID, settings.log, "-m conntrack --ctstate INVALID"),
     )
-    not_allowed = f"-m mark ! --mark {allowed} {_undecided('egress')}"
+    not_allowed = f"-m mark ! --mark {_allowed(settings)} {_undecided('egress')}"
     discovery = (
         tuple(f"{_icmpv6(number)} -j ACCEPT" for number in _ND_TYPES) if family is Family.V6 else ()
     )
+    by_host = {HOST_FORWARD_IN, HOST_FORWARD_OUT, HOST_PRE_DNAT} & {*hosts}
     return {
         # No chain with classes behind it is reached from another such chain: nft walks every path anew at
-        # each transaction, and one tree behind each leaf of the other would square the walk.
+        # each transaction, and one tree behind each leaf of the other would square the walk. The same
+        # holds for the lists of host endpoints.
         FORWARD: (
             *_per_prefix(settings, "-i", f"-j {KNOWN}"),
             *_per_prefix(settings, "-o", f"-j {KNOWN}"),
+            *_call(hosts, HOST_FORWARD_IN),
             *_per_prefix(settings, "-i", f"-j {FROM_TREE}"),
             *_per_prefix(settings, "-i", not_allowed),
+            *_call(hosts, HOST_FORWARD_OUT),
             *_per_prefix(settings, "-o", f"-j {TO_TREE}"),
             *_per_prefix(settings, "-o", _undecided("ingress")),
             *_per_prefix(settings, "-i", "-j ACCEPT"),
+            # From one of the host's own interfaces to another: what host endpoints allowed.
+            *((f"-m mark --mark {_allowed(settings)} -j ACCEPT",) if by_host else ()),
         ),
         KNOWN: known,
         "hw-revoked": denial(REVOKED, settings.log),
-        INPUT: _per_prefix(settings, "-i", "-g hw-input"),
+        INPUT: (*_per_prefix(settings, "-i", "-g hw-input"), *_call(hosts, HOST_INPUT)),
         "hw-input": (
             *discovery,
             *known,
             f"-j {FROM_TREE}",
             not_allowed,
-            *(
-                ("-j ACCEPT",)
-                if settings.workload_to_host == "accept"
-                else denial(TO_HOST, settings.log)
-            ),
+            *_to_host(settings),
         ),
-        # The bit of Pass may be set by a rule that works in two steps (render_policy): it ends here.
-        ALLOWED: (f"-j MARK --set-xmark {marks.allowed:#x}/{marks.allowed | marks.passed:#x}",),
+        **allowed_chain(settings),
     }
 
 

@@ -1,4 +1,4 @@
-"""Which links there are, now and after each change.
+"""Which links there are, with their addresses, now and after each change.
 
 Level-triggered: a change only says "look again", and what is delivered is always all links. It refuses
 to say what changed.
@@ -12,7 +12,13 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from hopwall_dataplane.links.codec import LINK_GROUP, Link, LinkTable, dump_message
+from hopwall_dataplane.links.codec import (
+    GROUPS,
+    Link,
+    LinkTable,
+    dump_addresses_message,
+    dump_message,
+)
 from hopwall_dataplane.netlink.socket import NETLINK_ROUTE, NetlinkSocket
 
 _log = logging.getLogger(__name__)
@@ -37,7 +43,7 @@ class LinkMonitor:
         # Two sockets, so that events which arrive during a dump are kept apart from its rows. Joining comes
         # first: an event older than the dump is followed by all that came after it.
         self._events = NetlinkSocket(
-            NETLINK_ROUTE, groups=LINK_GROUP, receive_buffer_bytes=receive_buffer_bytes
+            NETLINK_ROUTE, groups=GROUPS, receive_buffer_bytes=receive_buffer_bytes
         )
         self._table = LinkTable()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -45,7 +51,7 @@ class LinkMonitor:
         self._retry: asyncio.TimerHandle | None = None
         try:
             self._dumps = NetlinkSocket(NETLINK_ROUTE)
-            self._table.replace(self._dumps.dump(dump_message()))
+            self._table.replace(self._dump())
         except BaseException:
             self._events.close()
             raise
@@ -103,7 +109,7 @@ class LinkMonitor:
             self._retry.cancel()
             self._retry = None
         try:
-            changed = self._table.replace(self._dumps.dump(dump_message()))
+            changed = self._table.replace(self._dump())
         except OSError as error:
             _log.warning("links could not be read (%s); trying again", error)
             if self._loop is not None:
@@ -111,6 +117,13 @@ class LinkMonitor:
             return
         if changed:
             self._deliver()
+
+    def _dump(self) -> list[tuple[int, bytes]]:
+        """Read all links, then all addresses."""
+        return [
+            *self._dumps.dump(dump_message()),
+            *self._dumps.dump(dump_addresses_message()),
+        ]
 
     def _deliver(self) -> None:
         """Hand over all links."""

@@ -1,0 +1,1 @@
+"""Address management: which address of a pool is whose, in blocks per host."""
