@@ -197,7 +197,7 @@ class BgpOracle:
         secret = default.node_mesh_password if default else None
         if default is not None and default.node_to_node_mesh_enabled is False:
             return
-        for other in self.speakers:
+        for other in sorted(self.speakers):
             if other == host or self.cluster(host) or self.cluster(other):
                 continue
             for mine, its in zip(self.ips(host), self.ips(other), strict=True):

@@ -117,6 +117,12 @@ MESH_MOVED = MESH_SAID.with_(
     speaker("h3", "172.18.203.10/24", "", {"rack": "c"}),
 ).without("and one goes", V6_ONLY)
 
+MESH_TWINS = MESH.with_(
+    "hosts that claim one address: the first by name is spoken with",
+    speaker("h8", "172.18.203.2/24"),
+    speaker("h0", "172.18.203.2/24", "fd00:1::3/64"),
+)
+
 BLOCKS = MESH.with_(
     "blocks",
     block("10.65.0.0/26", "h1"),
@@ -251,7 +257,7 @@ FABRIC_OTHERWISE = FABRIC.with_(
 ).without("and one goes", peer("tor-h3", peer_ip="192.0.2.1"))
 
 BGP_WALKS: dict[str, list[State]] = {
-    "mesh": [MESH, MESH_SAID, MESH_MOVED, MESH_OFF, MESH_SAID, MESH],
+    "mesh": [MESH, MESH_SAID, MESH_MOVED, MESH_OFF, MESH_TWINS, MESH_SAID, MESH],
     "blocks": [MESH, BLOCKS, STRAYS, BLOCKS_MOVED, STRAYS, STRAYS_SWAPPED, MESH],
     "announced pools": [STRAYS, POOLS_OTHERWISE, BLOCKS_MOVED, POOLS_OTHERWISE],
     "reflectors": [STRAYS, REFLECTED, REFLECTOR_LEAVES, REFLECTED, RELABELLED, ONE_WAY, REFLECTED],

@@ -38,6 +38,8 @@ class Sessions(KeyedNode[str, tuple[Session, ...]]):
         self._peers = peers.out
         self._peerings = peerings.out
         self._filters = filters.out
+        #: Who speaks, by name: the order must not be that of arrival, for two may have one address.
+        self._names: list[str] = []
         #: Address → the host that speaks there; of several the first by name.
         self._host_at: dict[str, str] = {}
 
@@ -90,8 +92,8 @@ class Sessions(KeyedNode[str, tuple[Session, ...]]):
         self._index()
 
     def _index(self) -> None:
-        self._host_at = {}
-        for host in sorted(self._speakers, reverse=True):
+        self._names, self._host_at = sorted(self._speakers), {}
+        for host in reversed(self._names):
             speaker = self._speakers.values[host]
             for address in (speaker.ipv4, speaker.ipv6):
                 self._host_at[address] = host
@@ -206,7 +208,8 @@ class Sessions(KeyedNode[str, tuple[Session, ...]]):
         common = self._common()
         if common.mesh is False or me.cluster_id:
             return
-        for other, it in self._speakers.values.items():
+        for other in self._names:
+            it = self._speakers.values[other]
             if other == host or it.cluster_id:
                 continue
             for family in FAMILIES:
