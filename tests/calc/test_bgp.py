@@ -18,6 +18,7 @@ from tests.support.states_bgp import (
     H1,
     MESH,
     MESH_SAID,
+    MESH_TWINS,
     ONE_WAY,
     POOLS_OTHERWISE,
     REFLECTED,
@@ -170,6 +171,16 @@ def test_a_hosts_own_declaration_before_the_other_side_of_one() -> None:
     )
     assert session(told(state, "h1"), "172.18.203.10").name == "peer/a/172.18.203.10"
     assert session(told(state, "h3"), "172.18.203.1").name == "peer/b/172.18.203.1"
+
+
+def test_nobody_speaks_with_its_own_address() -> None:
+    """Not with itself, and not with another host that claims the same address."""
+    everybody = peer("all", node_selector="all()", peer_selector="all()")
+    bgp = told(
+        MESH_TWINS.with_("", everybody, peer("own", peer_ip="172.18.203.2", as_number=1)), "h2"
+    )
+    assert "172.18.203.2" not in {s.peer_ip for s in bgp.sessions}
+    assert {s.peer_host for s in bgp.sessions} == {"h1", "h3"}
 
 
 def test_a_host_that_takes_no_part_has_nothing_to_do() -> None:

@@ -133,7 +133,7 @@ class BgpOracle:
             if not is_other or other == host:
                 continue
             for mine, its in zip(self.ips(host), self.ips(other), strict=True):
-                if mine and its:
+                if mine and its and mine != its:
                     yield self.session(
                         host, name, its, other, self.as_number(other), self.port(other)
                     )

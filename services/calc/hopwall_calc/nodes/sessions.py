@@ -143,7 +143,8 @@ class Sessions(KeyedNode[str, tuple[Session, ...]]):
             if it is None or other == host:
                 continue
             for family in FAMILIES:
-                if me.address(family) and it.address(family):
+                mine, its = me.address(family), it.address(family)
+                if mine and its and mine != its:
                     yield self._to_host(me, peer, family, other, it)
 
     def _to_address(self, me: Speaker, peer: BgpPeerInput, family: Literal[4, 6]) -> Session:
