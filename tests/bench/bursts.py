@@ -63,7 +63,8 @@ def wire(ns: Netns, into: str, out: str) -> None:
         ns.run(["ip", "link", "add", tap, "address", _MAC, "type", "veth", "peer", "name", end])
         for name in (tap, end):
             ns.run(["ip", "link", "set", name, "arp", "off", "up"])
-    ns.run(["sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"])
+    ns.sysctl("net/ipv4/ip_forward", "1")
+    ns.sysctl("net/ipv6/conf/all/forwarding", "1")
 
 
 def frame(source: str, destination: str, ports: tuple[int, int] = (4000, 4001)) -> bytes:

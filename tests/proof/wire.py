@@ -147,11 +147,11 @@ def _interfaces(endpoints: Iterable[WorkloadEndpoint]) -> list[str]:
 def _wire_up(inside: Netns, outside: Netns, endpoints: list[WorkloadEndpoint]) -> None:
     """Make the interfaces, their other ends, and the neighbours that would answer there."""
     for where in (inside, outside):
-        off = ("conf.all.rp_filter=0", "conf.default.rp_filter=0")
-        where.run(["sysctl", "-q", *(f"net.ipv4.{name}" for name in off)])
-        where.run(["sysctl", "-q", "net.ipv6.conf.default.accept_dad=0"])
+        for name in ("ipv4/conf/all/rp_filter", "ipv4/conf/default/rp_filter"):
+            where.sysctl(f"net/{name}", "0")
+        where.sysctl("net/ipv6/conf/default/accept_dad", "0")
     # Tracking looks at no checksum: for UDPLite it computes another than RFC 3828 says (Linux 6.18).
-    inside.run(["sysctl", "-q", "net.netfilter.nf_conntrack_checksum=0"])
+    inside.sysctl("net/netfilter/nf_conntrack_checksum", "0")
     lines, beyond = [], []
     for index, name in enumerate(_interfaces(endpoints)):
         mine, its = _macs(index)

@@ -108,6 +108,10 @@ class Netns:
             raise NetnsError(message)
         return done.stdout
 
+    def sysctl(self, name: str, value: str) -> None:
+        """Write a setting, named as under /proc/sys: without the tool, which a small machine lacks."""
+        self.run(["tee", f"/proc/sys/{name}"], text=value)
+
     def succeeds(self, argv: list[str], *, timeout_s: float = 30.0) -> bool:
         """Run a command inside and return whether it ended with 0."""
         done = subprocess.run(

@@ -173,7 +173,7 @@ class Site:
         )
         for where, dev, ips in ((self.host, name, near), (ns, far_name, far)):
             # Else neighbours are not asked for while the link-local address is looked for elsewhere.
-            where.run(["tee", f"/proc/sys/net/ipv6/conf/{dev}/accept_dad"], text="0")
+            where.sysctl(f"net/ipv6/conf/{dev}/accept_dad", "0")
             where.run(["ip", "link", "set", dev, "up"])
             for family, ip in ips.items():
                 length = v4 if family == 4 else v6
