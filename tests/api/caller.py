@@ -169,6 +169,23 @@ EXAMPLES: dict[str, tuple[str, Doc]] = {
         "/v1/ippools",
         {"kind": "IPPool", "metadata": {"name": "one"}, "spec": {"cidr": "10.65.0.0/16"}},
     ),
+    "BGPConfiguration": (
+        "/v1/bgpconfigurations",
+        {
+            "kind": "BGPConfiguration",
+            "metadata": {"name": "default"},
+            "spec": {"asNumber": 65000},
+        },
+    ),
+    "BGPFilter": ("/v1/bgpfilters", {"kind": "BGPFilter", "metadata": {"name": "one"}}),
+    "BGPPeer": (
+        "/v1/bgppeers",
+        {
+            "kind": "BGPPeer",
+            "metadata": {"name": "one"},
+            "spec": {"peerIP": "192.0.2.1", "asNumber": 65100},
+        },
+    ),
     "IPReservation": (
         "/v1/ipreservations",
         {

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from hopwall_calc.graph import Graph
+from hopwall_calc.settings import Routing
 from hopwall_model import codec
 from hopwall_model.events import Event, ResourceRemoved, ResourceSet
 from hopwall_model.resources import (
@@ -111,11 +112,11 @@ def main() -> None:
         int(arguments[i]) if len(arguments) > i else default
         for i, default in enumerate((20_000, 500, 100))
     )
-    routes = "bgp" not in arguments
+    routing: Routing = "bgp" if "bgp" in arguments else "direct"
     bodies = [codec.encode(event) for event in cloud(n_endpoints, n_policies, n_hosts)]
     gc.collect()
     gc.disable()
-    graph = Graph("bench", routes=routes)
+    graph = Graph("bench", routing=routing)
     events: list[Event] = []
     decoding = cpu(lambda: events.extend(codec.decode_event(body) for body in bodies))
 
@@ -133,7 +134,7 @@ def main() -> None:
     gc.enable()
     n_members = sum(members.n_members for members in graph.nodes.sets.members.values())
     n_needs = sum(len(scopes) for scopes in graph.nodes.needs.by_host.values())
-    print(f"{n_endpoints} endpoints, {n_policies} policies, {n_hosts} hosts, routes={routes}")
+    print(f"{n_endpoints} endpoints, {n_policies} policies, {n_hosts} hosts, {routing}")
     print(f"  {len(graph.nodes.sets.members)} sets, {n_members} members, {n_needs} needs")
     print(f"  cold start   decode {decoding:.2f} s  intake {loading:.2f} s  graph {flushing:.2f} s")
     print(f"  collect once {freezing:.2f} s")

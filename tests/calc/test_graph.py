@@ -66,7 +66,7 @@ def test_every_walk_gives_what_the_oracle_says(name: str) -> None:
 @pytest.mark.parametrize("name", WALKS)
 def test_walks_without_routes(name: str) -> None:
     """Where BGP spreads the routes, hosts get everything else and no routes."""
-    cloud = Cloud(routes=False)
+    cloud = Cloud(routing="bgp")
     for events, state in walk(WALKS[name]):
         cloud.step(events)
         cloud.check(state, str(state))
@@ -92,7 +92,7 @@ def test_no_difference_to_the_twin(name: str) -> None:
 
 def test_picture_is_the_wiring() -> None:
     """The committed picture is what the edges say."""
-    assert mermaid(wire(Nodes(routes=True))) in PICTURE.read_text()
+    assert mermaid(wire(Nodes(routing="bgp"))) in PICTURE.read_text()
 
 
 def test_address_management_is_none_of_its_business() -> None:
@@ -123,7 +123,7 @@ def test_nothing_new_sends_nothing() -> None:
 
 def test_only_concerned_hosts_get_a_batch() -> None:
     """A change of one endpoint's label goes to the hosts that use a set it is in, and its own."""
-    cloud = Cloud(routes=False)
+    cloud = Cloud(routing="bgp")
     cloud.step([ResourceSet(resource=r) for r in POLICED.with_("", endpoint("x", "h9"))])
     relabelled = endpoint("web1", "h1", "10.65.0.1/32", labels={"role": "other"})
     output = cloud.step([ResourceSet(resource=relabelled)])
@@ -133,7 +133,7 @@ def test_only_concerned_hosts_get_a_batch() -> None:
 
 def test_shared_update_is_published_once() -> None:
     """However many hosts use a policy, its change is one message, and one small need for each host."""
-    cloud = Cloud(routes=False)
+    cloud = Cloud(routing="bgp")
     endpoints: list[Resource] = [endpoint(f"e{i}", f"h{i}") for i in range(20)]
     cloud.step([ResourceSet(resource=r) for r in [*endpoints, gnp("p", "all()", rule())]])
     output = cloud.step([ResourceSet(resource=gnp("p", "all()", rule("Deny")))])

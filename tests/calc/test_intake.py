@@ -74,9 +74,13 @@ def test_host_is_reached_at_its_bgp_address_first() -> None:
     own = NodeAddress(address="10.0.0.2", type="CalicoNodeIP")
     v6 = NodeAddress(address="fd00::1", type="InternalIP")
     outer = NodeAddress(address="192.0.2.1", type="ExternalIP")
-    assert intake.host(host("h", "", "", outer)) == intake.HostInput("", "")
-    assert intake.host(host("h", "", "", inner, own, v6)) == intake.HostInput("10.0.0.2", "fd00::1")
-    assert intake.host(host("h", "10.0.0.9/24", "", own)) == intake.HostInput("10.0.0.9", "")
+    assert intake.host(host("h", "", "", outer)).reached_at == intake.HostInput("", "")
+    assert intake.host(host("h", "", "", inner, own, v6)).reached_at == intake.HostInput(
+        "10.0.0.2", "fd00::1"
+    )
+    assert intake.host(host("h", "10.0.0.9/24", "", own)).reached_at == intake.HostInput(
+        "10.0.0.9", ""
+    )
 
 
 def test_tier_without_order_is_last() -> None:

@@ -17,7 +17,7 @@ from hopwall_model.events import Event, ResourceRemoved, ResourceSet
 from hopwall_model.resources import Resource, key_of
 from hopwall_model.status import CalcStatus, Rejected
 from hopwall_model.topics import Topic
-from hopwall_model.updates import HostBatch, SharedUpdate, SnapshotRequest
+from hopwall_model.updates import BgpSet, HostBatch, SharedUpdate, SnapshotRequest
 from hopwall_runtime.config import CommonSettings
 from hopwall_runtime.follower import CaughtUp, Record, Reset
 from hopwall_runtime.link import Append, Link
@@ -25,6 +25,7 @@ from tests.conftest import free_port
 from tests.support.fold import FoldedHost
 from tests.support.oracle import Oracle
 from tests.support.states import DB1, POLICED, TIERED, TWO_HOSTS, WEB1, State, endpoint
+from tests.support.states_bgp import MESH_SAID, config
 
 T = TypeVar("T")
 
@@ -169,6 +170,23 @@ async def test_events_become_batches(nats_server: NatsServer, listener: Listener
         assert host.revision == last
         said_by = [type(x) for x in listener.log[before:]]
         assert said_by.index(CalcStatus) > said_by.index(HostBatch)
+
+
+async def test_hosts_hear_of_bgp(nats_server: NatsServer, listener: Listener) -> None:
+    """With routing "bgp" snapshots and batches say what the host's daemon is to do, and no routes."""
+    revision = await listener.put(*MESH_SAID)
+    async with running(nats_server, routing="bgp"):
+        await listener.resolved(revision)
+        host = await listener.host("h1")
+        assert host.state() == Oracle(MESH_SAID.resources, bgp=True).state("h1")
+        off = MESH_SAID.with_("", config(node_to_node_mesh_enabled=False))
+        await listener.resolved(await listener.put(config(node_to_node_mesh_enabled=False)))
+        wanted = Oracle(off.resources, bgp=True).state("h1").bgp
+        assert wanted is not None
+        last = await eventually(
+            lambda: next((b for b in listener.batches if b.host == "h1" and b.updates), None)
+        )
+        assert last.updates == (BgpSet(bgp=wanted),)
 
 
 async def test_status_ranges_leave_no_gap(nats_server: NatsServer, listener: Listener) -> None:

@@ -182,9 +182,14 @@ def test_the_kind_may_come_from_the_place(kind: type[Resource]) -> None:
         "WorkloadEndpoint": WEP["spec"],
         "HostEndpoint": {"node": "h1", "interfaceName": "*"},
         "IPPool": {"cidr": "10.0.0.0/8"},
+        "BGPPeer": {"peerSelector": "all()"},
         "IPAMBlock": {"cidr": "10.0.0.0/26"},
     }
-    names = {"IPAMBlock": "10-0-0-0-26", "IPAMConfiguration": "default"}
+    names = {
+        "BGPConfiguration": "default",
+        "IPAMBlock": "10-0-0-0-26",
+        "IPAMConfiguration": "default",
+    }
     name = names.get(kind.__name__, "a")
     body = {"metadata": {"name": name}, "spec": specs.get(kind.__name__, {})}
     admitted = admit(body, kind=kind)
@@ -298,7 +303,9 @@ ODD = st.recursive(
 )
 FIELDS = st.sampled_from(
     ["node", "interfaceName", "ipNetworks", "mac", "ports", "selector", "types", "ingress", "order",
-     "tier", "nets", "cidr", "bgp", "addresses", "labelsToApply", "wireguard", "blockSize"]
+     "tier", "nets", "cidr", "bgp", "addresses", "labelsToApply", "wireguard", "blockSize",
+     "peerIP", "peerSelector", "asNumber", "reachableBy", "filters", "importV4", "communities",
+     "prefixAdvertisements", "keepaliveTime", "password"]
 )  # fmt: skip
 
 

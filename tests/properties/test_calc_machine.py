@@ -177,6 +177,10 @@ class CloudMachine(RuleBasedStateMachine):
     @rule(resource=endpoints() | host_endpoints() | policies() | others())
     def put(self, resource: Resource) -> None:
         """Set a resource."""
+        self.put_one(resource)
+
+    def put_one(self, resource: Resource) -> None:
+        """Note a resource and its event."""
         self.resources[key_of(resource)] = resource
         self.waiting.append(ResourceSet(resource=resource))
 

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from hopwall_calc.graph import Graph
 from hopwall_calc.sequencer import Output
+from hopwall_calc.settings import Routing
 from hopwall_dataplane.desired import Desired, LinkState
 from hopwall_dataplane.feed import AskAgain, Feed, Step
 from hopwall_dataplane.iptables.static import RenderSettings
@@ -65,6 +66,9 @@ def messages(output: Output, host: str) -> list[HostBatch | SharedUpdate]:
     return [*output.shared, *(batch for batch in output.batches if batch.host == host)]
 
 
+routings: st.SearchStrategy[Routing] = st.sampled_from(["direct", "bgp"])
+
+
 @st.composite
 def lives(draw: st.DrawFn) -> list[list[Event]]:
     """Draw the flushes of a cloud's life: each a few resources set or removed."""
@@ -85,12 +89,16 @@ def lives(draw: st.DrawFn) -> list[list[Event]]:
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
-@given(lives(), st.lists(st.sampled_from(["lose", "twice", "late", "ok", "ok", "ok"]), max_size=60))
+@given(
+    lives(),
+    st.lists(st.sampled_from(["lose", "twice", "late", "ok", "ok", "ok"]), max_size=60),
+    routings,
+)
 def test_whatever_the_network_does_the_host_ends_where_a_snapshot_would(
-    life: list[list[Event]], fates: list[str]
+    life: list[list[Event]], fates: list[str], routing: Routing
 ) -> None:
     """Lost, doubled and late messages change nothing but how often a host must ask."""
-    graph = Graph("e1")
+    graph = Graph("e1", routing=routing)
     graph.flush()
     agents = [Agent(host, graph) for host in HOSTS]
     fate = iter(fates)
@@ -123,10 +131,10 @@ def test_whatever_the_network_does_the_host_ends_where_a_snapshot_would(
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
-@given(lives())
-def test_on_a_good_network_nobody_asks_twice(life: list[list[Event]]) -> None:
+@given(lives(), routings)
+def test_on_a_good_network_nobody_asks_twice(life: list[list[Event]], routing: Routing) -> None:
     """When every message arrives, the first snapshot is the only one."""
-    graph = Graph("e1")
+    graph = Graph("e1", routing=routing)
     graph.flush()
     agents = [Agent(host, graph) for host in HOSTS]
     revision = 0

@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 
 from hopwall_calc.graph import Graph
+from hopwall_calc.nodes import bgp as daemons
 from hopwall_calc.sequencer import Output
+from hopwall_calc.settings import Routing
 from hopwall_model.events import Event
 from tests.support.fold import FoldedHost, HostState
 from tests.support.oracle import Oracle
@@ -13,10 +15,10 @@ from tests.support.states import State
 class Cloud:
     """Takes steps, delivers what they send, checks every host."""
 
-    def __init__(self, *, routes: bool = True, recompute_all: bool = False) -> None:
-        self._routes = routes
+    def __init__(self, *, routing: Routing = "direct", recompute_all: bool = False) -> None:
+        self._routing = routing
         self._recompute_all = recompute_all
-        self.graph = Graph("epoch-1", routes=routes)
+        self.graph = Graph("epoch-1", routing=routing)
         self.hosts: dict[str, FoldedHost] = {}
         self.revision = 0
         self.reported = -1
@@ -48,15 +50,19 @@ class Cloud:
             self.hosts[batch.host].on_batch(batch)
         return output
 
+    def _stranger(self) -> HostState:
+        """Return what a host must enforce that nobody knows any more."""
+        return HostState(bgp=daemons.NOTHING if self._routing == "bgp" else None)
+
     def check(self, state: State, where: str) -> None:
         """Compare every host with the oracle, and its snapshot with what it has folded."""
-        oracle = Oracle(state.resources, routes=self._routes)
+        oracle = Oracle(state.resources, bgp=self._routing == "bgp")
         names = oracle.hosts()
         for name in names - self.hosts.keys():
             assert oracle.state(name) == HostState(), f"{where}: {name} was told nothing"
         assert self.graph.nodes.tierless.facts().keys() == oracle.tierless(), where
         for name, host in self.hosts.items():
-            wanted = oracle.state(name) if name in names else HostState()
+            wanted = oracle.state(name) if name in names else self._stranger()
             assert host.state() == wanted, f"{where}: {name}"
             fresh = FoldedHost(name, self.graph.snapshot)
             fresh.on_batch(self.graph.snapshot(name))

@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
+from hopwall_model.bgp import Bgp
 from hopwall_model.updates import (
+    BgpSet,
     EndpointId,
     EndpointRemoved,
     EndpointSet,
@@ -38,6 +40,7 @@ class HostState(Struct, kw_only=True):
     port_sets: dict[SetId, frozenset[str]] = {}
     #: Host → gateways of both families, addresses.
     routes: dict[str, tuple[str, str, frozenset[str]]] = {}
+    bgp: Bgp | None = None
 
 
 class _Scope:
@@ -78,6 +81,7 @@ class FoldedHost:
         self.n_snapshots = 0
         self._endpoints: dict[EndpointId, EndpointSet] = {}
         self._host_endpoints: dict[HostEndpointId, HostEndpointSet] = {}
+        self._bgp: Bgp | None = None
         self._needs: dict[Scope, int] = {}
         self._scopes: dict[Scope, _Scope] = {}
 
@@ -95,7 +99,7 @@ class FoldedHost:
             assert snapshot.full
             assert snapshot.epoch == batch.epoch
             assert snapshot.number == batch.number
-            self._endpoints, self._host_endpoints = {}, {}
+            self._endpoints, self._host_endpoints, self._bgp = {}, {}, None
             self._needs, self._scopes = {}, {}
             batch = snapshot
         self._apply(batch)
@@ -116,6 +120,8 @@ class FoldedHost:
                     self._host_endpoints[update.id] = update
                 case HostEndpointRemoved():
                     del self._host_endpoints[update.id]
+                case BgpSet():
+                    self._bgp = update.bgp
                 case NeedSet():
                     assert self._scopes[update.scope].version == update.version
                     self._needs[update.scope] = update.version
@@ -131,7 +137,9 @@ class FoldedHost:
     def state(self) -> HostState:
         """Return what this host would enforce."""
         state = HostState(
-            endpoints=dict(self._endpoints), host_endpoints=dict(self._host_endpoints)
+            endpoints=dict(self._endpoints),
+            host_endpoints=dict(self._host_endpoints),
+            bgp=self._bgp,
         )
         for held in self._scopes.values():
             pieces = [held.pieces[number] for number in sorted(held.pieces)]
@@ -165,6 +173,7 @@ _PLACES: dict[type, int] = {
     NeedSet: 1,
     EndpointSet: 2,
     HostEndpointSet: 2,
+    BgpSet: 2,
     EndpointRemoved: 3,
     HostEndpointRemoved: 3,
     NeedRemoved: 4,

@@ -5,6 +5,7 @@ everyone. Slow and plain on purpose.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import cast
 
 from hopwall_model import protocols, selectors
 from hopwall_model.names import digest
@@ -19,6 +20,8 @@ from hopwall_model.resources import (
     NetworkPolicy,
     NetworkSet,
     Node,
+    NodeBgp,
+    NodeSpec,
     Profile,
     Resource,
     Rule,
@@ -35,13 +38,14 @@ from hopwall_model.updates import (
     HostEndpointSet,
     Nat,
     PolicyId,
-    PortRange,
     ResolvedRule,
     SetId,
     TierPolicies,
     Verdict,
 )
 from tests.support.fold import HostState
+from tests.support.oracle_bgp import BgpOracle
+from tests.support.oracle_values import halves, net_set, port_ranges
 
 Resources = Mapping[Key, Resource]
 Policy = NetworkPolicy | GlobalNetworkPolicy
@@ -53,9 +57,10 @@ NAMESPACE = "projectcalico.org/namespace"
 class Oracle:
     """Answers for one set of resources."""
 
-    def __init__(self, resources: Resources, *, routes: bool = True) -> None:
+    def __init__(self, resources: Resources, *, bgp: bool = False) -> None:
         values = list(resources.values())
-        self.with_routes = routes
+        #: Absent where calc itself spreads the routes.
+        self.bgp = BgpOracle(values, self.living) if bgp else None
         self.endpoints = [r for r in values if isinstance(r, WorkloadEndpoint)]
         self.sets = [r for r in values if isinstance(r, NetworkSet | GlobalNetworkSet)]
         self.policies = [r for r in values if isinstance(r, NetworkPolicy | GlobalNetworkPolicy)]
@@ -100,14 +105,21 @@ class Oracle:
         for policy_id in named:
             ingress, egress = self.rules(policy_id, state)
             state.policies[policy_id] = (self.tier_name(policy_id), ingress, egress)
-        if self.pools and host in self.hosts():
-            state.sets[SetId("pools")] = frozenset(pool.cidr for pool in self.pools)
-            state.sets[SetId("nat-pools")] = frozenset(
-                pool.cidr for pool in self.pools if pool.nat_outgoing
-            )
-        if self.with_routes and host in self.hosts():
-            state.routes = {other: self.route(other) for other in self.hosts() - {host}}
+        self._spread(host, state)
         return state
+
+    def _spread(self, host: str, state: HostState) -> None:
+        """Note the pools, and how the host learns where others' addresses are."""
+        if self.bgp is not None:
+            state.bgp = self.bgp.of(host)
+        if host not in self.hosts():
+            return
+        if self.pools:
+            translated = (pool.cidr for pool in self.pools if pool.nat_outgoing)
+            state.sets[SetId("pools")] = frozenset(pool.cidr for pool in self.pools)
+            state.sets[SetId("nat-pools")] = frozenset(translated)
+        if self.bgp is None:
+            state.routes = {other: self.route(other) for other in self.hosts() - {host}}
 
     # ------------------------------------------------------------ endpoints
 
@@ -284,12 +296,8 @@ class Oracle:
 
     def rule(self, rule_id: str, namespace: str, rule: Rule, state: HostState) -> ResolvedRule:
         """Return one rule as rendered."""
-        actions: dict[str, Verdict] = {
-            "Allow": "allow",
-            "Deny": "deny",
-            "Pass": "pass",
-            "Log": "log",
-        }
+        lower = {"Allow": "allow", "Deny": "deny", "Pass": "pass", "Log": "log"}
+        actions = cast(dict[str, Verdict], lower)
         return ResolvedRule(
             id=rule_id,
             action=actions[rule.action],
@@ -325,14 +333,14 @@ class Oracle:
             negative.append(self.selected(selectors.parse(given.not_selector), sets))
         for nets, ids in ((given.nets, positive), (given.not_nets, negative)):
             if len(set(nets)) > 1:
-                ids.append(_net_set(nets, sets))
+                ids.append(net_set(nets, sets))
         return Entity(
             net=given.nets[0] if len(set(given.nets)) == 1 else None,
             not_net=given.not_nets[0] if len(set(given.not_nets)) == 1 else None,
             sets=tuple(positive),
             not_sets=tuple(negative),
-            ports=_ports(given.ports),
-            not_ports=_ports(given.not_ports),
+            ports=port_ranges(given.ports),
+            not_ports=port_ranges(given.not_ports),
             port_sets=self.port_sets(given.ports, protocol, selector, state),
             not_port_sets=self.port_sets(given.not_ports, protocol, selector, state),
         )
@@ -381,7 +389,7 @@ class Oracle:
                 members.update(self.addresses(endpoint))
         for network_set in self.sets:
             if selector.matches(self.labels(network_set)):
-                members.update(_halves(network_set.spec.nets))
+                members.update(halves(network_set.spec.nets))
         set_id = SetId(selectors.selector_id(selector))
         sets[set_id] = frozenset(members)
         return set_id
@@ -390,20 +398,21 @@ class Oracle:
 
     def route(self, host: str) -> tuple[str, str, frozenset[str]]:
         """Return the gateways of a host and the addresses that live on it."""
-        living = [e for e in self.endpoints if e.spec.node == host]
-        addresses = [a for e in living for a in self.owned(e)]
-        addresses += [nat.external for e in living for nat in self.nats(e)]
-        node = self.nodes.get(host)
-        given: list[str] = []
-        if node is not None:
-            if node.spec.bgp is not None:
-                given += [node.spec.bgp.ipv4_address, node.spec.bgp.ipv6_address]
-            for type_ in ("CalicoNodeIP", "InternalIP"):
-                given += [a.address for a in node.spec.addresses if a.type == type_]
+        spec = self.nodes[host].spec if host in self.nodes else NodeSpec()
+        bgp = spec.bgp or NodeBgp()
+        given = [bgp.ipv4_address, bgp.ipv6_address]
+        for type_ in ("CalicoNodeIP", "InternalIP"):
+            given += [a.address for a in spec.addresses if a.type == type_]
         given = [address.split("/")[0] for address in given if address]
         v4 = [address for address in given if "." in address]
         v6 = [address for address in given if ":" in address]
-        return (v4[0] if v4 else "", v6[0] if v6 else "", frozenset(addresses))
+        return (v4[0] if v4 else "", v6[0] if v6 else "", frozenset(self.living(host)))
+
+    def living(self, host: str) -> list[str]:
+        """Return the addresses that endpoints on the host own, floating ones too."""
+        living = [e for e in self.endpoints if e.spec.node == host]
+        addresses = [a for e in living for a in self.owned(e)]
+        return addresses + [nat.external for e in living for nat in self.nats(e)]
 
 
 def _both(place: Selector, wanted: Selector) -> Selector:
@@ -461,32 +470,3 @@ def _single(address: str) -> str:
 
 def _number(protocol: int | str | None) -> int | None:
     return None if protocol is None else protocols.number_of(protocol)
-
-
-def _halves(nets: Iterable[str]) -> Iterable[str]:
-    for net in nets:
-        if net == "0.0.0.0/0":
-            yield from ("0.0.0.0/1", "128.0.0.0/1")
-        elif net == "::/0":
-            yield from ("::/1", "8000::/1")
-        else:
-            yield net
-
-
-def _net_set(nets: Iterable[str], sets: dict[SetId, frozenset[str]]) -> SetId:
-    distinct = sorted(set(nets))
-    set_id = SetId("n:" + digest("\n".join(distinct), 24))
-    sets[set_id] = frozenset(_halves(distinct))
-    return set_id
-
-
-def _ports(given: Iterable[int | str]) -> tuple[PortRange, ...]:
-    numbers: set[int] = set()
-    for port in given:
-        if isinstance(port, str) and ":" not in port:
-            continue
-        first, _, last = str(port).partition(":")
-        numbers.update(range(int(first), int(last or first) + 1))
-    starts = sorted(n for n in numbers if n - 1 not in numbers)
-    ends = sorted(n for n in numbers if n + 1 not in numbers)
-    return tuple(PortRange(first, last) for first, last in zip(starts, ends, strict=True))

@@ -14,7 +14,7 @@ from hopwall_runtime.main import run
 def main() -> None:
     """Run the calculation service until it is told to stop."""
     if sys.argv[1:] == ["--graph"]:
-        sys.stdout.write(mermaid(wire(Nodes(routes=True))))
+        sys.stdout.write(mermaid(wire(Nodes(routing="bgp"))))
         return
     settings = load_or_exit(CalcSettings, "hopwall-calc")
     sys.exit(run(CalcService(settings, Link("calc")).run, settings))

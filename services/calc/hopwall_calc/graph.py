@@ -7,31 +7,39 @@ Pure: the same events in any order give the same state. Read `wire` for the pict
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from hopwall_calc import intake
+from hopwall_calc import intake, intake_bgp
 from hopwall_calc.engine import Edge, Engine, Failure, Source, attempt
 from hopwall_calc.intake import (
     EndpointInput,
     HostEndpointInput,
-    HostInput,
     NetworkSetInput,
+    NodeInput,
     PolicyInput,
     PoolInput,
     ProfileInput,
     TierInput,
 )
+from hopwall_calc.intake_bgp import BgpConfigInput, BgpFilterInput, BgpPeerInput, BlockInput
 from hopwall_calc.nodes.addresses import Addresses
+from hopwall_calc.nodes.bgp import Daemons
 from hopwall_calc.nodes.endpoint_policies import EndpointPolicies
 from hopwall_calc.nodes.endpoints import Endpoints
 from hopwall_calc.nodes.hosts import Hosts
 from hopwall_calc.nodes.labels import Labels
 from hopwall_calc.nodes.named_ports import NamedPorts
 from hopwall_calc.nodes.needs import Needs
+from hopwall_calc.nodes.peerings import Peerings
 from hopwall_calc.nodes.policies import Policies
 from hopwall_calc.nodes.policy_uses import PolicyUses
+from hopwall_calc.nodes.ranges import AllRanges
 from hopwall_calc.nodes.routes import Routes
+from hopwall_calc.nodes.sessions import Sessions
 from hopwall_calc.nodes.sets import Sets
+from hopwall_calc.nodes.speakers import Speakers
 from hopwall_calc.nodes.tierless import Tierless
+from hopwall_calc.nodes.trust import Trust
 from hopwall_calc.sequencer import Output, Sequencer
+from hopwall_calc.settings import Routing
 from hopwall_model.events import Event, ResourceSet
 from hopwall_model.resources import Key
 from hopwall_model.updates import HostBatch
@@ -40,14 +48,15 @@ from hopwall_model.updates import HostBatch
 class Nodes:
     """All nodes, each made with the nodes it reads."""
 
-    def __init__(self, *, routes: bool) -> None:
+    def __init__(self, *, routing: Routing) -> None:
+        self.routing = routing
         self.workload_endpoints: Source[Key, EndpointInput] = Source("workload_endpoints")
         self.host_endpoints: Source[Key, HostEndpointInput] = Source("host_endpoints")
         self.network_sets: Source[Key, NetworkSetInput] = Source("network_sets")
         self.declared_policies: Source[Key, PolicyInput] = Source("declared_policies")
         self.declared_profiles: Source[str, ProfileInput] = Source("declared_profiles")
         self.tiers: Source[str, TierInput] = Source("tiers")
-        self.declared_hosts: Source[str, HostInput] = Source("declared_hosts")
+        self.declared_hosts: Source[str, NodeInput] = Source("declared_hosts")
         self.pools: Source[str, PoolInput] = Source("pools")
 
         self.addresses = Addresses(self.workload_endpoints)
@@ -75,7 +84,29 @@ class Nodes:
         )
         self.hosts = Hosts(self.declared_hosts, self.endpoints)
         self.routes = Routes(self.endpoints, self.hosts)
-        self.needs = Needs(self.policy_uses, self.policies, self.hosts, self.pools, routes=routes)
+        self.needs = Needs(
+            self.policy_uses, self.policies, self.hosts, self.pools, routes=routing == "direct"
+        )
+        self.bgp = BgpNodes(self)
+
+
+class BgpNodes:
+    """The nodes that only clouds have whose routes BGP spreads."""
+
+    def __init__(self, n: Nodes) -> None:
+        self.configurations: Source[str, BgpConfigInput] = Source("bgp_configurations")
+        self.peers: Source[str, BgpPeerInput] = Source("bgp_peers")
+        self.filters: Source[str, BgpFilterInput] = Source("bgp_filters")
+        self.blocks: Source[str, BlockInput] = Source("blocks")
+
+        self.speakers = Speakers(n.declared_hosts, self.configurations)
+        self.peerings = Peerings(self.peers, n.declared_hosts)
+        self.sessions = Sessions(
+            self.speakers, self.configurations, self.peers, self.peerings, self.filters
+        )
+        self.ranges = AllRanges(n.pools, self.blocks)
+        self.trust = Trust(n.endpoints, self.blocks, n.pools)
+        self.daemons = Daemons(n.hosts, self.speakers, self.sessions, self.trust, self.ranges)
 
 
 def wire(n: Nodes) -> tuple[Edge, ...]:
@@ -118,15 +149,40 @@ def wire(n: Nodes) -> tuple[Edge, ...]:
         Edge(n.policies, n.needs, n.needs.on_policies),
         Edge(n.hosts, n.needs, n.needs.on_hosts),
         Edge(n.pools, n.needs, n.needs.on_pools),
+        *(_wire_bgp(n, n.bgp) if n.routing == "bgp" else ()),
+    )
+
+
+def _wire_bgp(n: Nodes, b: BgpNodes) -> tuple[Edge, ...]:
+    return (
+        Edge(n.declared_hosts, b.speakers, b.speakers.on_declared),
+        Edge(b.configurations, b.speakers, b.speakers.on_configurations),
+        Edge(b.peers, b.peerings, b.peerings.on_peers),
+        Edge(n.declared_hosts, b.peerings, b.peerings.on_declared),
+        Edge(b.speakers, b.sessions, b.sessions.on_speakers),
+        Edge(b.configurations, b.sessions, b.sessions.on_configurations),
+        Edge(b.peers, b.sessions, b.sessions.on_peers),
+        Edge(b.peerings, b.sessions, b.sessions.on_peerings),
+        Edge(b.filters, b.sessions, b.sessions.on_filters),
+        Edge(n.pools, b.ranges, b.ranges.on_pools),
+        Edge(b.blocks, b.ranges, b.ranges.on_blocks),
+        Edge(n.endpoints, b.trust, b.trust.on_endpoints),
+        Edge(b.blocks, b.trust, b.trust.on_blocks),
+        Edge(n.pools, b.trust, b.trust.on_pools),
+        Edge(n.hosts, b.daemons, b.daemons.on_hosts),
+        Edge(b.speakers, b.daemons, b.daemons.on_speakers),
+        Edge(b.sessions, b.daemons, b.daemons.on_sessions),
+        Edge(b.trust, b.daemons, b.daemons.on_trust),
+        Edge(b.ranges, b.daemons, b.daemons.on_ranges),
     )
 
 
 class Graph:
     """Events in; updates out."""
 
-    def __init__(self, epoch: str, *, routes: bool = True) -> None:
-        self._routes = routes
-        self.nodes = Nodes(routes=routes)
+    def __init__(self, epoch: str, *, routing: Routing = "direct") -> None:
+        self._routing = routing
+        self.nodes = Nodes(routing=routing)
         self.engine = Engine(wire(self.nodes))
         self.sequencer = self._new_sequencer(epoch)
         self.revision = 0
@@ -146,6 +202,14 @@ class Graph:
             "Node": (n.declared_hosts, intake.by_name, intake.host),
             "IPPool": (n.pools, intake.by_name, intake.pool),
         }
+        if routing == "bgp":
+            b = n.bgp
+            self._kinds |= {
+                "BGPConfiguration": (b.configurations, intake.by_name, intake_bgp.configuration),
+                "BGPPeer": (b.peers, intake.by_name, intake_bgp.peer),
+                "BGPFilter": (b.filters, intake.by_name, intake_bgp.bgp_filter),
+                "IPAMBlock": (b.blocks, intake.by_name, intake_bgp.block),
+            }
         #: The resources that are there now, whatever has come of them.
         self._known: set[Key] = set()
 
@@ -156,6 +220,7 @@ class Graph:
             endpoints=n.endpoints.out,
             needs=n.needs,
             contents={"set": n.sets, "policy": n.policies, "routes": n.routes},
+            bgp=n.bgp.daemons.out if self._routing == "bgp" else None,
         )
 
     # ------------------------------------------------------------ in
@@ -236,7 +301,7 @@ class Graph:
 
     def recomputed(self) -> "Graph":
         """Return a graph that derives everything from the same declarations, from nothing."""
-        twin = Graph(self.sequencer.epoch, routes=self._routes)
+        twin = Graph(self.sequencer.epoch, routing=self._routing)
         for mine, its in zip(self._sources(), twin._sources(), strict=True):
             for key, value in mine.out.values.items():
                 its.out.put(key, value)

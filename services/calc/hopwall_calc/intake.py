@@ -36,6 +36,7 @@ from hopwall_model.resources import (
     NetworkPolicySpec,
     NetworkSet,
     Node,
+    NodeBgp,
     Profile,
     Rules,
     Tier,
@@ -140,10 +141,11 @@ class TierInput(Struct, frozen=True, gc=False):
 
 
 class PoolInput(Struct, frozen=True, gc=False):
-    """A pool's range, and whether what leaves all pools from it is translated."""
+    """A pool's range; whether what leaves all pools from it is translated; whether BGP announces it."""
 
     cidr: str
     nat_outgoing: bool
+    exported: bool = True
 
 
 class HostInput(Struct, frozen=True, gc=False):
@@ -153,7 +155,24 @@ class HostInput(Struct, frozen=True, gc=False):
     gateway_v6: str = ""
 
 
-def _checked(check: Callable[[Findings, str, S], S], spec: S) -> S:
+class NodeInput(Struct, frozen=True, kw_only=True):
+    """What matters of a declared host. Without `speaks` it takes no part in BGP."""
+
+    reached_at: HostInput
+    labels: dict[str, str]
+    speaks: bool = False
+    #: Its BGP addresses, without length; "" if it has none of the family.
+    ipv4: str = ""
+    ipv6: str = ""
+    as_number: int | None = None
+    cluster_id: str = ""
+
+
+def checked(check: Callable[[Findings, str, S], S], spec: S) -> S:
+    """Return the canonical value of a resource's spec.
+
+    Errors: `Invalid` with all that is wrong with it.
+    """
     found = Findings()
     canonical = check(found, "/spec", spec)
     found.stop()
@@ -169,7 +188,7 @@ def endpoint(resource: WorkloadEndpoint) -> EndpointInput:
     """Return what matters of a workload endpoint."""
     meta, spec = resource.metadata, resource.spec
     if not _plainly_valid(spec):
-        spec = _checked(validate_kinds.workload_endpoint, spec)
+        spec = checked(validate_kinds.workload_endpoint, spec)
     namespace = sys.intern(meta.namespace or "")
     return EndpointInput(
         id=EndpointId(f"{namespace}/{meta.name}"),
@@ -191,7 +210,7 @@ def endpoint(resource: WorkloadEndpoint) -> EndpointInput:
 def host_endpoint(resource: HostEndpoint) -> HostEndpointInput:
     """Return what matters of a host endpoint."""
     meta = resource.metadata
-    spec = _checked(validate_kinds.host_endpoint, resource.spec)
+    spec = checked(validate_kinds.host_endpoint, resource.spec)
     return HostEndpointInput(
         id=HostEndpointId(meta.name),
         host=sys.intern(spec.node),
@@ -253,7 +272,7 @@ _PLAIN_PROTOCOLS = frozenset(NAME_BY_NUMBER[number] for number in WITH_PORTS)
 
 def network_set(resource: NetworkSet | GlobalNetworkSet) -> NetworkSetInput:
     """Return what matters of a network set."""
-    spec = _checked(validate_kinds.network_set, resource.spec)
+    spec = checked(validate_kinds.network_set, resource.spec)
     halves = (half for net in spec.nets for half in cidr.split_zero(cidr.Cidr(net)))
     return NetworkSetInput(
         namespace=resource.metadata.namespace or "",
@@ -268,10 +287,10 @@ def policy(resource: NetworkPolicy | GlobalNetworkPolicy) -> PolicyInput:
     Errors: `Invalid` when not even its selection is understood.
     """
     try:
-        spec, closed = _checked(validate_rules.policy, resource.spec), False
+        spec, closed = checked(validate_rules.policy, resource.spec), False
     except ValueError:
         bare = replace(resource.spec, types=_types(resource), ingress=(), egress=())
-        spec, closed = _checked(validate_rules.policy, bare), True
+        spec, closed = checked(validate_rules.policy, bare), True
     key = key_of(resource)
     selector = selectors.parse(spec.selector)
     if isinstance(resource, NetworkPolicy):
@@ -322,7 +341,7 @@ def _only_logs(rules: Rules) -> bool:
 
 def profile(resource: Profile) -> ProfileInput:
     """Return what matters of a profile."""
-    spec = _checked(validate_rules.profile, resource.spec)
+    spec = checked(validate_rules.profile, resource.spec)
     return ProfileInput(
         id=profile_id(resource.metadata.name),
         labels=_labels(spec.labels_to_apply),
@@ -353,22 +372,33 @@ def _order(order: float | None) -> float:
 
 def pool(resource: IPPool) -> PoolInput:
     """Return what matters of a pool; a disabled one too: its addresses are given out no more, but live."""
-    spec = _checked(validate_kinds.ip_pool, resource.spec)
-    return PoolInput(spec.cidr, spec.nat_outgoing)
+    spec = checked(validate_kinds.ip_pool, resource.spec)
+    return PoolInput(spec.cidr, spec.nat_outgoing, not spec.disable_bgp_export)
 
 
-def host(resource: Node) -> HostInput:
-    """Return what matters of a host: its BGP address, else its node address, else an internal one."""
-    spec = _checked(validate_kinds.node, resource.spec)
-    given: list[str] = []
-    if spec.bgp is not None:
-        given += [spec.bgp.ipv4_address, spec.bgp.ipv6_address]
+def host(resource: Node) -> NodeInput:
+    """Return what matters of a host.
+
+    It is reached at its BGP address, else its node address, else an internal one.
+    """
+    spec = checked(validate_kinds.node, resource.spec)
+    bgp = spec.bgp or NodeBgp()
+    given = [bgp.ipv4_address, bgp.ipv6_address]
     for wanted in ("CalicoNodeIP", "InternalIP"):
         given += [entry.address for entry in spec.addresses if entry.type == wanted]
     bare = [text.partition("/")[0] for text in given if text]
-    return HostInput(
-        next((address for address in bare if ":" not in address), ""),
-        next((address for address in bare if ":" in address), ""),
+    assert not isinstance(bgp.as_number, str)  # admission made a number of it
+    return NodeInput(
+        reached_at=HostInput(
+            next((address for address in bare if ":" not in address), ""),
+            next((address for address in bare if ":" in address), ""),
+        ),
+        labels=resource.metadata.labels,
+        speaks=spec.bgp is not None,
+        ipv4=bgp.ipv4_address.partition("/")[0],
+        ipv6=bgp.ipv6_address.partition("/")[0],
+        as_number=bgp.as_number,
+        cluster_id=bgp.route_reflector_cluster_id,
     )
 
 

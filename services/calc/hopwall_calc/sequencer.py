@@ -1,7 +1,7 @@
 """Turns what changed into messages: each shared piece once, and for each host what is its own.
 
 Order, so that nothing names what is not there yet: shared pieces (sets, policies, routes), then each
-host's batch: pieces it newly needs, needs, endpoints; removals the other way round.
+host's batch: pieces it newly needs, needs, endpoints, BGP; removals the other way round.
 
 Versions come from one counter. Giving a scope a version leaves room for its buckets: the full value of a
 scope at version v is a chain of pieces `v - n_buckets + 1 … v`, the first with `previous` 0, so whoever
@@ -16,10 +16,13 @@ from typing import Protocol
 from msgspec import Struct
 
 from hopwall_calc.engine import Table
+from hopwall_calc.nodes import bgp as daemons
 from hopwall_calc.nodes.endpoints import Placed
 from hopwall_calc.nodes.needs import Needs
+from hopwall_model.bgp import Bgp
 from hopwall_model.resources import Key
 from hopwall_model.updates import (
+    BgpSet,
     EndpointRemoved,
     EndpointSet,
     HostBatch,
@@ -63,7 +66,7 @@ class Output(Struct, frozen=True, kw_only=True):
 class _HostChange:
     """What a flush has for one host."""
 
-    __slots__ = ("endpoints", "gone", "lost", "needs", "pieces", "removed")
+    __slots__ = ("bgp", "endpoints", "lost", "needs", "pieces", "removed")
 
     def __init__(self) -> None:
         self.pieces: dict[Scope, None] = {}
@@ -71,6 +74,7 @@ class _HostChange:
         self.endpoints: dict[Key, EndpointSet | HostEndpointSet] = {}
         self.removed: dict[Key, EndpointRemoved | HostEndpointRemoved] = {}
         self.lost: dict[Scope, None] = {}
+        self.bgp: Bgp | None = None
 
 
 class Sequencer:
@@ -83,10 +87,13 @@ class Sequencer:
         endpoints: Table[Key, Placed],
         needs: Needs,
         contents: Mapping[str, Content],
+        bgp: Table[str, Bgp] | None = None,
     ) -> None:
         self.epoch = epoch
         self._endpoints = endpoints
         self._needs = needs
+        #: Absent where calc itself spreads the routes.
+        self._bgp = bgp
         #: By the first word of the scope; shared pieces are sent in this order.
         self._contents = contents
         self._rank = {kind: rank for rank, kind in enumerate(contents)}
@@ -113,6 +120,8 @@ class Sequencer:
             shared = self._flush_scopes(revision, changes)
             self._flush_needs(changes)
             self._flush_endpoints(changes)
+            for host in self._bgp.changed if self._bgp is not None else ():
+                changes.setdefault(host, _HostChange()).bgp = self._bgp_of(host)
         batches = tuple(self._batch(host, revision, changes[host]) for host in sorted(changes))
         first, self._revision = min(self._revision + 1, revision), revision
         return Output(
@@ -205,6 +214,10 @@ class Sequencer:
                 self._endpoints_on.setdefault(host, {})[key] = None
                 changes.setdefault(host, _HostChange()).endpoints[key] = endpoint
 
+    def _bgp_of(self, host: str) -> Bgp | None:
+        """Return what the host's daemon is to do: nothing, if nobody knows the host."""
+        return None if self._bgp is None else self._bgp.get(host) or daemons.NOTHING
+
     def _batch(self, host: str, revision: int, change: _HostChange) -> HostBatch:
         number = self._numbers[host] = self._numbers.get(host, 0) + 1
         return HostBatch(
@@ -224,6 +237,8 @@ class Sequencer:
             for scope in sorted(change.needs, key=self._order)
         ]
         updates += [change.endpoints[key] for key in sorted(change.endpoints)]
+        if change.bgp is not None:
+            updates.append(BgpSet(bgp=change.bgp))
         updates += [change.removed[key] for key in sorted(change.removed, reverse=True)]
         lost = sorted(change.lost, key=self._order, reverse=True)
         updates += [NeedRemoved(scope=scope) for scope in lost]
@@ -258,6 +273,7 @@ class Sequencer:
             change.pieces[scope] = change.needs[scope] = None
         for key in self._endpoints_on.get(host, {}):
             change.endpoints[key] = self._endpoints.values[key][1]
+        change.bgp = self._bgp_of(host)
         return HostBatch(
             host=host,
             epoch=self.epoch,

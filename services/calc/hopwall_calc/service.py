@@ -39,7 +39,7 @@ class CalcService:
         self._settings = settings
         self._link = link
         self._metrics = Metrics()
-        self._graph = Graph(_new_epoch(), routes=settings.routing == "direct")
+        self._graph = Graph(_new_epoch(), routing=settings.routing)
         self._stream_id: str | None = None
         self._stream_changed = False
         self._resyncing = False

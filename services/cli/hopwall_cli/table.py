@@ -35,6 +35,13 @@ _POLICY: tuple[tuple[str, _Cell], ...] = (
     ("SELECTOR", _spec("selector")),
     ("TYPES", _spec("types")),
 )
+
+
+def _n_rules(item: Json, direction: str) -> int:
+    spec = item.get("spec", {})
+    return sum(len(spec.get(f"{direction}{family}", [])) for family in ("V4", "V6"))
+
+
 _NETS: tuple[tuple[str, _Cell], ...] = (("NETS", _spec("nets")),)
 
 #: kind → the columns after its name.
@@ -67,6 +74,21 @@ COLUMNS: dict[str, tuple[tuple[str, _Cell], ...]] = {
         ("CIDR", _spec("cidr")),
         ("NAT", lambda item: bool(item.get("spec", {}).get("natOutgoing", False))),
         ("DISABLED", lambda item: bool(item.get("spec", {}).get("disabled", False))),
+    ),
+    "BGPConfiguration": (
+        ("AS", _spec("asNumber")),
+        ("MESH", _spec("nodeToNodeMeshEnabled")),
+        ("PORT", _spec("listenPort")),
+    ),
+    "BGPPeer": (
+        ("NODE", lambda item: _spec("node")(item) or _spec("nodeSelector")(item)),
+        ("PEER", lambda item: _spec("peerIP")(item) or _spec("peerSelector")(item)),
+        ("AS", _spec("asNumber")),
+        ("FILTERS", _spec("filters")),
+    ),
+    "BGPFilter": (
+        ("EXPORT", lambda item: _n_rules(item, "export")),
+        ("IMPORT", lambda item: _n_rules(item, "import")),
     ),
     "IPReservation": (("CIDRS", _spec("reservedCIDRs")),),
     "IPAMConfiguration": (

@@ -39,6 +39,7 @@ from hopwall_model.status import Refusal, Waiting
 from hopwall_model.updates import (
     NAT_POOLS,
     POOLS,
+    BgpSet,
     EndpointId,
     EndpointRemoved,
     EndpointSet,
@@ -156,7 +157,7 @@ class Desired:
                     self._drop_scope(update.scope, touched_sets, touched_hosts)
                 case HostEndpointSet() | HostEndpointRemoved():
                     self.hosts.put(update)
-                case NeedSet():
+                case NeedSet() | BgpSet():
                     pass
                 case _:
                     self._put_piece(update, touched_sets, touched_hosts)

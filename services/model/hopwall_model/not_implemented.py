@@ -9,6 +9,12 @@ from typing import Any
 from msgspec import NODEFAULT, Struct
 from msgspec.structs import FieldInfo, fields
 
+from hopwall_model.bgp_specs import (
+    BgpConfigurationSpec,
+    BgpFilterRule,
+    BgpPeerSpec,
+    FilterOperation,
+)
 from hopwall_model.ipam_specs import IpamConfigurationSpec
 from hopwall_model.problems import Code, Findings, step
 from hopwall_model.resources import (
@@ -24,6 +30,9 @@ from hopwall_model.resources import (
 _REMOVE = "is not implemented by this release; remove the field."
 _ENCAPSULATION = "is not supported: traffic is routed without encapsulation; use Never."
 _TUNNEL = "is not supported: traffic is routed without encapsulation; remove the field."
+_SERVICES = "is not supported: there are no services here; remove the field."
+_ROUTE_METRIC = "is not supported: every route of ours has one metric; remove the field."
+_WORKLOAD_PEERS = "is not supported: workloads do not speak BGP with their host; remove the field."
 _ACCOUNTS = "is not supported: there are no service accounts here; select by labels."
 
 NOT_IMPLEMENTED: dict[tuple[type[Struct], str], str] = {
@@ -47,6 +56,23 @@ NOT_IMPLEMENTED: dict[tuple[type[Struct], str], str] = {
     (NodeSpec, "vxlan_tunnel_mac_addr"): _TUNNEL,
     (NodeSpec, "vxlan_tunnel_mac_addr_v6"): _TUNNEL,
     (NodeSpec, "wireguard"): _TUNNEL,
+    (BgpConfigurationSpec, "bind_mode"): (
+        "is not supported: the daemon listens at all addresses, and only to its peers; use None."
+    ),
+    (BgpConfigurationSpec, "service_cluster_ips"): _SERVICES,
+    (BgpConfigurationSpec, "service_external_ips"): _SERVICES,
+    (BgpConfigurationSpec, "service_load_balancer_ips"): _SERVICES,
+    (BgpConfigurationSpec, "service_load_balancer_aggregation"): _SERVICES,
+    (BgpConfigurationSpec, "local_workload_peering_ipv4"): _WORKLOAD_PEERS,
+    (BgpConfigurationSpec, "local_workload_peering_ipv6"): _WORKLOAD_PEERS,
+    (BgpConfigurationSpec, "program_cluster_routes"): (
+        "is not supported: the routing setting of calc says who programs routes; remove the field."
+    ),
+    (BgpConfigurationSpec, "ipv4_normal_route_priority"): _ROUTE_METRIC,
+    (BgpConfigurationSpec, "ipv6_normal_route_priority"): _ROUTE_METRIC,
+    (BgpPeerSpec, "local_workload_selector"): _WORKLOAD_PEERS,
+    (BgpFilterRule, "priority"): _ROUTE_METRIC,
+    (FilterOperation, "set_priority"): _ROUTE_METRIC,
 }
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
+from hopwall_model.bgp_specs import BgpConfigurationSpec, BgpFilterSpec, BgpPeerSpec
 from hopwall_model.ipam_specs import IpamBlockSpec, IpamConfigurationSpec, IpReservationSpec
 from hopwall_model.shapes import Shape
 
@@ -375,6 +376,30 @@ class IPPool(ResourceBase, frozen=True, tag="IPPool"):
     spec: IpPoolSpec
 
 
+class BGPConfiguration(ResourceBase, frozen=True, tag="BGPConfiguration"):
+    """How all hosts ("default") or one ("node.<host>") speak BGP."""
+
+    PLURAL = "bgpconfigurations"
+    SHORT = "bgpconfig"
+    spec: BgpConfigurationSpec = field(default_factory=BgpConfigurationSpec)
+
+
+class BGPPeer(ResourceBase, frozen=True, tag="BGPPeer"):
+    """Who speaks BGP with whom."""
+
+    PLURAL = "bgppeers"
+    SHORT = "bgpp"
+    spec: BgpPeerSpec
+
+
+class BGPFilter(ResourceBase, frozen=True, tag="BGPFilter"):
+    """What is told to a BGP peer and taken from it."""
+
+    PLURAL = "bgpfilters"
+    SHORT = "bgpf"
+    spec: BgpFilterSpec = field(default_factory=BgpFilterSpec)
+
+
 class IPReservation(ResourceBase, frozen=True, tag="IPReservation"):
     """Addresses that address management does not choose."""
 
@@ -417,6 +442,9 @@ Resource = (
     | Profile
     | Tier
     | IPPool
+    | BGPConfiguration
+    | BGPFilter
+    | BGPPeer
     | IPReservation
     | IPAMConfiguration
     | IPAMBlock
@@ -427,6 +455,9 @@ Resource = (
 KINDS: tuple[type[Resource], ...] = (
     Node,
     IPPool,
+    BGPConfiguration,
+    BGPFilter,
+    BGPPeer,
     IPReservation,
     IPAMConfiguration,
     IPAMBlock,

@@ -19,6 +19,8 @@ from typing import Literal, NewType
 
 from msgspec import Struct
 
+from hopwall_model.bgp import Bgp
+
 EndpointId = NewType("EndpointId", str)  # "namespace/name" of the WorkloadEndpoint
 HostEndpointId = NewType("HostEndpointId", str)  # "name" of the HostEndpoint
 PolicyId = NewType("PolicyId", str)  # "gnp/name", "np/namespace/name", "profile/name"
@@ -161,6 +163,12 @@ class HostEndpointSet(
     force: bool = False
 
 
+class BgpSet(Struct, frozen=True, kw_only=True, tag_field="kind", tag="bgp.set"):
+    """What this host's BGP daemon is to do now; in every snapshot where BGP spreads the routes."""
+
+    bgp: Bgp
+
+
 class HostEndpointRemoved(
     Struct, frozen=True, kw_only=True, tag_field="kind", tag="host_endpoint.removed"
 ):
@@ -256,6 +264,7 @@ Update = (
     | EndpointRemoved
     | HostEndpointSet
     | HostEndpointRemoved
+    | BgpSet
     | NeedSet
     | NeedRemoved
     | PolicySet

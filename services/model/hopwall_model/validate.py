@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from hopwall_model import codec
 from hopwall_model import resource_names as limits
+from hopwall_model import validate_bgp as bgp
 from hopwall_model import validate_fields as check
 from hopwall_model import validate_ipam as ipam
 from hopwall_model import validate_kinds as kinds
@@ -22,6 +23,9 @@ from hopwall_model.problems import Code, Findings, Invalid, Problem, step
 from hopwall_model.resources import (
     API_VERSION,
     KIND_BY_NAME,
+    BGPConfiguration,
+    BGPFilter,
+    BGPPeer,
     GlobalNetworkPolicy,
     GlobalNetworkSet,
     HostEndpoint,
@@ -99,6 +103,8 @@ def _canonical(found: Findings, resource: Resource) -> Resource:
     spec: Any
     if isinstance(resource, Tier):
         spec = kinds.tier(found, "/spec", resource.metadata.name, resource.spec)
+    elif isinstance(resource, BGPConfiguration):
+        spec = bgp.configuration(found, "/spec", resource.metadata.name, resource.spec)
     elif isinstance(resource, IPAMBlock):
         spec = ipam.block(found, "/spec", resource.metadata.name, resource.spec)
     elif isinstance(resource, IPAMConfiguration):
@@ -117,6 +123,8 @@ _SPECS: dict[type[Resource], Callable[[Findings, str, Any], Any]] = {
     GlobalNetworkSet: kinds.network_set,
     Profile: policies.profile,
     IPPool: kinds.ip_pool,
+    BGPPeer: bgp.peer,
+    BGPFilter: bgp.bgp_filter,
     IPReservation: ipam.reservation,
     Node: kinds.node,
 }

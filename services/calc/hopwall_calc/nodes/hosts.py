@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from hopwall_calc.engine import Answer, KeyedNode
-from hopwall_calc.intake import HostInput
+from hopwall_calc.intake import HostInput, NodeInput
 from hopwall_calc.nodes.endpoints import Endpoints
 
 
@@ -13,7 +13,7 @@ class Hosts(KeyedNode[str, HostInput]):
 
     name = "hosts"
 
-    def __init__(self, declared: KeyedNode[str, HostInput], endpoints: Endpoints) -> None:
+    def __init__(self, declared: KeyedNode[str, NodeInput], endpoints: Endpoints) -> None:
         super().__init__()
         self._declared = declared.out
         self._endpoints = endpoints.out
@@ -51,4 +51,4 @@ class Hosts(KeyedNode[str, HostInput]):
             return HostInput()
         if not self.n_endpoints[key]:
             del self.n_endpoints[key]
-        return declared
+        return None if declared is None else declared.reached_at

@@ -34,11 +34,11 @@ class Routes(Node):
                 continue
             if new is not None:
                 members = self._of(new[0])
-                for address in _routed(new):
+                for address in routed(new):
                     members.add(address)
             if old is not None:
                 members = self._of(old[0])
-                for address in _routed(old):
+                for address in routed(old):
                     members.remove(address)
         return Answer.HANDLED if self._touched else Answer.UNAFFECTED
 
@@ -66,7 +66,7 @@ class Routes(Node):
         """Collect the addresses of all endpoints anew."""
         found: dict[str, list[str]] = {host: [] for host in self._hosts}
         for placed in self._endpoints.values.values():
-            found[placed[0]].extend(_routed(placed))
+            found[placed[0]].extend(routed(placed))
         self.members = {host: self.members.get(host, Members()) for host in found}
         for host, addresses in found.items():
             self.members[host].replace(addresses)
@@ -117,10 +117,10 @@ class Routes(Node):
 
 
 def _where(placed: Placed | None) -> tuple[str, tuple[str, ...]] | None:
-    return None if placed is None else (placed[0], _routed(placed))
+    return None if placed is None else (placed[0], routed(placed))
 
 
-def _routed(placed: Placed) -> tuple[str, ...]:
+def routed(placed: Placed) -> tuple[str, ...]:
     """Return the addresses that other hosts must send to the endpoint's host; a host's own are not ours."""
     endpoint = placed[1]
     if not isinstance(endpoint, EndpointSet):

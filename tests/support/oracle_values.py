@@ -1,0 +1,38 @@
+"""Networks and ports as the oracle writes them."""
+
+from collections.abc import Iterable
+
+from hopwall_model.names import digest
+from hopwall_model.updates import PortRange, SetId
+
+
+def halves(nets: Iterable[str]) -> Iterable[str]:
+    """Yield networks as sets hold them: a /0 as its two halves."""
+    for net in nets:
+        if net == "0.0.0.0/0":
+            yield from ("0.0.0.0/1", "128.0.0.0/1")
+        elif net == "::/0":
+            yield from ("::/1", "8000::/1")
+        else:
+            yield net
+
+
+def net_set(nets: Iterable[str], sets: dict[SetId, frozenset[str]]) -> SetId:
+    """Note a list of networks as a set; return its name."""
+    distinct = sorted(set(nets))
+    set_id = SetId("n:" + digest("\n".join(distinct), 24))
+    sets[set_id] = frozenset(halves(distinct))
+    return set_id
+
+
+def port_ranges(given: Iterable[int | str]) -> tuple[PortRange, ...]:
+    """Return the numbers among the ports as the fewest ranges; names are left out."""
+    numbers: set[int] = set()
+    for port in given:
+        if isinstance(port, str) and ":" not in port:
+            continue
+        first, _, last = str(port).partition(":")
+        numbers.update(range(int(first), int(last or first) + 1))
+    starts = sorted(n for n in numbers if n - 1 not in numbers)
+    ends = sorted(n for n in numbers if n + 1 not in numbers)
+    return tuple(PortRange(first, last) for first, last in zip(starts, ends, strict=True))
