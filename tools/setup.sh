@@ -25,6 +25,7 @@ need() { # need PACKAGE COMMAND...
 need iptables iptables-nft-restore ip6tables-nft-restore iptables-legacy-restore
 need iproute2 ip
 need ipset ipset
+need bird2 bird
 if [ ! -x .venv/bin/python ] && ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
   missing+=(python3-venv)
 fi

@@ -37,6 +37,7 @@ from hopwall_dataplane.routes.route import Route, RouteKey
 from hopwall_model.names import SetName, set_name
 from hopwall_model.status import Refusal, Waiting
 from hopwall_model.updates import (
+    BgpSet,
     EndpointId,
     EndpointRemoved,
     EndpointSet,
@@ -151,7 +152,7 @@ class Desired:
                     endpoints.append(update)
                 case NeedRemoved():
                     self._drop_scope(update.scope, touched_sets, touched_hosts)
-                case NeedSet() | HostEndpointSet() | HostEndpointRemoved():
+                case NeedSet() | HostEndpointSet() | HostEndpointRemoved() | BgpSet():
                     pass
                 case _:
                     self._put_piece(update, touched_sets, touched_hosts)

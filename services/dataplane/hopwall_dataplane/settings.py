@@ -2,6 +2,7 @@
 
 import socket
 
+from hopwall_dataplane.bgp.driver import SAFE_PATH
 from hopwall_dataplane.iptables.nflog import LogSettings, LogSettingsError
 from hopwall_model.names import valid_ifname
 from hopwall_runtime.config import CommonSettings, ConfigError
@@ -29,6 +30,12 @@ class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
     log_burst: int = 20
     #: Whether denials are logged, and not only what Log rules match.
     log_denied: bool = True
+    #: Whether this host's BIRD is ours to configure; without it, what calc says of BGP is ignored.
+    bgp: bool = False
+    #: BIRD's control socket, the configuration it reads at its start, and the folder of passwords.
+    bird_socket: str = "/run/hopwall/bird.ctl"
+    bird_config: str = "/run/hopwall/bird.conf"
+    bird_secrets: str = "/etc/hopwall/secrets"
     #: Seconds between complete re-readings of the kernel.
     refresh_s: float = 90.0
     heartbeat_s: float = 5.0
@@ -68,3 +75,6 @@ class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
             _ = self.log
         except LogSettingsError as error:
             raise ConfigError(str(error)) from error
+        for name in ("bird_socket", "bird_config", "bird_secrets"):
+            if not SAFE_PATH.fullmatch(path := getattr(self, name)):
+                raise ConfigError(f"{name} is {path!r}; it must be a plain absolute path.")
