@@ -1,8 +1,8 @@
 """Hosts with a real BIRD each, on one bridge: h1 is 172.30.0.1 and fd30::1, and so on.
 
-    with BirdHosts("mesh", tmp_path, 3) as hosts:
-        hosts[1].configure(bgp)
-        hosts[1].start()
+with BirdHosts("mesh", tmp_path, 3) as hosts:
+    hosts[1].configure(bgp)
+    hosts[1].start()
 """
 
 import asyncio
@@ -38,6 +38,7 @@ def until(holds: Callable[[], bool], timeout_s: float = 20.0) -> None:
 def mesh(here: int, there: int, *entitled: PrefixRange, **more: object) -> Session:
     """Return the session of the full mesh from one host to another."""
     given: dict[str, object] = {
+        "name": f"mesh/h{there}",
         "family": 4,
         "peer_ip": f"172.30.0.{there}",
         "peer_as": AS,
@@ -46,7 +47,7 @@ def mesh(here: int, there: int, *entitled: PrefixRange, **more: object) -> Sessi
         "entitled": entitled,
         "restart_s": 30,
     }
-    return Session(name=f"mesh/h{there}", **(given | more))  # type: ignore[arg-type]
+    return Session(**(given | more))  # type: ignore[arg-type]
 
 
 def speaker(here: int, *sessions: Session, **more: object) -> Bgp:
@@ -140,8 +141,8 @@ class BirdHost:
     def learnt(self, family: int = 4) -> dict[str, str]:
         """Return the kernel's routes by BIRD: destination → the rest."""
         out = self.ns.run(["ip", f"-{family}", "route", "show", "proto", "bird"])
-        lines = (line.strip().partition(" ") for line in out.splitlines() if line.strip())
-        return {to.removeprefix("blackhole "): rest for to, _, rest in lines if to != "blackhole"}
+        lines = (line.strip().removeprefix("blackhole ") for line in out.splitlines())
+        return {to: rest for to, _, rest in (line.partition(" ") for line in lines) if to}
 
     def all_routes(self, family: int = 4) -> str:
         """Return all of the kernel's routes."""
