@@ -117,7 +117,12 @@ async def serve(settings: DataplaneSettings) -> None:
             config=Path(settings.bird_config),
             secrets=Path(settings.bird_secrets),
         )
-        agent.speaker = Speaker(bird, settings.interface_prefixes, agent.look_again)
+        agent.speaker = Speaker(
+            bird,
+            settings.interface_prefixes,
+            agent.look_again,
+            kernel.desired.reserved,
+        )
 
     def ready() -> str | None:
         return (

@@ -89,3 +89,18 @@ def test_what_went_while_the_receiver_was_away_goes_when_it_is_back(
     hosts[2].start()
     until(lambda: len(hosts[2].learnt()) == N_ROUTES - 1)
     assert "10.65.1.7" not in hosts[2].learnt()
+
+
+def test_with_bfd_a_host_that_dies_is_forgotten_at_once(tmp_path: Path) -> None:
+    """BFD sees that the peer is gone and its routes go in seconds, not after the restart time."""
+    with BirdHosts("bfd", tmp_path, 2) as hosts:
+        hosts[1].workload("10.65.1.1/32")
+        for here, there in ((1, 2), (2, 1)):
+            range_ = PrefixRange("10.65.0.0/16", 32, 32)
+            session = mesh(here, there, range_, bfd=True, source_ip=f"172.30.0.{here}")
+            hosts[here].start()
+            hosts[here].configure(speaker(here, session))
+        until(lambda: len(hosts[2].learnt()) == 1)
+        until(lambda: "Up" in hosts[2].ask("show bfd sessions").text)
+        hosts[1].kill()
+        until(lambda: hosts[2].learnt() == {}, timeout_s=5)

@@ -179,35 +179,29 @@ TEXTS = ("name", "peer_ip", "source_ip", "reachable_by", "password", "entitled",
 def poisoned(field: str, text: str) -> Bgp:
     """Put the text into one place of a value."""
     rule = FilterRule(action="accept", family=4)
+    rules = {
+        "interface": structs.replace(rule, interface=text),
+        "cidr": structs.replace(rule, operator="in", cidr=text),
+        "community": structs.replace(rule, add_communities=(text,), communities=(text,)),
+    }
+    shared: dict[str, dict[str, object]] = {
+        "block": {"blocks": (text,)},
+        "pool": {"pools": (text,)},
+        "advertised": {"advertisements": (Advertisement(cidr=text, communities=(text,)),)},
+        "ignored": {"ignored_interfaces": (text,)},
+        "cluster": {"cluster_id": text},
+        "router": {"router_id": text},
+    }
     session = structs.replace(MESH, password=None)
-    bgp = REFLECTOR
-    match field:
-        case "name" | "peer_ip" | "source_ip" | "reachable_by":
-            session = structs.replace(session, **{field: text})
-        case "password":
-            session = structs.replace(session, password=("hostile", "text"))
-        case "entitled":
-            session = structs.replace(session, entitled=(PrefixRange(text, 0, 32),))
-        case "interface":
-            session = structs.replace(session, imports=(structs.replace(rule, interface=text),))
-        case "cidr":
-            bad = structs.replace(rule, operator="in", cidr=text)
-            session = structs.replace(session, exports=(bad,))
-        case "community":
-            bad = structs.replace(rule, add_communities=(text,), communities=(text,))
-            session = structs.replace(session, imports=(bad,))
-        case "block" | "pool":
-            bgp = structs.replace(bgp, **{f"{field}s": (text,)})
-        case "advertised":
-            one = Advertisement(cidr=text, communities=(text,))
-            bgp = structs.replace(bgp, advertisements=(one,))
-        case "ignored":
-            bgp = structs.replace(bgp, ignored_interfaces=(text,))
-        case "cluster":
-            bgp = structs.replace(bgp, cluster_id=text)
-        case "router":
-            bgp = structs.replace(bgp, router_id=text)
-    return structs.replace(bgp, sessions=(session, FABRIC))
+    if field in rules:
+        session = structs.replace(session, imports=(rules[field],), exports=(rules[field],))
+    elif field == "password":
+        session = structs.replace(session, password=("hostile", "text"))
+    elif field == "entitled":
+        session = structs.replace(session, entitled=(PrefixRange(text, 0, 32),))
+    elif field not in shared:
+        session = structs.replace(session, **{field: text})
+    return structs.replace(REFLECTOR, sessions=(session, FABRIC), **shared.get(field, {}))
 
 
 @settings(max_examples=400, deadline=None)
@@ -252,6 +246,19 @@ def test_a_session_that_makes_no_sense_is_closed_alone(session: Session, why: st
     assert list(found.sessions.values()) == [FABRIC.name]
     assert found.refused.keys() == {"bgp mesh/h2"}
     assert why in found.refused["bgp mesh/h2"]
+
+
+def test_addresses_that_hosts_live_by_are_nobodys_to_announce() -> None:
+    """The host's own list, and every peer, in the function that all import filters call."""
+    found = render(
+        VALUES["mesh"],
+        interface_prefixes=("tap",),
+        secrets=PASSWORDS,
+        reserved=("172.18.203.1/32", "fd00::1/128"),
+    )
+    assert "return net ~ [ 172.18.203.1/32{32,32}, 172.30.0.2/32{32,32} ];" in found.text
+    assert "return net ~ [ fd00::1/128{128,128} ];" in found.text
+    assert "  if hw_reserved4() then reject;" in found.text.splitlines()
 
 
 def test_of_two_sessions_with_one_address_the_first_by_name_stands() -> None:

@@ -51,7 +51,7 @@ def test_nothing_foreign_comes_in(hosts: BirdHosts) -> None:
     hosts[1].configure(bgp)
     before = hosts[1].all_routes()
     lies = ["0.0.0.0/0", "240.0.0.0/8", "10.65.3.0/24", "10.65.2.7/32", "10.65.0.0/16",
-            "169.254.1.1/32", "8.8.8.0/24"]  # fmt: skip
+            "169.254.1.1/32", "8.8.8.0/24", "172.30.0.2/32"]  # fmt: skip
     announce(hosts, [f"{net} blackhole" for net in [*lies, "10.65.2.0/24", "10.65.2.64/26"]])
     until(lambda: seen(hosts, bgp).filtered == len(lies))
     until(lambda: hosts[1].learnt().keys() == {"10.65.2.0/24", "10.65.2.64/26"})

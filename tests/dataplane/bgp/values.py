@@ -101,9 +101,7 @@ def speakers(draw: st.DrawFn) -> Bgp:
         as_number=draw(numbers),
         listen_port=draw(st.integers(1, 65535)),
         cluster_id=draw(st.just("") | hosts(4)),
-        log_severity=draw(
-            st.sampled_from(["none", "debug", "info", "warning", "error", "fatal"])  # type: ignore[arg-type]
-        ),
+        log_severity=draw(st.sampled_from(["none", "debug", "info", "warning", "error", "fatal"])),
         ignored_interfaces=tuple(draw(st.lists(patterns, max_size=2))),
         sessions=tuple(
             draw(

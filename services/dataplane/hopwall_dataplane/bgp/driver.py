@@ -88,15 +88,13 @@ class BirdDriver:
     async def apply(self, rendered: Rendered) -> Done | Retry | NotAccepted:
         """Make BIRD run a configuration, unless it does."""
         try:
-            lint(rendered.text)
-        except Suspicious as error:
-            return NotAccepted(str(error))
-        try:
             async with Control(self.socket) as bird:
                 if await _running(bird) != rendered.digest:
                     return await self._configure(bird, rendered)
                 self._keep_file(rendered)
                 return Done()
+        except Suspicious as error:
+            return NotAccepted(str(error))
         except Unreachable as error:
             return Retry(str(error))
         except OSError as error:
@@ -149,7 +147,10 @@ class BirdDriver:
         """Write the text where only its owner reads it: it holds passwords.
 
         The owner is that of the file it is to replace, as BIRD may run as a user of its own.
+
+        Errors: `Suspicious`, `OSError`.
         """
+        lint(text)
         self._candidate.unlink(missing_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         handle = os.open(self._candidate, flags, 0o600)

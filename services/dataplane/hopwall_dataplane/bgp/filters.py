@@ -2,15 +2,15 @@
 
 Pure. Numbers, canonical addresses and hashed names only; `faults` has looked at every value before.
 
-Import: nothing but what the peer is entitled to, never a default route or a martian; then the filters of the
-user. They can only take away, or add communities.
+Import: nothing but what the peer is entitled to, never a default route, a martian or an address that hosts live by;
+then the filters of the user. They can only take away, or add communities.
 Export: only candidates (our blocks, our host routes, what we learnt within the pools) are shown to the filters
 of the user; where none decides, blocks and host routes outside them go out, and a reflector passes on.
 
 Source: BIRD 2.0 User's Guide, "Filters"; Calico, BGPFilter (all matches of a rule must hold, first rule wins).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from hopwall_dataplane.routes.route import ROUTE_PROTOCOL
 from hopwall_model import cidr
@@ -34,8 +34,13 @@ def of_family(networks: Iterable[str], family: int) -> list[Cidr]:
     return [Cidr(n) for n in networks if cidr.family_of(Cidr(n)) == family]
 
 
-def definitions(bgp: Bgp, family: int, interface_prefixes: Sequence[str]) -> list[str]:
-    """Render what all filters of a family call: which routes are whose."""
+def definitions(
+    bgp: Bgp, family: int, interface_prefixes: Sequence[str], reserved: Collection[str]
+) -> list[str]:
+    """Render what all filters of a family call: which routes are whose.
+
+    `reserved` are addresses that hosts live by: a route to one of them alone is nobody's to announce.
+    """
     full = _FULL[family]
     pools = of_family(bgp.pools, family)
     hosts = [PrefixRange(pool, full, full) for pool in pools]
@@ -43,12 +48,14 @@ def definitions(bgp: Bgp, family: int, interface_prefixes: Sequence[str]) -> lis
     inside = [
         PrefixRange(block, cidr.length_of(block) + 1, full) for block in aggregates(bgp, family)
     ]
+    kept = [PrefixRange(net, full, full) for net in of_family(reserved, family)]
     workloads = " || ".join(f'ifname ~ "{prefix}*"' for prefix in interface_prefixes)
     ours = f"source = RTS_INHERIT && krt_source = {ROUTE_PROTOCOL} && ({workloads}) && "
     return [
         *_function(f"hw_host{family}", ours, hosts),
         *_function(f"hw_learnt{family}", "source = RTS_BGP && ", learnt),
         *_function(f"hw_inside{family}", "", inside),
+        *_function(f"hw_reserved{family}", "", kept),
     ]
 
 
@@ -70,6 +77,7 @@ def import_filter(name: str, session: Session) -> list[str]:
         for one in session.entitled
     ]
     lines.append(f"if net !~ {_set(entitled)} then reject;")
+    lines.append(f"if hw_reserved{session.family}() then reject;")
     if is_mesh(session):
         # Who is in the mesh speaks for itself alone: what it announces is reached through it.
         lines.append("if bgp_next_hop != from then reject;")

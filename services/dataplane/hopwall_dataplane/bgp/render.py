@@ -9,7 +9,7 @@ graceful restart of the kernel protocols; and a start with -R (`process`).
 Source: BIRD 2.0 User's Guide; Calico's bird.cfg template, for timers and for what the kernel protocol learns.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -67,9 +67,12 @@ def render(
     *,
     interface_prefixes: Sequence[str],
     secrets: Mapping[Secret, str],
+    reserved: Collection[str] = (),
     left_out: Mapping[str, str] | None = None,
 ) -> Rendered:
     """Render a host's configuration; sessions in `left_out` (name → why) are not in it.
+
+    `reserved` are addresses (/32, /128) that this host lives by; those of its peers are added.
 
     Errors: `Fault` when nothing can be rendered.
     Cost:   about 20 µs a session.
@@ -93,7 +96,7 @@ def render(
             continue
         addresses.add(session.peer_ip)
         sessions[name] = session
-    body = _body(bgp, sessions, interface_prefixes, secrets)
+    body = _body(bgp, sessions, interface_prefixes, reserved, secrets)
     known = digest("\n".join(body), 16)
     head = ["# Made by hopwall; changes are lost.", f'define {CONFIG_SYMBOL} = "{known}";']
     text = "".join(f"{line}\n" for line in [*head, *body])
@@ -179,8 +182,10 @@ def _body(
     bgp: Bgp,
     sessions: Mapping[str, Session],
     interface_prefixes: Sequence[str],
+    reserved: Collection[str],
     secrets: Mapping[Secret, str],
 ) -> list[str]:
+    kept = {*reserved, *(cidr.host_cidr(cidr.Ip(s.peer_ip)) for s in sessions.values())}
     ignored = sorted({*(f"{p}*" for p in interface_prefixes), *bgp.ignored_interfaces})
     interfaces = ", ".join([*(f'-"{name}"' for name in ignored), '"*"'])
     lines = [
@@ -195,7 +200,7 @@ def _body(
         lines += _kernel(family)
         lines += _static(f"hw_blocks{family}", family, _black_holes(bgp, family))
         lines += _static(f"hw_reach{family}", family, _ways(sessions.values(), family))
-        lines += filters.definitions(bgp, family, interface_prefixes)
+        lines += filters.definitions(bgp, family, interface_prefixes, kept)
     if any(session.bfd for session in sessions.values()):
         lines += ["protocol bfd hw_bfd {", "}"]
     for name, session in sessions.items():

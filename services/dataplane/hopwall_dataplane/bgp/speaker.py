@@ -49,6 +49,8 @@ class Speaker:
     driver: BirdDriver
     interface_prefixes: tuple[str, ...]
     on_change: Callable[[], None]
+    #: Addresses this host lives by, as /32 and /128.
+    reserved: frozenset[str] = frozenset()
     status: BgpStatus | None = None
     refusals: tuple[Refusal, ...] = ()
     _bgp: Bgp | None = None
@@ -130,6 +132,7 @@ class Speaker:
             bgp,
             interface_prefixes=self.interface_prefixes,
             secrets=secrets,
+            reserved=self.reserved,
             left_out=self._left_out,
         )
         self._not_accepted = None
