@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from hopwall_model.bgp import Bgp, PrefixRange
 from tests.support.bird_hosts import BirdHost, BirdHosts, mesh, speaker, until
@@ -65,6 +66,29 @@ def test_a_crash_loses_no_route(pair: tuple[BirdHosts, Bgp], which: int, tmp_pat
         time.sleep(LOOK_S)
     assert gone == []
     assert len(hosts[2].learnt()) == N_ROUTES
+
+
+def test_a_reflector_that_crashes_takes_no_route_along(tmp_path: Path) -> None:
+    """Both clients keep each other's routes while their only reflector is away, and after it is back."""
+    with BirdHosts("reflector", tmp_path, 3) as hosts:
+        range_ = PrefixRange("10.65.0.0/16", 32, 32)
+        hosts[1].workload(*(f"10.65.1.{n}/32" for n in range(N_ROUTES)))
+        for n, session in ((1, mesh(1, 3, range_)), (2, mesh(2, 3, range_))):
+            hosts[n].start()
+            hosts[n].configure(speaker(n, structs.replace(session, name="peer/reflector/3")))
+        clients = [mesh(3, n, range_, reflector_client=True, passive=False) for n in (1, 2)]
+        hosts[3].start()
+        hosts[3].configure(speaker(3, *clients, cluster_id="3.3.3.3"))
+        until(lambda: len(hosts[2].learnt()) == N_ROUTES)
+        with lost(hosts[2], tmp_path / "monitor") as gone:
+            hosts[3].kill()
+            time.sleep(AWAY_S)
+            hosts[3].start()
+            bgp = speaker(2, structs.replace(mesh(2, 3, range_), name="peer/reflector/3"))
+            until(lambda: established(hosts[2], bgp))
+            time.sleep(LOOK_S)
+        assert gone == []
+        assert len(hosts[2].learnt()) == N_ROUTES
 
 
 def test_an_orderly_end_of_the_receiver_loses_no_route(
