@@ -94,7 +94,8 @@ def test_what_bird_learnt_is_not_ours_to_touch(hosts: BirdHosts) -> None:
 
     def kernel_says() -> str:
         got = ["ip", "route", "get", "10.65.2.4"]
-        return subprocess.run(got, capture_output=True, text=True, check=True).stdout
+        # For the moment until BIRD has seen that the workload left there is no way at all.
+        return subprocess.run(got, capture_output=True, text=True, check=False).stdout
 
     async def scenario(calc: CalcStandIn, _: AgentProcess) -> None:
         await calc.say(bgp=BGP)
