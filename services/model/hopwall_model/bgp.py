@@ -53,7 +53,7 @@ class Advertisement(Struct, frozen=True, kw_only=True):
 class Session(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One peer of this host, in one family.
 
-    `name` is stable and of letters, digits, '.', '-', '_', '/' and ':': "mesh/<host>" or
+    `name` is stable and of letters, digits, '.', '-', '_', '/' and ':': "mesh/<host>/<address>" or
     "peer/<BGPPeer>/<address>". Two sessions of one address do not exist.
     """
 
@@ -82,7 +82,8 @@ class Session(Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: A gateway by which the peer is reached, as a static route; "" for none.
     reachable_by: str = ""
     bfd: bool = False
-    #: What the peer may announce; nothing else is imported, whatever the filters say.
+    #: What the peer may announce; if it is one of our hosts, also what is in `Bgp.unclaimed`. Nothing
+    #: else is imported, whatever the filters say.
     entitled: tuple[PrefixRange, ...] = ()
     #: And how many routes.
     import_limit: int = 100_000
@@ -94,8 +95,10 @@ class Bgp(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a host's BGP daemon is to do. Without sessions there is nothing to do.
 
     Shape: `sessions` by name. `blocks` are this host's own aggregates, announced as such and black-holed
-           first. `pools` are the ranges whose host routes (/32, /128) may be announced at all: enabled
-           pools without disableBGPExport.
+           first. `pools` are the ranges whose host routes (/32, /128) may be announced at all: pools
+           without disableBGPExport. `unclaimed` are the host routes among them that are in no host's
+           block: any of our hosts may announce them to us. It is said once, as it is the same for all,
+           and not at all where no peer but reflectors is one of our hosts.
     """
 
     router_id: str
@@ -108,4 +111,5 @@ class Bgp(Struct, frozen=True, kw_only=True, omit_defaults=True):
     sessions: tuple[Session, ...] = ()
     blocks: tuple[str, ...] = ()
     pools: tuple[str, ...] = ()
+    unclaimed: tuple[PrefixRange, ...] = ()
     advertisements: tuple[Advertisement, ...] = ()

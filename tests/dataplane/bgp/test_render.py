@@ -79,6 +79,7 @@ REFLECTOR = Bgp(
     sessions=(FABRIC, structs.replace(MESH, reflector_client=True)),
     blocks=("10.65.1.0/24", "10.65.9.9/32", "fd65::/64"),
     pools=("10.65.0.0/16", "fd65::/48"),
+    unclaimed=(PrefixRange("10.66.0.0/16", 32, 32), PrefixRange("fd65:0:0:9::/64", 128, 128)),
     advertisements=(Advertisement(cidr="10.65.1.0/24", communities=("65000:2", "1:2:3")),),
 )
 VALUES = {
@@ -172,7 +173,7 @@ HOSTILE = st.one_of(
     ),
     st.text(max_size=20),
 )
-TEXTS = ("name", "peer_ip", "source_ip", "reachable_by", "password", "entitled", "interface",
+TEXTS = ("unclaimed", "name", "peer_ip", "source_ip", "reachable_by", "password", "entitled", "interface",
          "cidr", "community", "block", "pool", "advertised", "ignored", "cluster", "router")  # fmt: skip
 
 
@@ -187,6 +188,7 @@ def poisoned(field: str, text: str) -> Bgp:
     shared: dict[str, dict[str, object]] = {
         "block": {"blocks": (text,)},
         "pool": {"pools": (text,)},
+        "unclaimed": {"unclaimed": (PrefixRange(text, 0, 32),)},
         "advertised": {"advertisements": (Advertisement(cidr=text, communities=(text,)),)},
         "ignored": {"ignored_interfaces": (text,)},
         "cluster": {"cluster_id": text},

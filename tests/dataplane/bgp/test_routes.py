@@ -176,3 +176,16 @@ def test_export_rules_decide_what_a_peer_is_told(hosts: BirdHosts) -> None:
     start(hosts[1], one)
     start(hosts[2], speaker(2, mesh(2, 1, PrefixRange("10.65.0.0/16", 16, 32))))
     learns(hosts[2], {"10.65.1.0/24": "172.30.0.1", "10.65.1.4": "172.30.0.1"})
+
+
+def test_what_is_in_no_block_any_of_our_hosts_may_announce(hosts: BirdHosts) -> None:
+    """Unclaimed host routes are taken from hosts, and from no machine that is none of ours."""
+    unclaimed = (PrefixRange("10.65.9.0/24", 32, 32),)
+    for n in (2, 3):
+        hosts[n].workload(f"10.65.{n}.4/32", f"10.65.9.{n}/32", f"10.65.8.{n}/32")
+        start(hosts[n], speaker(n, mesh(n, 1)))
+    ours = mesh(1, 2, block(2), peer_host="h2")
+    stranger = mesh(1, 3, block(3), name="peer/stranger/172.30.0.3")
+    start(hosts[1], speaker(1, ours, stranger, unclaimed=unclaimed))
+    wanted = {"10.65.2.4": "172.30.0.2", "10.65.9.2": "172.30.0.2", "10.65.3.4": "172.30.0.3"}
+    learns(hosts[1], wanted)

@@ -73,6 +73,7 @@ def sessions(draw: st.DrawFn) -> Session:
         peer_ip=draw(hosts(family)),
         peer_as=local_as if client else peer_as,
         local_as=local_as,
+        peer_host=draw(st.sampled_from(["", "h2"])),
         peer_port=draw(st.integers(1, 65535)),
         reflector_client=client,
         passive=draw(st.booleans()),
@@ -108,6 +109,7 @@ def speakers(draw: st.DrawFn) -> Bgp:
                 st.lists(sessions(), max_size=3, unique_by=(lambda s: s.peer_ip, lambda s: s.name))
             )
         ),
+        unclaimed=tuple(draw(st.lists(families.flatmap(ranges), max_size=2))),
         blocks=nets[0],
         pools=nets[1],
         advertisements=tuple(

@@ -66,7 +66,7 @@ def check_session(session: Session) -> None:
     if session.bfd and not session.source_ip and session.ttl_security != 1:
         raise Fault("BFD needs the session's source address where the peer may be some hops away.")
     for one in session.entitled:
-        _check_range(one, family)
+        check_range(one, family)
     for rule in (*session.imports, *session.exports):
         _check_rule(rule)
 
@@ -102,9 +102,13 @@ def check_password(text: str) -> None:
         )
 
 
-def _check_range(one: PrefixRange, family: int) -> None:
+def check_range(one: PrefixRange, family: int | None = None) -> None:
+    """Check that a range is of the family, and that there are networks in it.
+
+    Errors: `Fault`.
+    """
     length = _network("an entitled network", one.cidr, family)
-    longest = 32 if family == 4 else 128
+    longest = 128 if ":" in one.cidr else 32
     _within("the shortest entitled prefix", one.shortest, 0, longest)
     _within("the longest entitled prefix", one.longest, max(length, one.shortest), longest)
 

@@ -49,6 +49,7 @@ def definitions(
         PrefixRange(block, cidr.length_of(block) + 1, full) for block in aggregates(bgp, family)
     ]
     kept = [PrefixRange(net, full, full) for net in of_family(reserved, family)]
+    unclaimed = _clamped(_unclaimed(bgp, family))
     workloads = " || ".join(f'ifname ~ "{prefix}*"' for prefix in interface_prefixes)
     ours = f"source = RTS_INHERIT && krt_source = {ROUTE_PROTOCOL} && ({workloads}) && "
     return [
@@ -56,6 +57,7 @@ def definitions(
         *_function(f"hw_learnt{family}", "source = RTS_BGP && ", learnt),
         *_function(f"hw_inside{family}", "", inside),
         *_function(f"hw_reserved{family}", "", kept),
+        *_function(f"hw_unclaimed{family}", "", unclaimed),
     ]
 
 
@@ -64,20 +66,28 @@ def aggregates(bgp: Bgp, family: int) -> list[Cidr]:
     return [b for b in of_family(bgp.blocks, family) if not cidr.is_host_cidr(b)]
 
 
-def import_filter(name: str, session: Session) -> list[str]:
-    """Render what is taken from the peer."""
+def has_unclaimed(bgp: Bgp, session: Session) -> bool:
+    """Tell whether the peer may announce what is in no host's block: it is one of our hosts."""
+    return bool(session.peer_host and _unclaimed(bgp, session.family))
+
+
+def import_filter(name: str, session: Session, *, unclaimed: bool) -> list[str]:
+    """Render what is taken from the peer; with `unclaimed` also what is in no host's block."""
+    family = session.family
+    shared = f"hw_unclaimed{family}()"
+    if session.entitled:
+        entitled = _set(_clamped(session.entitled))
+        refused = f"!(net ~ {entitled} || {shared})" if unclaimed else f"net !~ {entitled}"
+    elif unclaimed:
+        refused = f"!{shared}"
+    else:
+        return [f"filter {name} {{", "  reject;", "}"]
     lines = [
         "if net.len = 0 then reject;",
-        f"if net ~ [ {_MARTIANS[session.family]} ] then reject;",
+        f"if net ~ [ {_MARTIANS[family]} ] then reject;",
+        f"if {refused} then reject;",
+        f"if hw_reserved{family}() then reject;",
     ]
-    if not session.entitled:
-        return [f"filter {name} {{", "  reject;", "}"]
-    entitled = [
-        PrefixRange(one.cidr, max(one.shortest, cidr.length_of(Cidr(one.cidr))), one.longest)
-        for one in session.entitled
-    ]
-    lines.append(f"if net !~ {_set(entitled)} then reject;")
-    lines.append(f"if hw_reserved{session.family}() then reject;")
     if is_mesh(session):
         # Who is in the mesh speaks for itself alone: what it announces is reached through it.
         lines.append("if bgp_next_hop != from then reject;")
@@ -187,6 +197,18 @@ def _tuple(community: str) -> str:
 
 
 # ---------------------------------------------------------------- networks
+
+
+def _unclaimed(bgp: Bgp, family: int) -> list[PrefixRange]:
+    return [one for one in bgp.unclaimed if cidr.family_of(Cidr(one.cidr)) == family]
+
+
+def _clamped(ranges: Iterable[PrefixRange]) -> list[PrefixRange]:
+    """Leave out networks that are wider than the range's own: they would not be inside it."""
+    return [
+        PrefixRange(one.cidr, max(one.shortest, cidr.length_of(Cidr(one.cidr))), one.longest)
+        for one in ranges
+    ]
 
 
 def _function(name: str, condition: str, ranges: Sequence[PrefixRange]) -> list[str]:

@@ -21,6 +21,7 @@ _TERM = "|".join(
         "true",
         "false",
         rf"net !?~ {_SET}",
+        rf"!\(net ~ {_SET} \|\| {_NAME}\(\)\)",
         rf"net !?= {_NET}",
         rf"net\.len [<>]?= {_INT}",
         r"source = RTS_(?:BGP|INHERIT)",

@@ -13,12 +13,15 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from msgspec.structs import astuple
+
 from hopwall_dataplane.bgp import filters
 from hopwall_dataplane.bgp.faults import (
     Fault,
     check_communities,
     check_network,
     check_password,
+    check_range,
     check_session,
     check_speaker,
 )
@@ -129,6 +132,11 @@ def _sound(bgp: Bgp, refused: dict[str, str]) -> Bgp:
                 found.add(network)
         return tuple(sorted(found))
 
+    unclaimed = [
+        one
+        for one in sorted(set(bgp.unclaimed), key=astuple)
+        if _passes(partial(check_range, one), f"bgp range {one.cidr}", refused)
+    ]
     advertisements = [
         one
         for one in sorted(bgp.advertisements, key=lambda a: (a.cidr, a.communities))
@@ -144,11 +152,12 @@ def _sound(bgp: Bgp, refused: dict[str, str]) -> Bgp:
         **{f: getattr(bgp, f) for f in Bgp.__struct_fields__ if f not in _NETWORKS},
         blocks=keep("block", bgp.blocks),
         pools=keep("pool", bgp.pools),
+        unclaimed=tuple(unclaimed),
         advertisements=tuple(advertisements),
     )
 
 
-_NETWORKS = ("blocks", "pools", "advertisements")
+_NETWORKS = ("blocks", "pools", "advertisements", "unclaimed")
 
 
 def _passes(check: Callable[[], None], name: str, refused: dict[str, str]) -> bool:
@@ -204,7 +213,9 @@ def _body(
     if any(session.bfd for session in sessions.values()):
         lines += ["protocol bfd hw_bfd {", "}"]
     for name, session in sessions.items():
-        lines += filters.import_filter(f"{name}_in", session)
+        lines += filters.import_filter(
+            f"{name}_in", session, unclaimed=filters.has_unclaimed(bgp, session)
+        )
         lines += filters.export_filter(
             f"{name}_out", session, bgp.advertisements, reflects=bool(bgp.cluster_id)
         )
