@@ -25,6 +25,7 @@ need() { # need PACKAGE COMMAND...
 need iptables iptables-nft-restore ip6tables-nft-restore iptables-legacy-restore
 need iproute2 ip
 need ipset ipset
+need bird2 bird
 if [ ! -x .venv/bin/python ] && ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
   missing+=(python3-venv)
 fi
@@ -32,6 +33,13 @@ if [ "${#missing[@]}" -gt 0 ]; then
   say "installing Debian packages: ${missing[*]}"
   command -v apt-get >/dev/null || fail "install these packages by hand: ${missing[*]}"
   export DEBIAN_FRONTEND=noninteractive
+  # Nothing that is installed here starts by itself: a BIRD of the system's own is not wanted.
+  deny=/usr/sbin/policy-rc.d
+  if [ ! -e "$deny" ]; then
+    printf '#!/bin/sh\nexit 101\n' >"$deny"
+    chmod 755 "$deny"
+    trap 'rm -f "$deny"' EXIT
+  fi
   apt-get update -qq
   apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi

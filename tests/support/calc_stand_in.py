@@ -15,6 +15,7 @@ from hopwall_cli.nats_server import NatsServer
 from hopwall_model import codec, topics
 from hopwall_model.status import Drift, HostStatus
 from hopwall_model.updates import (
+    BgpSet,
     EndpointId,
     EndpointRemoved,
     EndpointSet,
@@ -47,6 +48,7 @@ class CalcStandIn:
         self.endpoints: dict[EndpointId, EndpointSet] = {}
         self.host_endpoints: dict[HostEndpointId, HostEndpointSet] = {}
         self.pieces: dict[Scope, SharedPiece] = {}
+        self.bgp: tuple[BgpSet, ...] = ()
         self.statuses: list[HostStatus] = []
         self.drifts: list[Drift] = []
         self._news = asyncio.Event()
@@ -70,7 +72,7 @@ class CalcStandIn:
     def _snapshot(self, _request: SnapshotRequest, _subject: str) -> bytes:
         needs = [NeedSet(scope=s, version=p.version) for s, p in self.pieces.items()]
         endpoints = (*self.endpoints.values(), *self.host_endpoints.values())
-        updates = (*self.pieces.values(), *needs, *endpoints)
+        updates = (*self.pieces.values(), *needs, *endpoints, *self.bgp)
         return codec.encode(self._batch(updates, full=True))
 
     def _batch(self, updates: tuple[object, ...], *, full: bool = False) -> HostBatch:
@@ -94,6 +96,7 @@ class CalcStandIn:
         pieces: tuple[SharedPiece, ...] = (),
         endpoints: tuple[EndpointSet, ...] = (),
         host_endpoints: tuple[HostEndpointSet, ...] = (),
+        bgp: BgpSet | None = None,
     ) -> None:
         """Change the state and publish the change."""
         self.revision += 1
@@ -114,6 +117,9 @@ class CalcStandIn:
         for host_endpoint in host_endpoints:
             self.host_endpoints[host_endpoint.id] = host_endpoint
             updates.append(host_endpoint)
+        if bgp is not None:
+            self.bgp = (bgp,)
+            updates.append(bgp)
         await self._publish(updates)
 
     async def remove(self, endpoint_id: str) -> None:

@@ -11,9 +11,12 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
+from msgspec import structs
+
+from hopwall_dataplane.bgp.speaker import Speaker
 from hopwall_dataplane.desired import LinkState
 from hopwall_dataplane.drift import Found
-from hopwall_dataplane.feed import AskAgain, Feed
+from hopwall_dataplane.feed import AskAgain, Feed, Step
 from hopwall_dataplane.host_endpoints import Way
 from hopwall_dataplane.kernel import Kernel, Stale, Turn
 from hopwall_dataplane.metrics import Metrics
@@ -66,6 +69,8 @@ class Agent:
     kernel: Kernel
     metrics: Metrics
     version: str
+    #: None where BGP is nothing to this host.
+    speaker: Speaker | None = None
     feed: Feed = field(default_factory=Feed)
     progress: _Progress = field(default_factory=_Progress)
     _inbox: deque[HostBatch | SharedUpdate] = field(default_factory=deque)
@@ -87,6 +92,10 @@ class Agent:
     def on_links(self, links: Mapping[str, LinkState], ways: tuple[Way, ...] = ()) -> None:
         """Take the present interfaces, and how this host reaches NATS by them."""
         self._links, self._ways = links, ways
+        self._wake.set()
+
+    def look_again(self) -> None:
+        """Wake the loop: what it reports may have changed."""
         self._wake.set()
 
     def _on_message(self, message: HostBatch | SharedUpdate, _subject: str) -> None:
@@ -117,6 +126,8 @@ class Agent:
             tasks.create_task(self._keep_asking(), name="snapshots")
             tasks.create_task(self._keep_refreshing(), name="refresh")
             tasks.create_task(self._keep_reporting(), name="heartbeat")
+            if self.speaker is not None:
+                tasks.create_task(self.speaker.run(), name="bgp")
             while True:
                 await self._wait()
                 await self._turn()
@@ -184,9 +195,7 @@ class Agent:
                 if isinstance(one, AskAgain):
                     self._ask_again(one.reason)
                     continue
-                desired.apply(one)
-                self.progress.goal = one.revision
-                self.progress.in_sync = self.progress.in_sync or one.full
+                self._take(one)
         waits = bool(self.feed.waiting_for)
         if not waits:
             self._impatient_at = 0.0
@@ -195,6 +204,13 @@ class Agent:
         elif clock.monotonic() >= self._impatient_at:
             self._impatient_at = 0.0
             self._ask_again(f"missed {self.feed.waiting_for}")
+
+    def _take(self, step: Step) -> None:
+        self.kernel.desired.apply(step)
+        if self.speaker is not None:
+            self.speaker.fold(step)
+        self.progress.goal = step.revision
+        self.progress.in_sync = self.progress.in_sync or step.full
 
     def _believable(self, batch: HostBatch) -> bool:
         """Tell whether a snapshot may be applied: one that empties this host must repeat itself."""
@@ -266,6 +282,8 @@ class Agent:
             for name, reason in sorted(self.kernel.refused.items())
         ]
         refused += desired.refusals()
+        if self.speaker is not None:
+            refused += self.speaker.refusals
         if (unnamed := max(len(refused), len(waiting)) - _MAX_NAMED) > 0:
             text = f"{unnamed} or more further objects are refused or wait: see the host's log."
             refused = [Refusal(object="status", reason=text), *refused[:_MAX_NAMED]]
@@ -281,6 +299,7 @@ class Agent:
             drift_repaired=self.progress.n_drift,
             rejected_messages=self.link.rejected_messages,
             version=self.version,
+            bgp=None if self.speaker is None else self.speaker.status,
         )
 
     async def _report(self, *, force: bool) -> None:
@@ -349,13 +368,9 @@ class Agent:
 
 
 def _same(a: HostStatus, b: HostStatus) -> bool:
-    """Tell whether two statuses differ in nothing but their time."""
-    return (a.epoch, a.revision, a.received, a.in_sync, a.refused, a.waiting, a.drift_repaired) == (
-        b.epoch,
-        b.revision,
-        b.received,
-        b.in_sync,
-        b.refused,
-        b.waiting,
-        b.drift_repaired,
-    )
+    """Tell whether two statuses differ in nothing but their time and what was rejected."""
+    return _lasting(a) == _lasting(b)
+
+
+def _lasting(status: HostStatus) -> HostStatus:
+    return structs.replace(status, at="", rejected_messages=0)

@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from hopwall_dataplane.agent import Agent
+from hopwall_dataplane.bgp.driver import BirdDriver
+from hopwall_dataplane.bgp.speaker import Speaker
 from hopwall_dataplane.conntrack.driver import ConntrackDriver
 from hopwall_dataplane.conntrack.revocation import Revocation
 from hopwall_dataplane.desired import Desired, LinkState
@@ -112,6 +114,19 @@ async def serve(settings: DataplaneSettings) -> None:
     agent = Agent(
         settings=settings, link=link, kernel=kernel, metrics=metrics, version=version("hopwall")
     )
+
+    if settings.bgp:
+        bird = BirdDriver(
+            socket=Path(settings.bird_socket),
+            config=Path(settings.bird_config),
+            secrets=Path(settings.bird_secrets),
+        )
+        agent.speaker = Speaker(
+            bird,
+            settings.interface_prefixes,
+            agent.look_again,
+            kernel.desired.reserved,
+        )
 
     def ready() -> str | None:
         return (

@@ -3,6 +3,7 @@
 import socket
 from typing import Literal
 
+from hopwall_dataplane.bgp.driver import SAFE_PATH
 from hopwall_dataplane.failsafe import (
     DEFAULT_INBOUND,
     DEFAULT_OUTBOUND,
@@ -40,6 +41,12 @@ class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
     log_burst: int = 20
     #: Whether denials are logged, and not only what Log rules match.
     log_denied: bool = True
+    #: Whether this host's BIRD is ours to configure; without it, what calc says of BGP is ignored.
+    bgp: bool = False
+    #: BIRD's control socket, the configuration it reads at its start, and the folder of passwords.
+    bird_socket: str = "/run/hopwall/bird.ctl"
+    bird_config: str = "/run/hopwall/bird.conf"
+    bird_secrets: str = "/etc/hopwall/secrets"
     #: Seconds between complete re-readings of the kernel.
     refresh_s: float = 90.0
     heartbeat_s: float = 5.0
@@ -71,13 +78,19 @@ class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
                 raise ConfigError(f"interface_prefixes: {prefix!r} cannot begin an interface name.")
         if self.backend not in ("auto", "nft", "legacy"):
             raise ConfigError(f"backend is {self.backend!r}; it must be auto, nft or legacy.")
+        self._check_failsafe()
+        try:
+            _ = self.log
+        except LogSettingsError as error:
+            raise ConfigError(str(error)) from error
+        for name in ("bird_socket", "bird_config", "bird_secrets"):
+            if not SAFE_PATH.fullmatch(path := getattr(self, name)):
+                raise ConfigError(f"{name} is {path!r}; it must be a plain absolute path.")
+
+    def _check_failsafe(self) -> None:
         for name in ("failsafe_inbound", "failsafe_outbound"):
             for entry in getattr(self, name):
                 try:
                     parse_failsafe(entry)
                 except FailsafeError as error:
                     raise ConfigError(f"{name}: {error}") from error
-        try:
-            _ = self.log
-        except LogSettingsError as error:
-            raise ConfigError(str(error)) from error

@@ -24,6 +24,40 @@ class Waiting(Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class BgpSession(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One session of a host's BGP daemon, as the daemon sees it."""
+
+    name: str
+    #: "Established" and the other states of RFC 4271, "Passive", "Down"; "absent" when the daemon has it not.
+    state: str
+    #: The daemon's words: a time of day, or a date.
+    since: str = ""
+    imported: int = 0
+    filtered: int = 0
+    exported: int = 0
+    last_error: str = ""
+
+
+class BgpStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a host's BGP daemon does.
+
+    Shape: `sessions` by name, as many as fit a message; `n_sessions` counts all, `n_established` those up.
+    """
+
+    #: Whether the daemon runs what calc wants, save what the host's `refused` names.
+    in_sync: bool
+    #: Why not; "" when it does.
+    reason: str = ""
+    #: "" while the daemon cannot be reached; then nothing below is known.
+    version: str = ""
+    router_id: str = ""
+    #: The daemon's clock; for people.
+    last_reconfigured: str = ""
+    n_sessions: int = 0
+    n_established: int = 0
+    sessions: tuple[BgpSession, ...] = ()
+
+
 class HostStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What one host's kernel enforces. Published when it changes, and as a heartbeat.
 
@@ -43,6 +77,8 @@ class HostStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     drift_repaired: int = 0
     rejected_messages: int = 0
     version: str = ""
+    #: None where the host has no part in BGP.
+    bgp: BgpStatus | None = None
 
 
 class CalcStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):

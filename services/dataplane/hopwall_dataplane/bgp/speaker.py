@@ -1,0 +1,192 @@
+"""The task that keeps BIRD as calc wants it, beside the reconcile loop and never in its way.
+
+Level-triggered: a new value, or the time to look, leads to the same look: read the secrets, render, ask BIRD what
+it runs, change it if it differs, read how the sessions are. BIRD away is a state like others: said in the status,
+and tried again with back-off.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hopwall_dataplane.bgp.control import Unreachable
+from hopwall_dataplane.bgp.driver import BirdDriver, NotAccepted
+from hopwall_dataplane.bgp.faults import Fault
+from hopwall_dataplane.bgp.render import IDLE, Rendered, Secret, render
+from hopwall_dataplane.feed import Step
+from hopwall_dataplane.outcome import Retry
+from hopwall_model.bgp import Bgp
+from hopwall_model.status import BgpSession, BgpStatus, Refusal
+from hopwall_model.updates import BgpSet
+
+log = logging.getLogger(__name__)
+
+#: Seconds between looks at a BIRD that is well.
+LOOK_S = 5.0
+#: Back-off while it is not: from, to.
+_RETRY_S = (0.25, 10.0)
+#: Sessions BIRD refuses are found one at a time.
+_MAX_LEFT_OUT_AT_ONCE = 16
+_MAX_SESSIONS = 500
+
+
+def wanted(step: Step, before: Bgp | None) -> Bgp | None:
+    """Return what BIRD is to do after a step; None when calc leaves BGP alone."""
+    values = [update.bgp for update in step.updates if isinstance(update, BgpSet)]
+    if values:
+        return values[-1]
+    return None if step.full else before
+
+
+@dataclass(slots=True)
+class Speaker:
+    """BGP on one host.
+
+    Shape: `_left_out` are the sessions BIRD itself refused, with its reason, as long as nothing changes.
+    """
+
+    driver: BirdDriver
+    interface_prefixes: tuple[str, ...]
+    on_change: Callable[[], None]
+    #: Addresses this host lives by, as /32 and /128.
+    reserved: frozenset[str] = frozenset()
+    status: BgpStatus | None = None
+    refusals: tuple[Refusal, ...] = ()
+    _bgp: Bgp | None = None
+    _said: bool = False
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _left_out: dict[str, str] = field(default_factory=dict)
+    _input: tuple[Bgp, dict[Secret, str]] | None = None
+    _rendered: Rendered | None = None
+    _not_accepted: NotAccepted | None = None
+    _retry_s: float = 0.0
+
+    def fold(self, step: Step) -> None:
+        """Take what a step says of BGP; nothing is done before the first snapshot."""
+        before = self._bgp
+        self._bgp = wanted(step, before)
+        if step.full or self._bgp is not before:
+            self._said = True
+            self._news.set()
+
+    async def run(self) -> None:
+        """Keep BIRD as wanted until cancelled; it is left as it is."""
+        while True:
+            pause = self._retry_s or LOOK_S
+            try:
+                async with asyncio.timeout(pause if self._said else None):
+                    await self._news.wait()
+            except TimeoutError:
+                pass
+            self._news.clear()
+            await self._look()
+
+    async def _look(self) -> None:
+        before = (self.status, self.refusals)
+        reason = await self._apply()
+        self.status = await self._see(reason)
+        if reason:
+            self._retry_s = min(max(self._retry_s * 2, _RETRY_S[0]), _RETRY_S[1])
+        else:
+            self._retry_s = 0.0
+        if (self.status, self.refusals) != before:
+            if reason and (before[0] is None or before[0].reason != reason):
+                log.warning("%s", reason)
+            self.on_change()
+
+    # ------------------------------------------------------------ applying
+
+    async def _apply(self) -> str:
+        """Bring BIRD to what is wanted; return why it is not there, "" when it is."""
+        bgp = self._bgp
+        try:
+            if bgp is None:
+                if not await self._is_ours():
+                    self._rendered = None
+                    self.refusals = ()
+                    return ""
+                bgp = IDLE
+            secrets = await asyncio.to_thread(self.driver.read_secrets, bgp.sessions)
+            if self._input != (bgp, secrets):
+                self._input = (bgp, secrets)
+                self._left_out.clear()
+                self._render(bgp, secrets)
+            return await self._configure(bgp, secrets)
+        except Fault as fault:
+            self._input = None
+            self.refusals = (Refusal(object="bgp", reason=str(fault)),)
+            return f"BGP is left as it is: {fault}"
+        except Unreachable as error:
+            return str(error)
+
+    async def _is_ours(self) -> bool:
+        """Tell whether BIRD runs a configuration of ours; another is not ours to end."""
+        try:
+            return await self.driver.running() is not None
+        except Unreachable:
+            return False  # nothing is wanted of it; a later look finds it
+
+    def _render(self, bgp: Bgp, secrets: dict[Secret, str]) -> Rendered:
+        self._rendered = render(
+            bgp,
+            interface_prefixes=self.interface_prefixes,
+            secrets=secrets,
+            reserved=self.reserved,
+            left_out=self._left_out,
+        )
+        self._not_accepted = None
+        self.refusals = tuple(
+            Refusal(object=name, reason=why) for name, why in sorted(self._rendered.refused.items())
+        )
+        return self._rendered
+
+    async def _configure(self, bgp: Bgp, secrets: dict[Secret, str]) -> str:
+        """Apply, leaving out the sessions that BIRD refuses."""
+        rendered = self._rendered or self._render(bgp, secrets)
+        if self._not_accepted is not None:
+            return self._not_accepted.reason
+        for _ in range(_MAX_LEFT_OUT_AT_ONCE):
+            n_before = self.driver.n_applied
+            outcome = await self.driver.apply(rendered)
+            if self.driver.n_applied != n_before:
+                log.info("BIRD runs configuration %s now", rendered.digest)
+            if isinstance(outcome, Retry):
+                return outcome.reason
+            if not isinstance(outcome, NotAccepted):
+                return ""
+            if outcome.session is None or outcome.session in self._left_out:
+                self._not_accepted = outcome
+                self.refusals = (*self.refusals, Refusal(object="bgp", reason=outcome.reason))
+                return outcome.reason
+            self._left_out[outcome.session] = outcome.reason
+            rendered = self._render(bgp, secrets)
+        return "BIRD refuses many sessions; the others are tried next."
+
+    # ------------------------------------------------------------ seeing
+
+    async def _see(self, reason: str) -> BgpStatus | None:
+        """Read how BIRD and its sessions are; None when calc leaves BGP alone and BIRD is not ours."""
+        rendered = self._rendered
+        if rendered is None:
+            return BgpStatus(in_sync=False, reason=reason) if reason else None
+        try:
+            seen = await self.driver.see(rendered)
+        except Unreachable as error:
+            return BgpStatus(
+                in_sync=False, reason=reason or str(error), n_sessions=len(rendered.sessions)
+            )
+        sessions = [
+            seen.sessions.get(name, BgpSession(name=name, state="absent"))
+            for name in sorted(rendered.sessions.values())
+        ]
+        return BgpStatus(
+            in_sync=not reason,
+            reason=reason,
+            version=seen.daemon.version,
+            router_id=seen.daemon.router_id,
+            last_reconfigured=seen.daemon.last_reconfigured,
+            n_sessions=len(sessions),
+            n_established=sum(s.state == "Established" for s in sessions),
+            sessions=tuple(sessions[:_MAX_SESSIONS]),
+        )

@@ -1,0 +1,227 @@
+"""The task that keeps BIRD as wanted: whatever comes, in whatever order, with BIRD there or not."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hopwall_dataplane.bgp import render as render_module
+from hopwall_dataplane.bgp import speaker as speaker_module
+from hopwall_dataplane.bgp.faults import Fault
+from hopwall_dataplane.bgp.speaker import Speaker, wanted
+from hopwall_dataplane.feed import Step
+from hopwall_model.bgp import Bgp, Session
+from hopwall_model.status import BgpStatus
+from hopwall_model.updates import BgpSet
+from tests.support.bird_hosts import BirdHost, BirdHosts, mesh, speaker
+
+ONE = speaker(1, mesh(1, 2))
+TWO = speaker(1, mesh(1, 2), mesh(1, 3))
+
+
+def step(bgp: Bgp | None = None, *, full: bool = False) -> Step:
+    """Return a step that says this of BGP, or nothing."""
+    updates = () if bgp is None else (BgpSet(bgp=bgp),)
+    return Step("e", 1, full=full, updates=updates)
+
+
+def test_a_snapshot_without_bgp_means_that_calc_leaves_it_alone() -> None:
+    """The last word counts; a step that says nothing changes nothing; a snapshot is everything."""
+    assert wanted(step(ONE), None) == ONE
+    assert wanted(step(), ONE) == ONE
+    assert wanted(step(TWO, full=True), ONE) == TWO
+    assert wanted(step(full=True), ONE) is None
+    both = Step("e", 1, full=False, updates=(BgpSet(bgp=ONE), BgpSet(bgp=TWO)))
+    assert wanted(both, None) == TWO
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BirdHost]:
+    """Make a host without BIRD, and a task that looks often."""
+    monkeypatch.setattr(speaker_module, "LOOK_S", 0.2)
+    with BirdHosts("speaker", tmp_path, 1) as found:
+        yield found[1]
+
+
+Scenario = Callable[[Speaker], Awaitable[None]]
+
+
+def run(host: BirdHost, scenario: Scenario) -> None:
+    """Run a scenario beside the task."""
+
+    async def whole() -> None:
+        found = Speaker(host.driver, ("tap",), lambda: None)
+        async with asyncio.TaskGroup() as tasks:
+            task = tasks.create_task(found.run())
+            await scenario(found)
+            task.cancel()
+
+    asyncio.run(whole())
+
+
+async def until(
+    found: Speaker, holds: Callable[[BgpStatus], bool], timeout_s: float = 15.0
+) -> BgpStatus:
+    """Wait for a status of which this holds."""
+    async with asyncio.timeout(timeout_s):
+        while found.status is None or not holds(found.status):
+            await asyncio.sleep(0.05)
+    return found.status
+
+
+@pytest.mark.kernel
+def test_bird_comes_late_dies_and_comes_back(host: BirdHost) -> None:
+    """While BIRD is away the status says so; whenever it is there it gets what is wanted."""
+
+    async def scenario(found: Speaker) -> None:
+        found.fold(step(ONE, full=True))
+        away = await until(found, lambda s: not s.in_sync)
+        assert str(host.socket) in away.reason
+        await asyncio.to_thread(host.start)
+        there = await until(found, lambda s: s.in_sync)
+        assert (there.version, there.router_id) == ("2.0.12", "172.30.0.1")
+        assert [s.name for s in there.sessions] == ["mesh/h2"]
+        host.kill()
+        await until(found, lambda s: not s.in_sync)
+        host.config.unlink()
+        found.fold(step(TWO))
+        await asyncio.to_thread(host.start)
+        again = await until(found, lambda s: s.in_sync and s.n_sessions == 2)
+        assert {s.name for s in again.sessions} == {"mesh/h2", "mesh/h3"}
+
+    run(host, scenario)
+
+
+@pytest.mark.kernel
+def test_a_session_bird_refuses_is_left_out_alone(
+    host: BirdHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are configured; the one refused is named with BIRD's reason, and tried when it changes."""
+    monkeypatch.setattr(render_module, "check_session", lambda session: None)
+    bad = mesh(1, 3, bfd=True)  # BFD over hops without a source address: BIRD's own check
+
+    async def scenario(found: Speaker) -> None:
+        found.fold(step(speaker(1, mesh(1, 2), bad), full=True))
+        status = await until(found, lambda s: s.in_sync)
+        assert [s.name for s in status.sessions] == ["mesh/h2"]
+        (refusal,) = found.refusals
+        assert refusal.object == "bgp mesh/h3"
+        assert "BFD requires specified local address" in refusal.reason
+        n_applied = found.driver.n_applied
+        await asyncio.sleep(1.0)
+        assert found.driver.n_applied == n_applied
+        found.fold(step(TWO))
+        await until(found, lambda s: s.in_sync and s.n_sessions == 2)
+        assert found.refusals == ()
+
+    host.start()
+    run(host, scenario)
+
+
+@pytest.mark.kernel
+def test_a_value_that_cannot_be_rendered_leaves_bird_as_it_is(host: BirdHost) -> None:
+    """The reason is in the status and in the refusals; the next good value is applied."""
+
+    async def scenario(found: Speaker) -> None:
+        found.fold(step(ONE, full=True))
+        await until(found, lambda s: s.in_sync)
+        before = host.config.read_bytes()
+        found.fold(step(Bgp(router_id="nonsense", as_number=1)))
+        status = await until(found, lambda s: not s.in_sync)
+        assert "router ID" in status.reason
+        assert [r.object for r in found.refusals] == ["bgp"]
+        assert host.config.read_bytes() == before
+        found.fold(step(TWO))
+        await until(found, lambda s: s.in_sync and s.n_sessions == 2)
+        assert found.refusals == ()
+
+    host.start()
+    run(host, scenario)
+
+
+@pytest.mark.kernel
+def test_a_session_opens_when_its_password_comes(host: BirdHost) -> None:
+    """Until then it is closed and named; the password is never in a status."""
+    secret = mesh(1, 3, password=("bgp", "mesh"))
+
+    async def scenario(found: Speaker) -> None:
+        found.fold(step(speaker(1, mesh(1, 2), secret), full=True))
+        await until(found, lambda s: s.in_sync and s.n_sessions == 1)
+        assert [r.object for r in found.refusals] == ["bgp mesh/h3"]
+        host.secret("bgp", "mesh", "sesame")
+        await until(found, lambda s: s.in_sync and s.n_sessions == 2)
+        assert found.refusals == ()
+        assert "sesame" not in repr((found.status, found.refusals))
+        host.secret("bgp", "mesh", "se\nsame")
+        await until(found, lambda s: s.in_sync and s.n_sessions == 1)
+        assert "sesame" not in host.config.read_text()
+
+    host.start()
+    run(host, scenario)
+
+
+@pytest.mark.kernel
+def test_where_calc_leaves_bgp_alone_our_sessions_end_and_others_are_not_ours(
+    host: BirdHost,
+) -> None:
+    """A configuration of ours loses its sessions; one somebody else gave BIRD is not touched."""
+
+    async def foreign(found: Speaker) -> None:
+        found.fold(step(full=True))
+        await asyncio.sleep(1.0)
+        assert found.status is None
+
+    async def ours(found: Speaker) -> None:
+        found.fold(step(full=True))
+        status = await until(found, lambda s: s.in_sync)
+        assert status.n_sessions == 0
+
+    text = "router id 1.2.3.4;\nprotocol device { }\n"
+    host.config.write_text(text)
+    host.start()
+    run(host, foreign)
+    assert host.config.read_text() == text
+    host.configure(ONE)
+    run(host, ours)
+    assert "protocol bgp" not in host.config.read_text()
+
+
+@pytest.mark.kernel
+def test_nothing_is_done_before_the_first_snapshot(host: BirdHost) -> None:
+    """Without a word from calc BIRD is not even asked."""
+
+    async def scenario(found: Speaker) -> None:
+        await asyncio.sleep(0.6)
+        assert found.status is None
+
+    host.start()
+    host.configure(ONE)
+    before = host.config.read_bytes()
+    run(host, scenario)
+    assert host.config.read_bytes() == before
+
+
+@pytest.mark.kernel
+def test_more_sessions_than_a_status_holds_are_counted(
+    host: BirdHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The status names as many as fit, and how many there are."""
+    monkeypatch.setattr(speaker_module, "_MAX_SESSIONS", 2)
+
+    async def scenario(found: Speaker) -> None:
+        sessions: list[Session] = [mesh(1, n) for n in range(2, 7)]
+        found.fold(step(speaker(1, *sessions), full=True))
+        status = await until(found, lambda s: s.in_sync)
+        assert (status.n_sessions, len(status.sessions), status.n_established) == (5, 2, 0)
+
+    host.start()
+    run(host, scenario)
+
+
+def test_a_fault_says_what_to_do() -> None:
+    """A fault is a sentence for people."""
+    with pytest.raises(Fault, match="canonical IPv4 address"):
+        render_module.render(
+            Bgp(router_id="::1", as_number=1), interface_prefixes=("tap",), secrets={}
+        )

@@ -1,0 +1,21 @@
+"""What the dataplane may be told of BIRD."""
+
+import pytest
+
+from hopwall_dataplane.settings import DataplaneSettings
+from hopwall_runtime.config import ConfigError
+
+
+@pytest.mark.parametrize("name", ["bird_socket", "bird_config", "bird_secrets"])
+@pytest.mark.parametrize("path", ["", "bird.ctl", '/run/a"b', "/run/a b", "/run/a\nb"])
+def test_paths_of_bird_are_plain_and_absolute(name: str, path: str) -> None:
+    """A path is written in quotes into a question to BIRD, which knows no escapes."""
+    with pytest.raises(ConfigError, match=name):
+        DataplaneSettings(**{name: path}).check()  # type: ignore[arg-type]
+
+
+def test_bgp_is_off_unless_asked_for() -> None:
+    """A host whose BIRD is somebody else's keeps it."""
+    settings = DataplaneSettings()
+    settings.check()
+    assert not settings.bgp
