@@ -42,6 +42,9 @@ if [ "${#missing[@]}" -gt 0 ]; then
   fi
   apt-get update -qq
   apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  if [[ " ${missing[*]} " == *" bird2 "* ]] && command -v systemctl >/dev/null; then
+    systemctl disable --quiet bird 2>/dev/null || true
+  fi
 fi
 
 # ---------------------------------------------------------------- Python packages

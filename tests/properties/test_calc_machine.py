@@ -165,6 +165,10 @@ def others(draw: st.DrawFn) -> Resource:
     )
 
 
+#: Anything a cloud may declare.
+resources = endpoints() | host_endpoints() | policies() | others()
+
+
 class CloudMachine(RuleBasedStateMachine):
     """Resources come, change and go; flushes happen now and then."""
 
@@ -174,7 +178,7 @@ class CloudMachine(RuleBasedStateMachine):
         self.resources: dict[Any, Resource] = {}
         self.waiting: list[ResourceSet | ResourceRemoved] = []
 
-    @rule(resource=endpoints() | host_endpoints() | policies() | others())
+    @rule(resource=resources)
     def put(self, resource: Resource) -> None:
         """Set a resource."""
         self.put_one(resource)

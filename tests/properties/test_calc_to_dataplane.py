@@ -15,7 +15,7 @@ from hopwall_model.events import Event, ResourceRemoved, ResourceSet
 from hopwall_model.resources import Resource, key_of
 from hopwall_model.updates import HostBatch, SharedUpdate
 from tests.dataplane.test_desired import picture
-from tests.properties.test_calc_machine import HOSTS, endpoints, others, policies
+from tests.properties.test_calc_machine import HOSTS, resources
 
 SETTINGS = RenderSettings(marks=layout(), prefixes=("tap",))
 
@@ -29,10 +29,10 @@ class Agent:
         self._graph = graph
         self._feed = Feed()
         self.desired = Desired(host, SETTINGS, (Family.V4, Family.V6), "169.254.1.1")
-        names = {f"tap-{name}" for name in ("one", "two", "three")}
-        self.desired.set_links(
-            {n: LinkState(index=i, up=True) for i, n in enumerate(sorted(names))}
-        )
+        taps = sorted(f"tap-{name}" for name in ("one", "two", "three"))
+        links = {name: LinkState(index=i, up=True) for i, name in enumerate(taps, start=2)}
+        links["eth0"] = LinkState(index=9, up=True, addresses=frozenset(["192.0.2.1"]))
+        self.desired.set_links(links)
         self.ask()
 
     def ask(self) -> None:
@@ -81,7 +81,7 @@ def lives(draw: st.DrawFn) -> list[list[Event]]:
                 key = draw(st.sampled_from(sorted(known, key=str)))
                 events.append(ResourceRemoved(key=key_of(known.pop(key))))
             else:
-                resource = draw(endpoints() | policies() | others())
+                resource = draw(resources)
                 known[key_of(resource)] = resource
                 events.append(ResourceSet(resource=resource))
         flushes.append(events)
