@@ -188,8 +188,12 @@ class Link:
             raise Unavailable(f"cannot publish on {subject}: {error}") from error
 
     async def flush(self) -> None:
-        """Wait until the server has everything published so far."""
+        """Wait until the server has everything published and subscribed to so far.
+
+        Two round trips: nats-py 2.16 writes the first PING past what waits to be written.
+        """
         try:
+            await self._nc.flush(timeout=5)
             await self._nc.flush(timeout=5)
         except (NatsError, TimeoutError) as error:
             raise Unavailable(f"the server does not answer: {error}") from error
