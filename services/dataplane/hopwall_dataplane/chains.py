@@ -181,11 +181,12 @@ class ChainBook:
         """Note that the policies that name a set say something else, as its members changed."""
         self.touched |= self._naming.get(set_id, set())
 
-    def take_touched(self) -> set[PolicyClass]:
-        """Return the classes of which a policy says something else since the last time, and begin anew."""
+    def take_touched(self) -> tuple[set[PolicyClass], set[PolicyList]]:
+        """Return the classes, and the other lists, of which a policy says something else, and begin anew."""
         touched, self.touched = self.touched, set()
         lists = {asked for policy in touched for asked in self._lists_of.get(policy, ())}
-        return {self._class_of[asked] for asked in lists if asked in self._class_of}
+        mine = lists & self._class_of.keys()
+        return {self._class_of[asked] for asked in mine}, lists - mine
 
     def add_class(self, policy_class: PolicyClass) -> None:
         """Want a class's chains and its leaf in the trees."""

@@ -10,12 +10,13 @@ Pure. It refuses to know how anything is written; `agent` asks the planners of e
 """
 
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from hopwall_dataplane.chains import ChainBook
 from hopwall_dataplane.claims import Claims
 from hopwall_dataplane.classes import ClassTable, NoRoomForClassError, PolicyClass, class_key
+from hopwall_dataplane.conntrack.flow import HostAddresses
 from hopwall_dataplane.delta import Delta
 from hopwall_dataplane.destinations import Destinations
 from hopwall_dataplane.faults import (
@@ -226,8 +227,31 @@ class Desired:
 
     def take_touched(self) -> Touched:
         """Return of which addresses the flows may be judged otherwise than at the last call."""
-        self.residents.touch(self.chains.take_touched())
-        return self.residents.take()
+        classes, lists = self.chains.take_touched()
+        self.residents.touch(classes)
+        hosts = self.hosts.touched or bool(lists)
+        self.hosts.touched = False
+        return replace(self.residents.take(), hosts=hosts)
+
+    @property
+    def touched(self) -> bool:
+        """Whether any flow may be judged otherwise than at the last `take_touched`."""
+        return bool(self.residents.touched or self.chains.touched or self.hosts.touched)
+
+    def touch_all(self) -> None:
+        """Have every flow looked at that anybody here can say anything of."""
+        self.residents.touch_all()
+        self.hosts.touched = self.hosts.touched or self.hosts.has_placed
+
+    @property
+    def extra_sources(self) -> HostAddresses:
+        """What workloads may send from besides their own addresses."""
+        return HostAddresses.of(
+            (packed(cidr), int(cidr.partition("/")[2]))
+            for placed in self._placed.values()
+            if placed.policy_class is not None
+            for cidr in placed.endpoint.extra_sources
+        )
 
     # ------------------------------------------------------------ what people ask
 

@@ -40,7 +40,7 @@ from hopwall_model.names import chain_name
 from hopwall_model.updates import HostEndpointSet, TierPolicies
 
 #: Listener queries, reports and dones; router and neighbour solicitations and advertisements; reports (v2).
-_LOCAL_ICMPV6 = (130, 131, 132, 133, 134, 135, 136, 143)
+LOCAL_ICMPV6 = (130, 131, 132, 133, 134, 135, 136, 143)
 _ESTABLISHED = "-m conntrack --ctstate RELATED,ESTABLISHED"
 
 Chains = dict[TableName, dict[str, tuple[str, ...]]]
@@ -210,7 +210,7 @@ class _Lines:
         if self.family is Family.V4:
             return ()
         return tuple(
-            f"-p ipv6-icmp -m icmp6 --icmpv6-type {number} -j {verdict}" for number in _LOCAL_ICMPV6
+            f"-p ipv6-icmp -m icmp6 --icmpv6-type {number} -j {verdict}" for number in LOCAL_ICMPV6
         )
 
     def failsafe(self, verdict: str, *, inbound: bool, replies: bool = False) -> tuple[str, ...]:

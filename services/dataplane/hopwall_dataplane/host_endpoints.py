@@ -95,6 +95,8 @@ class HostEndpoints:
     _faults: dict[HostEndpointId, str] = field(default_factory=dict)
     _cuts: dict[HostEndpointId, str] = field(default_factory=dict)
     _dirty: bool = True
+    #: What applies to flows may be something else than when somebody last looked.
+    touched: bool = False
 
     def __len__(self) -> int:
         """Count them."""
@@ -118,6 +120,10 @@ class HostEndpoints:
         self, interfaces: Mapping[str, HostInterface], ways: tuple[Way, ...] = ()
     ) -> None:
         """Take the present interfaces, and how NATS is reached: only what people are told depends on that."""
+        moved = {n: i.addresses for n, i in interfaces.items() if self._is_ours(n)} != {
+            n: i.addresses for n, i in self._interfaces.items() if self._is_ours(n)
+        }
+        self.touched = self.touched or (moved and self.has_placed)
         self._interfaces, self._ways = interfaces, ways
         self._dirty = True
 
@@ -126,7 +132,8 @@ class HostEndpoints:
         if not self._dirty:
             return
         self._dirty = False
-        self._placed = self._place()
+        before, self._placed = self._placed, self._place()
+        self.touched = self.touched or before != self._placed
         lists = {asked for placement in self._placed for asked in host_lists(placement).values()}
         for gone in sorted(self._lists - lists, key=_name):
             self.chains.remove_list(gone)
@@ -137,6 +144,24 @@ class HostEndpoints:
         self.chains.put_hosts(
             {f: host_chains(f, settings, self._placed) for f in self.chains.families}
         )
+
+    @property
+    def has_placed(self) -> bool:
+        """Whether any host endpoint applies to an interface."""
+        return bool(self._placed)
+
+    def by_interface(self) -> dict[str, Placement | None]:
+        """Return what applies to each present interface that is neither loopback nor a workload's."""
+        return {name: self._on(name) for name in self._interfaces if self._is_ours(name)}
+
+    def _is_ours(self, name: str) -> bool:
+        return bool(name) and name != "lo" and not name.startswith(self.chains.settings.prefixes)
+
+    def _on(self, name: str) -> Placement | None:
+        """Return what applies to one of the host's own interfaces."""
+        named = (p for p in self._placed if name in p.interfaces)
+        everywhere = (p for p in self._placed if p.everywhere)
+        return next(named, None) or next(everywhere, None)
 
     def refusals(self) -> Iterable[Refusal]:
         """List what is not as declared, and why."""
@@ -233,14 +258,7 @@ class HostEndpoints:
                     )
 
     def _is_on(self, placement: Placement, way: Way) -> bool:
-        if not way.interface:
-            return False
-        if way.interface in placement.interfaces:
-            return True
-        taken = {name for other in self._placed for name in other.interfaces}
-        prefixes = self.chains.settings.prefixes
-        free = way.interface not in taken and not way.interface.startswith(prefixes)
-        return placement.everywhere and free
+        return self._is_ours(way.interface) and self._on(way.interface) is placement
 
     def _is_safe(self, way: Way) -> bool:
         return any(

@@ -387,7 +387,7 @@ class Kernel:
 
     def unpark_all(self) -> None:
         """Let everything that was refused be tried once more, and every flow be looked at."""
-        self.desired.residents.touch_all()
+        self.desired.touch_all()
         self.desired.members.unpark_all()
         self.desired.identity.unpark_all()
         self.desired.routes.unpark_all()

@@ -21,10 +21,12 @@ class Touched:
 
     addresses: frozenset[bytes]
     left: frozenset[bytes]
+    #: Every flow, as what host endpoints say of it may be something else.
+    hosts: bool = False
 
     def __bool__(self) -> bool:
         """Say whether there is anything to look at."""
-        return bool(self.addresses or self.left)
+        return bool(self.addresses or self.left or self.hosts)
 
 
 @dataclass(slots=True)

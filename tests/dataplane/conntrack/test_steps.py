@@ -1,12 +1,13 @@
 """When flows are looked at: after a change, not without one, not too often, and again after a failure."""
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import cast
 
 import pytest
 
 from hopwall_dataplane.conntrack.driver import ConntrackDriver
 from hopwall_dataplane.conntrack.flow import DeleteFlow, Flow, FlowOp, HostAddresses, MarkFlow
+from hopwall_dataplane.conntrack.hosts import WayTo
 from hopwall_dataplane.conntrack.revocation import Revocation
 from hopwall_dataplane.metrics import Metrics
 from hopwall_dataplane.outcome import Done, Outcome
@@ -28,6 +29,10 @@ class FakeDriver:
     def host_addresses(self) -> HostAddresses:
         """Return none."""
         return HostAddresses()
+
+    def ways(self, _interfaces: Mapping[int, str]) -> WayTo:
+        """Know no way."""
+        return lambda _address: None
 
     def read(self, watched: Container[bytes]) -> Iterator[tuple[list[Flow], int]]:
         """Walk the table, a tenth of a second a part."""

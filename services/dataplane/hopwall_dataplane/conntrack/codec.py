@@ -10,6 +10,7 @@ rtnetlink(7).
 import os
 import socket
 import struct
+import sys
 from collections.abc import Container
 
 from hopwall_dataplane.conntrack.flow import DeleteFlow, Flow, FlowOp
@@ -45,10 +46,13 @@ _CTA_PROTO_NUM, _CTA_PROTO_SRC_PORT, _CTA_PROTO_DST_PORT = 1, 2, 3
 _CTA_ICMP_TYPE, _CTA_ICMP_CODE = 5, 6
 _CTA_ICMPV6_TYPE, _CTA_ICMPV6_CODE = 8, 9
 
-_RTM_GETROUTE = 26
+_RTM_GETROUTE, _RTM_GETRULE = 26, 34
 _TABLE_LOCAL = 255
-_RTN_LOCAL = 2
-_RTA_DST = 1
+_RTN_UNICAST, _RTN_LOCAL = 1, 2
+_RTA_DST, _RTA_OIF = 1, 4
+_RTM_F_FIB_MATCH = 0x2000
+#: main, default, local; and the action that looks a table up.
+_PLAIN_TABLES, _FR_ACT_TO_TBL = (254, 253, 255), 1
 
 _NFGENMSG = struct.Struct("!BBH")
 _HEADER = struct.Struct("=IHHII")
@@ -189,7 +193,7 @@ def _plain_flow(data: bytes, start: int, end: int, width: int, tuple_size: int) 
         or data[at + 20 : at + 24] != _DESTINATION_HEAD
     ):
         return None
-    source, there, protocol, source_port, _, destination, back, _, destination_port, _ = (
+    source, there, protocol, source_port, port, destination, back, _, destination_port, _ = (
         plain.unpack_from(data, start)
     )
     mark = 0
@@ -211,6 +215,7 @@ def _plain_flow(data: bytes, start: int, end: int, width: int, tuple_size: int) 
         mark,
         (source, destination, there, back),
         data[start:end],
+        None if (there, port) == (destination, destination_port) else (there, port),
     )
 
 
@@ -269,6 +274,9 @@ def parse_flow(entry: bytes) -> Flow | None:
         mark=int.from_bytes(parts.get(_CTA_MARK, b"")),
         ends=(there.source, back.source, there.destination, back.destination),
         entry=entry,
+        asked=None
+        if master or (there.destination, there.destination_port) == (back.source, back.source_port)
+        else (there.destination, there.destination_port),
     )
 
 
@@ -293,3 +301,32 @@ def parse_local(body: bytes) -> tuple[bytes, int] | None:
         return None
     width = 16 if af == socket.AF_INET6 else 4
     return attribute_table(body, _RTMSG.size, len(body)).get(_RTA_DST, bytes(width)), length
+
+
+# ---------------------------------------------------------------- the ways the host sends by
+
+
+def way_message(address: bytes) -> bytes:
+    """Build the question for the route to a packed address: all of it, not the hop one packet takes."""
+    af = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+    head = _RTMSG.pack(af, len(address) * 8, 0, 0, 0, 0, 0, 0, _RTM_F_FIB_MATCH)
+    return message(_RTM_GETROUTE, 0, head + attribute(_RTA_DST, address))
+
+
+def parse_way(body: bytes) -> int | None:
+    """Read the answer: the index of the interface, None for several, 0 when nothing is sent on."""
+    if body[7] != _RTN_UNICAST:
+        return 0
+    out = attribute_table(body, _RTMSG.size, len(body)).get(_RTA_OIF)
+    return int.from_bytes(out, sys.byteorder) if out else None
+
+
+def rules_message(version: int) -> bytes:
+    """Build the question for the rules that choose routing tables."""
+    af = socket.AF_INET if version == 4 else socket.AF_INET6
+    return message(_RTM_GETRULE, NLM_F_DUMP, _RTMSG.pack(af, 0, 0, 0, 0, 0, 0, 0, 0))
+
+
+def is_plain_rule(body: bytes) -> bool:
+    """Tell whether a rule is one of those every host has: routes then depend on the destination alone."""
+    return body[4] in _PLAIN_TABLES and body[7] == _FR_ACT_TO_TBL and not any(body[1:4])

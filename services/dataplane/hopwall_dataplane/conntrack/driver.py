@@ -6,16 +6,22 @@ per flow, and one part of a dump is about a hundred flows.
 
 import errno
 import os
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 from hopwall_dataplane.conntrack.codec import (
     dump_message,
     flows_in,
+    is_plain_rule,
     local_message,
     op_message,
     parse_local,
+    parse_way,
+    rules_message,
+    way_message,
 )
 from hopwall_dataplane.conntrack.flow import Flow, FlowOp, HostAddresses, MarkFlow
+from hopwall_dataplane.conntrack.hosts import WayTo
+from hopwall_dataplane.netlink.codec import Failure
 from hopwall_dataplane.netlink.socket import NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkSocket
 from hopwall_dataplane.outcome import Done, Outcome, Retry
 
@@ -29,7 +35,7 @@ class _Any:
         return True
 
 
-_ANY_ADDRESS = _Any()
+ANY_ADDRESS = _Any()
 
 
 class ConntrackDriver:
@@ -78,7 +84,7 @@ class ConntrackDriver:
 
         Errors: `OSError` when the kernel refuses.
         """
-        parts = self.read(_ANY_ADDRESS)
+        parts = self.read(ANY_ADDRESS)
         ops = [
             MarkFlow(flow, revoked=False)
             for flows, _ in parts
@@ -101,3 +107,26 @@ class ConntrackDriver:
             for _, body in self._routes.dump(local_message(version))
         )
         return HostAddresses.of(one for one in found if one is not None)
+
+    def ways(self, interfaces: Mapping[int, str]) -> WayTo:
+        """Return what tells the interface to an address, and remembers; `interfaces` is index → name.
+
+        Errors: `OSError` when the kernel refuses, here or later.
+        """
+        plain = {
+            version: all(
+                is_plain_rule(body) for _, body in self._routes.dump(rules_message(version))
+            )
+            for version in (4, 6)
+        }
+        known: dict[bytes, str | None] = {}
+
+        def way_to(address: bytes) -> str | None:
+            if address not in known:
+                answer = self._routes.ask(way_message(address))
+                index = 0 if isinstance(answer, Failure) else parse_way(answer)
+                name = "" if index == 0 else interfaces.get(index or 0)
+                known[address] = name if not name or plain[4 if len(address) == 4 else 6] else None
+            return known[address]
+
+        return way_to

@@ -30,6 +30,8 @@ class Flow(NamedTuple):
     ends: tuple[bytes, ...]
     #: The entry's attributes as they came: what names it to the kernel is among them.
     entry: bytes
+    #: The destination and its port before DNAT; None where they are the same.
+    asked: tuple[bytes, int] | None = None
 
 
 class MarkFlow(NamedTuple):

@@ -18,8 +18,8 @@ from hopwall_dataplane.conntrack.flow import (
     FlowOp,
     HostAddresses,
     MarkFlow,
-    text_of,
 )
+from hopwall_dataplane.conntrack.hosts import HostJudgement, packet_of
 from hopwall_dataplane.iptables.render_policy import Direction
 from hopwall_dataplane.judge import Packet, Sets, decide
 from hopwall_model.updates import PolicyId, PolicySet
@@ -37,13 +37,18 @@ class Judgement:
     sets: Sets
     host: HostAddresses
     workload_to_host: Literal["drop", "accept", "return"]
+    #: None where there is no host endpoint.
+    hosts: HostJudgement | None = None
 
     def is_denied(self, flow: Flow) -> bool:
         """Tell whether a new packet like the flow's first would be dropped here, for whose policy it is.
 
-        What the host itself sends to its workloads is not policed, and what concerns no workload of this
-        host is not judged.
+        What the host itself sends to its workloads is not policed.
         """
+        by_workload = self._is_denied_by_workloads(flow)
+        return by_workload or (self.hosts is not None and self.hosts.is_denied(flow))
+
+    def _is_denied_by_workloads(self, flow: Flow) -> bool:
         if flow.source in self.host:
             return False
         source = self.classes.get(flow.source)
@@ -79,17 +84,3 @@ def plan_flows(
         elif (revoked := is_denied(flow)) != (flow.mark & bits == bits):
             ops.append(MarkFlow(flow, revoked))
     return ops
-
-
-def packet_of(flow: Flow) -> Packet:
-    """Return the packet that policy judges a flow by."""
-    return Packet(
-        version=flow.version,
-        protocol=flow.protocol,
-        source=text_of(flow.source),
-        destination=text_of(flow.destination),
-        source_port=flow.source_port,
-        destination_port=flow.destination_port,
-        icmp_type=flow.icmp_type,
-        icmp_code=flow.icmp_code,
-    )

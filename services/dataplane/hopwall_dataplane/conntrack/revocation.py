@@ -9,8 +9,9 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from hopwall_dataplane.conntrack.driver import ConntrackDriver
+from hopwall_dataplane.conntrack.driver import ANY_ADDRESS, ConntrackDriver
 from hopwall_dataplane.conntrack.flow import Flow, FlowOp, HostAddresses, MarkFlow
+from hopwall_dataplane.conntrack.hosts import HostJudgement, WayTo
 from hopwall_dataplane.conntrack.plan import Judgement, plan_flows
 from hopwall_dataplane.desired import Desired
 from hopwall_dataplane.metrics import Metrics
@@ -34,6 +35,7 @@ class _Walk:
 
     touched: Touched
     host: HostAddresses
+    ways: WayTo
     parts: Iterator[tuple[list[Flow], int]]
     n_seen: int = 0
     busy_s: float = 0.0
@@ -58,7 +60,7 @@ class Revocation:
         """Seconds until there is something to do; None when nothing is."""
         if self._walk is not None:
             return 0.0
-        if not self.desired.residents.touched and not self.desired.chains.touched:
+        if not self.desired.touched:
             return None
         return max(0.0, self._next_at - clock.monotonic())
 
@@ -83,8 +85,10 @@ class Revocation:
         touched = self.desired.take_touched()
         if not touched:
             return None
-        watched = touched.addresses | touched.left
-        self._walk = _Walk(touched, self.driver.host_addresses(), self.driver.read(watched))
+        watched = ANY_ADDRESS if touched.hosts else touched.addresses | touched.left
+        names = {index: name for name, index in self.desired.link_indices.items()}
+        ways = self.driver.ways(names)
+        self._walk = _Walk(touched, self.driver.host_addresses(), ways, self.driver.read(watched))
         return self._walk
 
     def _go_on(self, walk: _Walk, until: float) -> bool:
@@ -96,6 +100,7 @@ class Revocation:
             sets=desired.sets.lookup,
             host=walk.host,
             workload_to_host=desired.settings.workload_to_host,
+            hosts=self._hosts(walk),
         )
         bits = desired.settings.marks.revoked
         while clock.monotonic() < until:
@@ -106,6 +111,21 @@ class Revocation:
             walk.n_seen += n_seen
             self._write(plan_flows(flows, judge.is_denied, walk.touched.left, bits), bits)
         return False
+
+    def _hosts(self, walk: _Walk) -> HostJudgement | None:
+        desired = self.desired
+        if not desired.hosts.has_placed:
+            return None
+        return HostJudgement(
+            interfaces=desired.hosts.by_interface(),
+            workloads=desired.residents.classes,
+            extra=desired.extra_sources,
+            host=walk.host,
+            policies=desired.chains.policies,
+            sets=desired.sets.lookup,
+            settings=desired.settings,
+            way_to=walk.ways,
+        )
 
     def _write(self, ops: list[FlowOp], bits: int) -> None:
         for op, outcome in zip(ops, self.driver.apply(ops, bits), strict=True):
@@ -135,8 +155,9 @@ class Revocation:
         if self._walk is not None:
             for address in self._walk.touched.left:
                 self.desired.residents.leave(address)
+            self.desired.hosts.touched = self.desired.hosts.touched or self._walk.touched.hosts
         self._walk = None
-        self.desired.residents.touch_all()
+        self.desired.touch_all()
         self._next_at = clock.monotonic() + _AFTER_FAILURE_S
 
     def close(self) -> None:

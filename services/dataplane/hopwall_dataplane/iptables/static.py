@@ -212,6 +212,8 @@ def _filter(
         FORWARD: (
             *_per_prefix(settings, "-i", f"-j {KNOWN}"),
             *_per_prefix(settings, "-o", f"-j {KNOWN}"),
+            # Answers too, whichever way the lists of host endpoints go.
+            *((f"{revoked} -g hw-revoked",) if by_host and settings.revoke_flows else ()),
             *_call(hosts, HOST_FORWARD_IN),
             *_per_prefix(settings, "-i", f"-j {FROM_TREE}"),
             *_per_prefix(settings, "-i", not_allowed),
