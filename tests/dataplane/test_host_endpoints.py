@@ -72,10 +72,10 @@ def lines(desired: Desired, chain: str, table: TableName = "filter") -> tuple[st
 
 
 def ruled(desired: Desired, dispatch: str = "hw-host-in") -> dict[str, str]:
-    """Return interface → head, "" for the rest; none for those left alone."""
+    """Return interface → head, "" for the rest; none for those nobody asks."""
     found = {}
     for line in lines(desired, dispatch):
-        match = re.fullmatch(r"(?:-[io] (\S+) )?-g (\S+)", line)
+        match = re.fullmatch(r"(?:-[io] (\S+) )?-g (?!hw-host-)(\S+)", line)
         if match:
             found[match[1] or ""] = match[2]
     return found
@@ -123,7 +123,7 @@ def test_all_interfaces_are_those_that_nobody_names() -> None:
     assert lines(desired, "hw-host-forward-in")[:3] == (
         "-i tap+ -j RETURN",
         "-i lo -j RETURN",
-        "-i eth1 -j RETURN",
+        "-i eth1 -g hw-host-unasked",
     )
     assert list(ruled(desired, "hw-host-forward-in")) == [""]
     assert "host endpoint all's" in refused(desired)["host endpoint more"]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from msgspec import structs
 
 from hopwall_model.updates import (
     EndpointId,
@@ -197,6 +198,52 @@ def test_before_dnat_a_packet_is_judged_by_the_address_it_came_with(site: Site) 
         assert from_remote(site, 80) == [True, True]
     finally:
         site.host.run([f"iptables-{site.backend}", "-t", "nat", "-F", "PREROUTING"])
+
+
+def marked_by_others(site: Site, mark: bool) -> None:
+    """Let foreign lines set the bit of an allow on what comes from the remote machine, or no more."""
+    for tool in (f"iptables-{site.backend}", f"ip6tables-{site.backend}"):
+        line = ["PREROUTING", "-i", "eth0", "-j", "MARK", "--set-mark", "0x100"]
+        site.host.run([tool, "-t", "mangle", "-A" if mark else "-D", *line])
+        site.host.run([tool, "-P", "FORWARD", "DROP" if mark else "ACCEPT"])
+
+
+@pytest.mark.parametrize("place", ["forward", "pre_dnat"])
+@pytest.mark.parametrize("asked", ["eth1", "*"])
+def test_a_foreign_mark_forwards_nothing(site: Site, place: str, asked: str) -> None:
+    """From an interface that no list of ours is for, a packet that others marked as allowed is theirs to drop."""
+    lists = {place: tier(ingress=("gnp/any",))}
+    chosen = structs.replace(host_endpoint(interface=asked), **lists)
+    silent = (host_endpoint("silent", "eth0"),) if asked == "*" else ()
+    with Netns("second") as second:
+        near, far = {4: "198.51.100.1", 6: "fd00:5::1"}, {4: "198.51.100.2", 6: "fd00:5::2"}
+        site.wire("eth1", second, near, far, "/24", "/64")
+        for family, net in ((4, "198.51.100.0/24"), (6, "fd00:5::/64")):
+            site.remote.run(["ip", "route", "add", net, "via", HOST[family]])
+        marked_by_others(site, mark=True)
+        try:
+            site.apply(ANY, *WORKLOADS, chosen, *silent)
+            for tool in ("iptables", "ip6tables"):
+                full = f"{tool}-{site.backend}"
+                site.host.run(
+                    [full, "-t", "mangle", "-A", "POSTROUTING", "-o", "eth1", "-p", "tcp"]
+                )
+            assert from_remote(site, 80, far) == [False, False]
+            lines = [
+                line
+                for tool in ("iptables", "ip6tables")
+                for line in site.host.run(
+                    [f"{tool}-{site.backend}-save", "-c", "-t", "mangle"]
+                ).splitlines()
+                if "-A POSTROUTING" in line
+            ]
+            assert [line.split()[0] for line in lines] == ["[0:0]"] * 2
+        finally:
+            marked_by_others(site, mark=False)
+            for tool in ("iptables", "ip6tables"):
+                site.host.run([f"{tool}-{site.backend}", "-t", "mangle", "-F", "POSTROUTING"])
+            site.remote.run(["ip", "route", "del", "198.51.100.0/24"])
+            site.remote.run(["ip", "route", "del", "fd00:5::/64"])
 
 
 def tracked(site: Site, tool: str) -> list[bool]:

@@ -306,9 +306,13 @@ async def test_floating_address_reaches_its_workload_from_everywhere(lab: Lab) -
             assert await lab.reach("far", FLOATING[4], "tcp")
             assert not await lab.reach("near", FLOATING[4], "tcp")
             assert not await lab.reach("fabric", FLOATING[4], "tcp")
+        await lab.start_flow("fabric", FLOATING[4])
+        await asyncio.sleep(0.5)
     finally:
         await lab.client.apply([_endpoint(web)], wait="programmed")
     assert not await lab.reach("fabric", FLOATING[4], "tcp")
+    ended = await lab.stop_flow("fabric", FLOATING[4])
+    assert 30 <= ended["received"] <= ended["sent"] - 40, ended
 
 
 async def test_a_refused_host_endpoint_is_told_and_holds_up_no_other(lab: Lab) -> None:

@@ -32,6 +32,7 @@ from hopwall_dataplane.ipsets.plan import AddressSets
 from hopwall_dataplane.iptables.static import RenderSettings, from_set, to_set
 from hopwall_dataplane.nat import Pools, Translations, externals
 from hopwall_dataplane.outcome import Family
+from hopwall_dataplane.placed import ElementKey, Placed
 from hopwall_dataplane.residents import Residents, Touched, packed
 from hopwall_dataplane.routes.route import Route, RouteKey
 from hopwall_dataplane.rule_sets import RuleSets
@@ -56,8 +57,6 @@ from hopwall_model.updates import (
     SharedPiece,
 )
 
-ElementKey = tuple[str, Element]
-
 
 @dataclass(frozen=True, slots=True)
 class LinkState:
@@ -67,20 +66,6 @@ class LinkState:
     up: bool
     #: Bare addresses, without prefix length.
     addresses: frozenset[str] = frozenset()
-
-
-@dataclass(slots=True)
-class _Placed:
-    """An endpoint and what it has put into the kernel's desired state.
-
-    Shape: without a class it is closed; `fault` is why, or "" where there was no room for its class.
-    """
-
-    endpoint: EndpointSet
-    fault: str
-    policy_class: PolicyClass | None
-    elements: dict[ElementKey, Mark]
-    routes: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -113,7 +98,7 @@ class Desired:
     classes: ClassTable = field(init=False)
     hosts: HostEndpoints = field(init=False)
     translations: Translations = field(init=False)
-    _placed: dict[EndpointId, _Placed] = field(default_factory=dict)
+    _placed: dict[EndpointId, Placed] = field(default_factory=dict)
     _by_interface: dict[str, set[EndpointId]] = field(default_factory=dict)
     _links: Mapping[str, LinkState] = field(default_factory=dict)
     #: Endpoints that have no class: faulty ones, and the `_roomless`, for which there was no number.
@@ -368,12 +353,12 @@ class Desired:
 
     def _place(self, update: EndpointSet | EndpointRemoved) -> None:
         before = self._placed.pop(update.id, None)
-        after: _Placed | None = None
+        after: Placed | None = None
         if isinstance(update, EndpointSet):
             fault = endpoint_fault(update, self.settings.prefixes, self.reserved)
             policy_class = None if fault else self._join(update)
             elements = {} if policy_class is None else self._elements(update, policy_class)
-            after = _Placed(update, fault, policy_class, elements)
+            after = Placed(update, fault, policy_class, elements)
             self._placed[update.id] = after
         self._closed.discard(update.id)
         self._roomless.discard(update.id)
@@ -381,6 +366,8 @@ class Desired:
             self.translations.place(after.endpoint)
         else:
             self.translations.remove(update.id)
+        now = update if isinstance(update, EndpointSet) else None
+        self.residents.retranslate(before.endpoint if before else None, now)
         if after is not None and after.policy_class is None:
             self._closed.add(update.id)
             if not after.fault:
@@ -403,7 +390,7 @@ class Desired:
                 self._place(self._placed[endpoint_id].endpoint)
 
     def _identify(
-        self, endpoint_id: EndpointId, before: _Placed | None, after: _Placed | None
+        self, endpoint_id: EndpointId, before: Placed | None, after: Placed | None
     ) -> None:
         """Say whose addresses these are now."""
         self.residents.move(
@@ -439,7 +426,7 @@ class Desired:
             self.chains.remove_class(policy_class)
 
     def _move_interface(
-        self, endpoint_id: EndpointId, before: _Placed | None, after: _Placed | None
+        self, endpoint_id: EndpointId, before: Placed | None, after: Placed | None
     ) -> None:
         self.interfaces_touched = True
         if before is not None and not before.fault:
@@ -463,7 +450,7 @@ class Desired:
                 elements[to_set(_family(cidr)), Element(cidr)] = destination
         return elements
 
-    def _place_routes(self, placed: _Placed) -> None:
+    def _place_routes(self, placed: Placed) -> None:
         """Claim the endpoint's addresses; without a usable interface the claim has no route."""
         self._waits.pop(placed.endpoint.id, None)
         if placed.fault:
@@ -481,7 +468,7 @@ class Desired:
         cidrs = (*placed.endpoint.addresses, *externals(placed.endpoint))
         self._claim(placed, dict.fromkeys(cidrs, interface))
 
-    def _claim(self, placed: _Placed, claims: dict[str, str]) -> None:
+    def _claim(self, placed: Placed, claims: dict[str, str]) -> None:
         self.destinations.claim(placed.endpoint.id, placed.routes, claims)
         placed.routes = frozenset(claims)
 

@@ -43,6 +43,11 @@ from hopwall_model.updates import HostEndpointSet, TierPolicies
 LOCAL_ICMPV6 = (130, 131, 132, 133, 134, 135, 136, 143)
 _ESTABLISHED = "-m conntrack --ctstate RELATED,ESTABLISHED"
 
+#: What leaves a mark that opens the way from one of the host's interfaces to another.
+_MARKS_FORWARDED = {HOST_FORWARD_IN, HOST_FORWARD_OUT, HOST_PRE_DNAT}
+#: Takes the mark off what comes from an interface where nobody of ours could have set it.
+_UNASKED = "hw-host-unasked"
+
 Chains = dict[TableName, dict[str, tuple[str, ...]]]
 
 
@@ -128,22 +133,30 @@ def host_chains(
     """
     lists = [(placement, host_lists(placement)) for placement in placements]
     chains: Chains = {"raw": {}, "mangle": {}, "filter": {}, "nat": {}}
+    forwards = any(_MARKS_FORWARDED & asked.keys() for _, asked in lists)
     for chain, place in _PLACES.items():
-        if not any(chain in asked for _, asked in lists):
+        closing = chain == HOST_FORWARD_IN and forwards
+        if not closing and not any(chain in asked for _, asked in lists):
             continue
+        other = f"-g {_UNASKED}" if closing else "-j RETURN"
         flag = "-i" if place.direction == "ingress" else "-o"
         strangers = (*(f"{prefix}+" for prefix in settings.prefixes), "lo")
         lines = [f"{flag} {name} -j RETURN" for name in strangers]
-        last: list[str] = []
+        last = [other] if closing else []
         for placement, asked in lists:
-            to = f"-g {_head_name(place, placement)}" if chain in asked else "-j RETURN"
-            lines += [f"{flag} {name} {to}" for name in placement.interfaces]
-            if placement.everywhere and chain in asked:
-                last = [to]
+            to = "-j RETURN" if _before(chain, asked) else other
             if chain in asked:
+                to = f"-g {_head_name(place, placement)}"
                 head = _head(chain, placement, asked, family, settings)
                 chains[place.table][_head_name(place, placement)] = head
+            lines += [f"{flag} {name} {to}" for name in placement.interfaces]
+            if placement.everywhere and to != "-j RETURN":
+                last = [to]
+            elif placement.everywhere:
+                last = []
         chains[place.table][chain] = (*lines, *last)
+    if forwards:
+        chains["filter"][_UNASKED] = (f"-j MARK --set-xmark 0x0/{settings.marks.allowed:#x}",)
     for table in ("raw", "mangle"):
         if chains[table]:
             chains[table] |= allowed_chain(settings)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from hopwall_dataplane.claims import Claims
 from hopwall_dataplane.classes import PolicyClass
-from hopwall_model.updates import EndpointId
+from hopwall_dataplane.faults import is_address
+from hopwall_model.updates import EndpointId, EndpointSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,11 @@ class Residents:
     def leave(self, address: bytes) -> None:
         """Note that a (packed) address has left the interface it was at."""
         self._left.add(address)
+
+    def retranslate(self, before: EndpointSet | None, after: EndpointSet | None) -> None:
+        """Note the floating addresses that no longer lead where they led."""
+        had, has = (set(endpoint.nats if endpoint else ()) for endpoint in (before, after))
+        self._left.update(packed(nat.external) for nat in had - has if is_address(nat.external))
 
     @property
     def touched(self) -> bool:
