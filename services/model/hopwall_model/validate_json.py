@@ -219,8 +219,9 @@ def _note_fault(found: Findings, document: Any, type_: Any, path: Path, message:
     got = _GOT.fullmatch(message)
     pointer, _ = _locate(document, path, got[2] if got else "")
     if bound := _BOUND.fullmatch(message):
-        code = Code.LIMIT if bound[1] == "array" else Code.SHAPE
-        found.add(pointer, _bound_sentence(bound[1], bound[2] == "<", bound[3]), code)
+        upper = bound[2].startswith("<")
+        code = Code.LIMIT if upper and bound[1] == "array" else Code.SHAPE
+        found.add(pointer, _bound_sentence(bound[1], upper, bound[3]), code)
         return
     if got:
         wanted = " or ".join(_WORDS.get(part, part) for part in got[1].split(" | "))
