@@ -26,6 +26,8 @@ CLUSTER_ID = "244.0.0.1"
 #: Last number of the first reflector's addresses.
 _FIRST_REFLECTOR = 11
 
+#: The fabric's router, as a peer.
+ROUTER = "router"
 HOSTS_AS = 64512
 ROUTER_AS = 65100
 #: What lies behind the fabric's router, and an address of it that answers (RFC 5737, RFC 3849).
@@ -85,15 +87,17 @@ def _outside_filter() -> dict[str, Any]:
     )
 
 
-def n_sessions(topology: Topology, name: str, machines: Mapping[str, Host]) -> int:
-    """Return how many sessions one machine has with the others and with the fabric's router."""
-    n_others = len(machines) - 1
-    n_reflectors = sum(bool(machine.cluster_id) for machine in machines.values())
-    if n_reflectors:
-        n_peers = n_others if machines[name].cluster_id else n_reflectors
-    else:
-        n_peers = n_others + (topology == "fabric")
-    return 2 * n_peers
+def peers(topology: Topology, name: str, machines: Mapping[str, Host]) -> list[str]:
+    """Return with whom one machine speaks, reflectors first, once for each family."""
+    others = sorted(
+        (m for m in machines.values() if m.name != name), key=lambda m: (not m.cluster_id, m.name)
+    )
+    reflecting = [machine.name for machine in others if machine.cluster_id]
+    if machines[name].cluster_id:
+        return [machine.name for machine in others]
+    if reflecting:
+        return reflecting
+    return [*(machine.name for machine in others), *([ROUTER] if topology == "fabric" else [])]
 
 
 def router(hosts_as: int = HOSTS_AS) -> str:

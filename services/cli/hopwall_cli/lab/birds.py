@@ -11,11 +11,11 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from hopwall_cli.lab.bgp import ROUTER
 from hopwall_cli.lab.topology import LabError
 from hopwall_dataplane.bgp.control import Control, Unreachable
 
-ROUTER = "router"
-_SESSION = re.compile(r"^\S+\s+BGP\s.*\sEstablished\s*$", re.MULTILINE)
+_NEIGHBOUR = re.compile(r"BGP state:\s+Established\s+Neighbor address:\s+(\S+)")
 _FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 
 
@@ -30,6 +30,10 @@ class Birds:
         place = self._folder / machine
         (place / "secrets").mkdir(parents=True, exist_ok=True)
         return place
+
+    def forget(self, machine: str) -> None:
+        """Remove a machine's folder, as what is under /run goes with the machine."""
+        shutil.rmtree(self._folder / machine, ignore_errors=True)
 
     def socket(self, machine: str) -> Path:
         """Return the control socket of a machine's BIRD."""
@@ -62,12 +66,12 @@ class Birds:
         files = ["-c", str(place / "bird.conf"), "-s", str(place / "bird.ctl")]
         return [installed(), "-f", *files]
 
-    async def n_established(self, machine: str) -> int:
-        """Return how many sessions of a machine's BIRD are up; 0 while it does not answer."""
+    async def established(self, machine: str) -> list[str]:
+        """Return the addresses with which a machine's BIRD has a session up; none while it does not answer."""
         with contextlib.suppress(Unreachable):
             async with Control(self.socket(machine)) as bird:
-                return len(_SESSION.findall((await bird.ask("show protocols")).text))
-        return 0
+                return _NEIGHBOUR.findall((await bird.ask("show protocols all")).text)
+        return []
 
     async def until_established(self, wanted: Mapping[str, int], timeout_s: float) -> None:
         """Wait until each machine has as many sessions up as it is to have.
@@ -78,8 +82,8 @@ class Birds:
         try:
             async with asyncio.timeout(timeout_s):
                 while found != wanted:
-                    counts = await asyncio.gather(*map(self.n_established, wanted))
-                    found = dict(zip(wanted, counts, strict=True))
+                    up = await asyncio.gather(*map(self.established, wanted))
+                    found = dict(zip(wanted, map(len, up), strict=True))
                     await asyncio.sleep(0.05)
         except TimeoutError as error:
             behind = ", ".join(

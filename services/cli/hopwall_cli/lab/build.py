@@ -48,7 +48,7 @@ async def host(lab: str, machine: Host) -> None:
     await netns.batch(
         topo.fabric_namespace(lab),
         [
-            f"link add {port} type veth peer name eth0 netns {name}",
+            f"link add {port} type veth peer name eth0 address {machine.mac} netns {name}",
             f"link set {port} master {FABRIC_BRIDGE} up",
         ],
     )

@@ -22,7 +22,7 @@ from hopwall_cli.client import Client
 from hopwall_cli.lab import bgp, build, declared, netns, routes, rules
 from hopwall_cli.lab import topology as topo
 from hopwall_cli.lab.bgp import Routing, Topology
-from hopwall_cli.lab.birds import ROUTER, Birds, installed
+from hopwall_cli.lab.birds import Birds, installed
 from hopwall_cli.lab.prober import Prober
 from hopwall_cli.lab.responder import DEFAULT_PORT
 from hopwall_cli.lab.run_folder import Description, RunFolder
@@ -175,7 +175,7 @@ class Lab:
         if self.topology != "fabric":
             return
         await build.outside(self.name, bgp.OUTSIDE_ADDRESSES.values())
-        self._keep(f"bird-{ROUTER}", "fabric", self.birds.router_command(bgp.router()))
+        self._keep(f"bird-{bgp.ROUTER}", "fabric", self.birds.router_command(bgp.router()))
 
     def _start_machine(self, name: str) -> None:
         flags = ["--host", name, "--backend", self._backend, *self._agent_flags]
@@ -188,9 +188,12 @@ class Lab:
         """Wait until all BGP sessions of these machines are up."""
         if self.routing == "direct":
             return
-        there = self.machines
-        wanted = {name: bgp.n_sessions(self.topology, name, there) for name in machines}
+        wanted = {name: 2 * len(self.peers(name)) for name in machines}
         await self.birds.until_established(wanted, _SESSIONS_S)
+
+    def peers(self, machine: str) -> list[str]:
+        """Return with whom a machine speaks BGP, once for each family; reflectors first."""
+        return bgp.peers(self.topology, machine, self.machines)
 
     def _service(self, name: str, flags: list[str]) -> list[str]:
         module = [sys.executable, "-m", f"hopwall_{name}"]
@@ -265,6 +268,7 @@ class Lab:
         on_it = [w.name for w in self.workloads.values() if w.host == name]
         await netns.together(*(self.remove(workload) for workload in on_it))
         await build.remove_host(self.name, name)
+        self.birds.forget(name)
         self.hosts.pop(name, None)
         self.reflectors.pop(name, None)
         self.describe()
@@ -358,8 +362,8 @@ class Lab:
         return bool(answer["ok"])
 
     def address(self, place: str, version: Literal[4, 6] = 4) -> str:
-        """Return the address of a workload or a host; an address is returned as it is."""
-        machine = self.workloads.get(place) or self.machines.get(place)
+        """Return the address of a workload or a machine; an address is returned as it is."""
+        machine = self.workloads.get(place) or {**self.machines, bgp.ROUTER: topo.ROUTER}.get(place)
         if machine is None:
             return place
         return machine.ipv4 if version == 4 else machine.ipv6

@@ -51,6 +51,12 @@ class Host(Struct, frozen=True):
     #: Of a route reflector; "" when it is none.
     cluster_id: str = ""
 
+    @property
+    def mac(self) -> str:
+        """The hardware address of its eth0, made from its name: one that comes back is the same machine."""
+        digest = hashlib.sha256(self.name.encode()).hexdigest()
+        return f"52:54:00:{digest[0:2]}:{digest[2:4]}:{digest[4:6]}"
+
     def resource(self) -> dict[str, Any]:
         """Return the Node that declares this host."""
         bgp = {"ipv4Address": f"{self.ipv4}/24", "ipv6Address": f"{self.ipv6}/64"}
@@ -140,6 +146,10 @@ def machine(name: str, number: int, *, cluster_id: str = "") -> Host:
     return Host(
         name=name, ipv4=f"{PREFIX4}.{number}", ipv6=f"{PREFIX6}{number}", cluster_id=cluster_id
     )
+
+
+#: The machine that joins the others, as the router that it is where it speaks BGP.
+ROUTER = machine("router", 1)
 
 
 def next_host(taken: Collection[str], name: str = "") -> Host:
