@@ -67,7 +67,7 @@ async def run_up(args: argparse.Namespace, _: object) -> int:
     return 0
 
 
-def _routing(args: argparse.Namespace) -> Routing:
+def routing_of(args: argparse.Namespace) -> Routing:
     """Return how routes are spread; a topology alone means BGP.
 
     Errors: Usage for a topology without BGP.
@@ -83,7 +83,7 @@ async def _keep_up(args: argparse.Namespace) -> None:
         args.name,
         hosts=args.hosts,
         backend=args.backend,
-        routing=_routing(args),
+        routing=routing_of(args),
         topology=topology,
         say=say,
     ) as lab:
