@@ -13,7 +13,7 @@ demo: setup ## three hosts on this machine: routes by BGP, ARP, isolation, both 
 	@$(PY) -m hopwall_cli.demo
 
 test: setup ## every test, on the real kernel
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n 3 --dist loadfile
 
 test-deep: setup ## the proof at length: documents, rendered lines and real packets must agree
 	@$(PY) -m tests.proof
