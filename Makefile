@@ -9,7 +9,7 @@ help: ## list the targets
 setup: ## install what is missing (Debian packages, .venv, locked Python packages)
 	@bash tools/setup.sh
 
-demo: setup ## three hosts on this machine: routes, ARP, isolation, both bookends, latency
+demo: setup ## three hosts on this machine: routes by BGP, ARP, isolation, both bookends, latency
 	@$(PY) -m hopwall_cli.demo
 
 test: setup ## every test, on the real kernel
