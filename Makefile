@@ -38,4 +38,4 @@ lock: ## pin all dependencies anew
 	@bash tools/lock.sh
 
 clean: ## remove what the targets made here
-	@rm -rf .venv .setup .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf .venv .setup .schemathesis .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
