@@ -26,8 +26,8 @@ RUNS = {
     "settings": 20_000,
 }
 N_POLICIES = 3_000
-N_EXAMPLES = 60
-_PATIENCE_S = 1200
+N_EXAMPLES = 8
+_PATIENCE_S = 1800
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from hopwall_cli.nats_server import NatsServer
 
 _CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
-_PATIENCE_S = 900
+_PATIENCE_S = 1800
 
 
 def free_port() -> int:

@@ -4,7 +4,7 @@ resources → calc's graph → snapshot → the dataplane's feed and fold → tr
 `Tamper` stands between the stages: the seeded faults with which the rig itself is tried.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from dataclasses import replace as replace_link
 
@@ -14,6 +14,7 @@ from hopwall_calc.graph import Graph
 from hopwall_dataplane.desired import Desired, LinkState
 from hopwall_dataplane.failsafe import Failsafe
 from hopwall_dataplane.feed import Feed, Step
+from hopwall_dataplane.ipsets.elements import Element, Mark, SetSpec
 from hopwall_dataplane.ipsets.plan import AddressSets
 from hopwall_dataplane.iptables.plan import plan_table
 from hopwall_dataplane.iptables.static import TABLES, RenderSettings
@@ -144,13 +145,21 @@ def tables_text(desired: Desired, family: Family) -> list[str]:
 
 
 def sets_text(sets: AddressSets) -> str:
-    """Print the sets as `ipset save` does."""
+    """Print the desired sets as `ipset save` does."""
+    specs = sorted(sets.specs.desired.items())
+    return held_sets_text({name: (spec, sets.content(name).desired) for name, spec in specs})
+
+
+def held_sets_text(
+    held: Mapping[str, tuple[SetSpec, Mapping[Element, Mark | None]]],
+) -> str:
+    """Print sets as `ipset save` does."""
     lines = []
-    for name, spec in sorted(sets.specs.desired.items()):
+    for name, (spec, content) in sorted(held.items()):
         family = "inet6" if spec.family is Family.V6 else "inet"
         options = " skbinfo" if spec.skbinfo else ""
         lines.append(f"create {name} {spec.type} family {family}{options}")
-        for element, mark in sorted(sets.content(name).desired.items()):
+        for element, mark in sorted(content.items()):
             port = f"{element.protocol}:{element.port}" if element.protocol else ""
             text = ",".join(part for part in (element.cidr, element.interface, port) if part)
             marked = f" skbmark {mark.value:#x}/{mark.mask:#x}" if mark is not None else ""

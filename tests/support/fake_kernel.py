@@ -1,6 +1,6 @@
 """A host's kernel in memory: sets, routes and tables that a `Kernel` can be built on, and be failed by."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -113,14 +113,15 @@ class FakeRoutes:
 class _Restore(FakeRestore):
     """A fake that tells the host when something was written."""
 
-    def __init__(self, family: Family, tables: FakeTables, told: Callable[[], None]) -> None:
-        super().__init__(family, tables)
-        self._told = told
+    def __init__(self, family: Family, host: "FakeHost") -> None:
+        super().__init__(family, host.tables[family])
+        self._host = host
 
     async def apply(self, tx: Transaction, *, timeout_s: float = 30.0) -> Applied | Failed | Retry:
         """Apply one transaction, and tell."""
         outcome = await super().apply(tx, timeout_s=timeout_s)
-        self._told()
+        self._host.told()
+        self._host.settled()
         return outcome
 
 
@@ -128,6 +129,12 @@ class _Sets(FakeSets):
     def __init__(self, host: "FakeHost") -> None:
         super().__init__()
         self._host = host
+
+    def apply(self, ops: Sequence[SetOp]) -> list[Outcome]:
+        """Carry out ops in order, and say that all of them are."""
+        outcomes = super().apply(ops)
+        self._host.settled()
+        return outcomes
 
     def _one(self, op: SetOp) -> Outcome:
         if isinstance(op, DestroySet) and self._host.names(op.name):
@@ -142,20 +149,23 @@ class _Sets(FakeSets):
 class FakeHost:
     """One host, whose kernel outlives its agents.
 
-    Shape: `told` is called after each thing that was written.
+    Shape: `told` is called after each thing that was written, `settled` after those written at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "h1", links: Mapping[str, LinkState] = LINKS) -> None:
+        self.name = name
+        self.links = links
         self.told: Callable[[], None] = lambda: None
+        self.settled: Callable[[], None] = lambda: None
         self.tables = {family: FakeTables() for family in Family}
-        self.restores = {f: _Restore(f, self.tables[f], lambda: self.told()) for f in Family}
+        self.restores = {f: _Restore(f, self) for f in Family}
         self.sets: FakeSets = _Sets(self)
         self.routes = FakeRoutes()
 
     def agent(self) -> Kernel:
         """Return the kernel as an agent without memory sees it."""
-        desired = Desired("h1", SETTINGS, tuple(Family), "169.254.1.1")
-        desired.set_links(LINKS)
+        desired = Desired(self.name, SETTINGS, tuple(Family), "169.254.1.1")
+        desired.set_links(self.links)
         return Kernel(
             desired=desired,
             restores={f: cast(Restore, restore) for f, restore in self.restores.items()},

@@ -207,6 +207,13 @@ class Kernel:
         desired = self.desired
         if self.flows is None:
             desired.take_touched()  # nobody else will
+        if self.flows is not None:
+            desired.note_left()
+        # First what only closes. Then nobody's new labels meet the policies of its old ones: an address that
+        # changes its class and its sets at once is in no class until both stand.
+        self._apply_sets(turn, desired.identity.plan_removals(), desired.identity)
+        closings = desired.identity.plan_closings(desired.members.pending_cidrs())
+        self._apply_sets(turn, closings, desired.identity)
         self._apply_sets(turn, desired.members.plan_additions(), desired.members)
         desired.distrust(desired.members.refused)
         self._apply_sets(turn, _standing(desired.identity.plan_additions()), desired.identity)
@@ -219,11 +226,8 @@ class Kernel:
             self._apply_sysctls(turn)
             self._apply_sets(turn, desired.identity.plan_additions(), desired.identity)
             self._apply_routes(turn, route_plan.plan_additions(desired.routes))
-        if self.flows is not None:
-            desired.note_left()
         # Whatever is held, what is withdrawn goes: that only closes.
         self._apply_routes(turn, route_plan.plan_removals(desired.routes))
-        self._apply_sets(turn, desired.identity.plan_removals(), desired.identity)
         if held:
             return turn
         removals = desired.members.plan_removals()

@@ -9,7 +9,7 @@ Goals, in order:
 Pure. It refuses to know which rules use a set: the agent orders the subsystems.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from msgspec import structs
 
@@ -153,6 +153,32 @@ class AddressSets:
             if stands is not None and (pending := self._contents[name].pending_sets()):
                 adds.append(AddElements(stands, dict(pending)))
         return destroys + creates + adds + swaps
+
+    def pending_cidrs(self) -> set[str]:
+        """Return the networks that are about to come into a set that stands, or to go out of one."""
+        return {
+            element.cidr
+            for name in self._unsettled & self._specs.actual.keys()
+            for held in (self._contents[name],)
+            for element, _ in (*held.pending_sets(), *held.pending_removals())
+        }
+
+    def plan_closings(self, cidrs: Set[str]) -> list[SetOp]:
+        """Return the ops that let elements of these networks, which are to be marked otherwise, mark nobody.
+
+        Shape:  by set; what is wanted of them stays pending.
+        """
+        ops: list[SetOp] = []
+        for name in sorted(self._unsettled) if cidrs else ():
+            stands, held = self._specs.actual.get(name), self._contents[name]
+            found = {
+                element: mark._replace(value=0)
+                for element, mark in held.pending_sets()
+                if mark is not None and element.cidr in cidrs and element in held.actual
+            }
+            if stands is not None and found:
+                ops.append(AddElements(stands, found))
+        return ops
 
     def plan_removals(self) -> list[SetOp]:
         """Return the ops that take elements out and sets away.

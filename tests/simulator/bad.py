@@ -1,0 +1,105 @@
+"""Known-bad ways of doing it, each switched on in an otherwise right world: the simulator must see them all."""
+
+from collections.abc import Callable, Sequence
+
+from hopwall_dataplane.agent import Agent
+from hopwall_dataplane.ipsets.elements import AddElements, SetOp
+from hopwall_dataplane.iptables.static import from_set, to_set
+from hopwall_dataplane.iptables.transaction import Applied, Failed, Transaction
+from hopwall_dataplane.outcome import Done, Family, Outcome, Retry
+from tests.simulator.world import World
+from tests.support.fake_kernel import FakeHost
+
+_IDENTITY = frozenset(name(family) for family in Family for name in (from_set, to_set))
+
+
+def flush_then_restore(world: World) -> None:
+    """Empty the chains that change before they are written again."""
+    for host in world.hosts.values():
+        for restore in host.kernel.restores.values():
+            right = restore.apply
+
+            async def wrong(
+                tx: Transaction,
+                *,
+                timeout_s: float = 30.0,
+                kernel: FakeHost = host.kernel,
+                family: Family = restore.family,
+                right: Callable[[Transaction], object] = right,
+            ) -> Applied | Failed | Retry:
+                chains = kernel.tables[family].tables[tx.table]
+                for write in tx.writes:
+                    if write.name in chains:
+                        chains[write.name].lines.clear()
+                kernel.settled()
+                return await right(tx)  # type: ignore[misc, no-any-return]
+
+            restore.apply = wrong  # type: ignore[method-assign]
+
+
+def set_after_rule(world: World) -> None:
+    """Fill the sets that rules name only when the rules stand."""
+    for host in world.hosts.values():
+        _fill_late(host.kernel)
+
+
+def _fill_late(kernel: FakeHost) -> None:
+    late: list[SetOp] = []
+    right = kernel.sets.apply
+
+    def wrong(ops: Sequence[SetOp]) -> list[Outcome]:
+        held = [op for op in ops if isinstance(op, AddElements) and op.spec.name not in _IDENTITY]
+        late.extend(held)
+        outcomes = iter(right([op for op in ops if op not in held]))
+        return [Done() if op in held else next(outcomes) for op in ops]
+
+    def routes(ops: Sequence[object], right_routes: Callable[..., list[Outcome]]) -> list[Outcome]:
+        right(late)
+        late.clear()
+        return right_routes(ops)
+
+    kernel.sets.apply = wrong  # type: ignore[method-assign]
+    right_routes = kernel.routes.apply
+    kernel.routes.apply = lambda ops: routes(ops, right_routes)  # type: ignore[method-assign]
+    right_settled = kernel.settled
+
+    def settled() -> None:
+        right_settled()
+        if late and kernel.names(late[0].spec.name):  # type: ignore[union-attr]
+            waiting, late[:] = list(late), []
+            right(waiting)
+
+    kernel.settled = settled
+
+
+def snapshot_believed(world: World) -> None:
+    """Obey every snapshot, however little is in it."""
+
+    def on_agent(agent: Agent) -> None:
+        agent._believable = lambda batch: True  # type: ignore[method-assign]
+
+    world.on_agent = on_agent
+
+
+def no_gate(world: World) -> None:
+    """Let an agent write before it has its first snapshot."""
+
+    def on_agent(agent: Agent) -> None:
+        agent.progress.in_sync = True
+        agent.look_again()
+
+    world.on_agent = on_agent
+
+
+def watch_as_truth(world: World) -> None:
+    """Let calc go on after a broken connection as if nothing had been missed."""
+    world.calc_watches = True
+
+
+SWITCHES: tuple[Callable[[World], None], ...] = (
+    flush_then_restore,
+    set_after_rule,
+    snapshot_believed,
+    no_gate,
+    watch_as_truth,
+)

@@ -1,0 +1,346 @@
+"""A small cloud of real calc and real agents over a bus and kernels in memory, and what befalls it.
+
+Everything follows from a number: the cloud, its changes, the faults and their moments. Whatever a host writes,
+packets are asked at once (`judge`).
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, cast
+
+from msgspec.structs import replace
+
+from hopwall_calc.service import CalcService
+from hopwall_calc.settings import CalcSettings
+from hopwall_dataplane.agent import Agent
+from hopwall_dataplane.desired import LinkState
+from hopwall_dataplane.metrics import Metrics
+from hopwall_dataplane.outcome import Retry
+from hopwall_dataplane.settings import DataplaneSettings
+from hopwall_model.events import ResourceRemoved, ResourceSet
+from hopwall_model.resources import Key, Resource, WorkloadEndpoint, key_of
+from hopwall_runtime.link import Link
+from tests.proof.strategies import HOSTS, cloud_of
+from tests.simulator.bus import Bus, FakeLink, Stream
+from tests.simulator.judge import Fault, History, Kernels, Probe, probes_of
+from tests.simulator.virtual import VirtualLoop
+from tests.support import states
+from tests.support.fake_kernel import FakeHost
+
+LINKS = {f"tap-e{i}": LinkState(index=i + 2, up=True) for i in range(8)}
+#: Packets asked at each write.
+N_ASKED = 5
+N_PROBES = 60
+
+
+class Killed(BaseException):
+    """A process ends here, at once."""
+
+
+@dataclass
+class Host:
+    """One host: its kernel, which stays, and its agent, which comes and goes."""
+
+    name: str
+    kernel: FakeHost
+    link: FakeLink | None = None
+    agent: Agent | None = None
+    task: asyncio.Task[None] | None = None
+    #: The agent dies at its write of this number from now; below 1: it does not.
+    dies_at: int = 0
+    #: The newest revision this kernel has been brought to; -1 before any.
+    floor: int = -1
+
+
+@dataclass
+class World:
+    """Its life, from a number."""
+
+    number: int
+    #: What a known-bad switch changes about each new agent.
+    on_agent: Callable[[Agent], None] = lambda _: None
+    #: Another one: calc's connection is that of a client that is not told what it missed.
+    calc_watches: bool = False
+    faults: list[Fault] = field(default_factory=list)
+    #: Processes that ended by themselves.
+    broken: list[str] = field(default_factory=list)
+    n_asked: int = 0
+    n_writes: int = 0
+
+    def __post_init__(self) -> None:
+        """Make what is there from the beginning: the bus and the kernels."""
+        self.chance = Random(self.number)
+        self.bus = Bus(self.chance)
+        self.history = History()
+        self.state: dict[Key, Resource] = {}
+        self.probes: list[Probe] = []
+        #: Name → the endpoint that had it first.
+        self._first: dict[str, WorkloadEndpoint] = {}
+        self.hosts = {name: Host(name, FakeHost(name, LINKS)) for name in HOSTS}
+        self.kernels = Kernels({name: host.kernel for name, host in self.hosts.items()})
+        self._calc: asyncio.Task[None] | None = None
+        self._calc_link: FakeLink | None = None
+        for host in self.hosts.values():
+            self._watch(host)
+
+    def _watch(self, host: Host) -> None:
+        def told() -> None:
+            self.n_writes += 1
+            host.dies_at -= 1
+            if host.dies_at == 0:
+                raise Killed
+
+        host.kernel.told = told
+        host.kernel.settled = lambda: self.ask(host)
+
+    # ------------------------------------------------------------ processes
+
+    def start_calc(self) -> None:
+        """Start calc, or start it anew."""
+        self.kill_calc()
+        self._calc_link = FakeLink(self.bus, "calc")
+        self._calc_link.is_watch = self.calc_watches
+        service = CalcService(CalcSettings(), cast(Link, self._calc_link))
+        self._calc = asyncio.get_running_loop().create_task(_quietly(service.run()))
+
+    def kill_calc(self) -> None:
+        """Kill calc."""
+        if self._calc is not None and self._calc_link is not None:
+            self._calc_link.close_now()
+            self._calc.cancel()
+
+    def start_agent(self, host: Host) -> None:
+        """Start a host's agent, or start it anew, with no memory."""
+        self.kill_agent(host)
+        settings = DataplaneSettings(host=host.name, refresh_s=20.0, revoke_flows=False)
+        host.link = FakeLink(self.bus, host.name)
+        self.bus.links.add(host.link)
+        agent = Agent(
+            settings=settings,
+            link=cast(Link, host.link),
+            kernel=host.kernel.agent(),
+            metrics=Metrics(),
+            version="0",
+        )
+        self.on_agent(agent)
+        host.agent = agent
+        host.task = asyncio.get_running_loop().create_task(self._live(host, agent))
+
+    async def _live(self, host: Host, agent: Agent) -> None:
+        """Run an agent; when it was killed at a write, another one comes after a moment."""
+        try:
+            await agent.run()
+        except* Killed:
+            pass
+        except* Exception as error:
+            self.broken.append(f"the agent of {host.name}: {error.exceptions[0]!r}")
+            raise
+        if host.link is not None:
+            host.link.close_now()
+        await asyncio.sleep(self.chance.choice((0.01, 0.5, 5.0)))
+        if host.agent is agent:
+            host.task = None
+            self.start_agent(host)
+
+    def kill_agent(self, host: Host) -> None:
+        """Kill a host's agent, between two writes."""
+        host.dies_at = 0
+        if host.task is not None and host.link is not None:
+            host.link.close_now()
+            host.task.cancel()
+
+    # ------------------------------------------------------------ changes
+
+    def put(self, resource: Resource) -> None:
+        """Store a resource, as the api does."""
+        self.state[key_of(resource)] = resource
+        self._store(ResourceSet(resource=resource))
+
+    def remove(self, key: Key) -> None:
+        """Store its absence."""
+        del self.state[key]
+        self._store(ResourceRemoved(key=key))
+
+    def _store(self, event: ResourceSet | ResourceRemoved) -> None:
+        self.history.put(self.state)
+        self.bus.append(event)
+        if self.chance.random() < 0.5:
+            self.probes += probes_of(self.state, self.chance, 6)
+            self.probes = self.probes[-N_PROBES:]
+
+    def settle_in(self) -> None:
+        """Begin with a cloud that stands."""
+        for name in HOSTS:
+            self.put(states.host(name))
+        for resource in self._another_cloud():
+            self.put(resource)
+        self.probes = probes_of(self.state, self.chance, N_PROBES // 2)
+
+    def _another_cloud(self) -> list[Resource]:
+        cloud = [self._placed(resource) for resource in cloud_of(self.chance)]
+        return self.chance.sample(cloud, len(cloud))
+
+    def _placed(self, resource: Resource) -> Resource:
+        """Keep an endpoint where its name was first: a move is a matter of its own."""
+        if not isinstance(resource, WorkloadEndpoint):
+            return resource
+        first = self._first.setdefault(resource.metadata.name, resource)
+        metadata = replace(resource.metadata, namespace=first.metadata.namespace)
+        return replace(
+            resource, metadata=metadata, spec=replace(resource.spec, node=first.spec.node)
+        )
+
+    def change(self) -> None:
+        """Change one thing, or a few at once."""
+        for resource in self._another_cloud()[: self.chance.choice((1, 1, 1, 2, 4))]:
+            self.put(resource)
+        gone = [key for key in self.state if key.kind != "Node"]
+        if gone and self.chance.random() < 0.3:
+            self.remove(self.chance.choice(gone))
+
+    # ------------------------------------------------------------ asking
+
+    def ask(self, host: Host) -> None:
+        """Ask some packets at a host, now."""
+        self._note_floor(host)
+        if host.floor < 0:
+            return  # a kernel nobody has written to yet is another chapter
+        mine = [probe for probe in self.probes if probe.host == host.name]
+        for probe in self.chance.sample(mine, min(N_ASKED, len(mine))):
+            self.ask_one(host, probe)
+
+    def _note_floor(self, host: Host) -> None:
+        if host.agent is not None and host.agent.progress.epoch:
+            host.floor = max(host.floor, host.agent.progress.revision)
+
+    def ask_one(self, host: Host, probe: Probe) -> None:
+        """Ask one packet."""
+        interface = f"tap-{probe.endpoint.partition('/')[2]}"
+        found = self.kernels.verdict(probe, interface)
+        if found is None:
+            return
+        self.n_asked += 1
+        verdict, trace = found
+        if not self.history.explains(probe, verdict, host.floor):
+            newest = self.history.newest
+            self.faults.append(Fault(probe, verdict, host.floor, newest, trace))
+
+    # ------------------------------------------------------------ what befalls it
+
+    async def befall(self) -> None:
+        """Let one thing happen, of those that happen; often nothing."""
+        host = self.hosts[self.chance.choice(HOSTS)]
+        await self.chance.choice(_BEFALLS)(self, host)
+
+    async def _nothing(self, _host: Host) -> None:
+        pass
+
+    async def _calc_starts_anew(self, _host: Host) -> None:
+        self.start_calc()
+
+    async def _agent_starts_anew(self, host: Host) -> None:
+        self.start_agent(host)
+
+    async def _agent_dies_at_a_write(self, host: Host) -> None:
+        host.dies_at = self.chance.randint(1, 12)
+
+    async def _host_is_cut_off(self, host: Host) -> None:
+        await self._cut(host.link)
+
+    async def _calc_is_cut_off(self, _host: Host) -> None:
+        await self._cut(self._calc_link)
+
+    async def _messages_get_lost(self, host: Host) -> None:
+        if host.link is not None:
+            host.link.loses = self.chance.randint(1, 4)
+
+    async def _server_starts_anew(self, _host: Host) -> None:
+        self.bus.restart()
+
+    async def _tables_fail_once(self, host: Host) -> None:
+        for restore in host.kernel.restores.values():
+            restore.fail_next = [None, Retry("later")]
+
+    async def _cut(self, link: FakeLink | None) -> None:
+        if link is None:
+            return
+        link.cut()
+        if self.chance.random() < 0.7:
+            self.change()
+        await asyncio.sleep(self.chance.choice((0.05, 2.0, 12.0)))
+        link.heal()
+
+    async def _wrong_server(self, _host: Host) -> None:
+        """Put an empty store in the place of ours for a while."""
+        ours = self.bus.stream
+        self.bus.replace_stream(Stream("empty"))
+        await asyncio.sleep(self.chance.choice((0.2, 3.0, 15.0)))
+        self.bus.replace_stream(ours)
+
+    async def live(self, n_steps: int) -> None:
+        """Live so many steps, then in peace, until nothing changes any more."""
+        self.settle_in()
+        self.start_calc()
+        for host in self.hosts.values():
+            self.start_agent(host)
+        await asyncio.sleep(3.0)
+        for _ in range(n_steps):
+            self.change()
+            await asyncio.sleep(self.chance.choice((0.0, 0.002, 0.05, 1.0)))
+            await self.befall()
+            await asyncio.sleep(self.chance.choice((0.0, 0.01, 0.3, 4.0)))
+        for host in self.hosts.values():
+            host.dies_at = 0
+        await asyncio.sleep(90.0)
+        for host in self.hosts.values():
+            self._note_floor(host)
+            for probe in [p for p in self.probes if p.host == host.name]:
+                self.ask_one(host, probe)
+
+    async def end(self) -> None:
+        """End every process."""
+        self.kill_calc()
+        for host in self.hosts.values():
+            self.kill_agent(host)
+        await asyncio.sleep(0)
+
+    def behind(self) -> list[str]:
+        """Name the hosts that do not enforce the newest revision."""
+        return [name for name, host in self.hosts.items() if host.floor < self.history.newest]
+
+
+_BEFALLS = (
+    World._nothing,
+    World._calc_starts_anew,
+    World._agent_starts_anew,
+    World._agent_dies_at_a_write,
+    World._agent_dies_at_a_write,
+    World._host_is_cut_off,
+    World._calc_is_cut_off,
+    World._messages_get_lost,
+    World._server_starts_anew,
+    World._tables_fail_once,
+    World._wrong_server,
+)
+
+
+async def _quietly(work: Coroutine[Any, Any, None]) -> None:
+    with contextlib.suppress(asyncio.CancelledError):
+        await work
+
+
+def live(world: World, n_steps: int) -> World:
+    """Let a world live from its beginning to its end."""
+
+    async def whole() -> None:
+        try:
+            await world.live(n_steps)
+        finally:
+            await world.end()
+
+    with VirtualLoop() as loop:
+        loop.run_until_complete(whole())
+    return world
