@@ -29,6 +29,7 @@ from hopwall_dataplane.outcome import Family
 from hopwall_dataplane.reserved import nats_addresses, reserved_cidrs
 from hopwall_dataplane.routes.driver import RouteDriver
 from hopwall_dataplane.settings import DataplaneSettings
+from hopwall_dataplane.watch.watch import Watch
 from hopwall_dataplane.ways import ways_to
 from hopwall_runtime.config import ConfigError
 from hopwall_runtime.health import serve_health
@@ -141,11 +142,14 @@ async def serve(settings: DataplaneSettings) -> None:
         agent.on_links(states, ways_to(kernel.desired.nats, names))
 
     monitor = LinkMonitor()
+    backend = next(iter(kernel.restores.values())).backend
+    agent.watch = Watch(kernel, legacy=backend.kind == "legacy")
     try:
         monitor.start(asyncio.get_running_loop(), on_links)
         async with serve_health(settings.health_listen, ready, metrics.registry):
             await agent.run()
     finally:
         monitor.close()
+        agent.watch.close()
         await kernel.close()
         await link.close()

@@ -217,6 +217,8 @@ class Restore:
         self.family = family
         self.backend = backend
         self.n_spawned = 0
+        #: Transactions that the kernel took.
+        self.n_commits = 0
         self._prefix = command_prefix
         self._argv = (*command_prefix, *backend.restore_argv(family, "-v"))
         self._child: _Child | None = None
@@ -311,6 +313,7 @@ class Restore:
             child.kill()  # Half fed, it would take the next transaction as part of this one.
             raise
         if came:
+            self.n_commits += 1
             if tx.frees:
                 self._freed_at = asyncio.get_running_loop().time()
             return Applied()

@@ -3,7 +3,7 @@
 It refuses to write what is right already, and to look at every interface for each change.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from hopwall_dataplane.links.sysctl import (
     SetSysctl,
@@ -33,6 +33,38 @@ class InterfaceSetup:
         self._done: dict[str, int] = {}
         self._host_done = False
 
+    @property
+    def indices(self) -> Collection[int]:
+        """The indices of the interfaces that were put right."""
+        return self._done.values()
+
+    def differing(self, indices: Mapping[str, int]) -> list[tuple[SetSysctl, str | None]]:
+        """Return what was put right and is not any more, each with what it is now; nothing is written.
+
+        Safe in a thread: `indices` must be its own.
+
+        Errors: OSError when a sysctl cannot be read.
+        Cost:   about 5 µs a sysctl, nine an interface.
+        """
+        if not self._host_done:
+            return []
+        strangers = [name for name in indices if name.startswith(self._prefixes)]
+        names = [n for n in host_sysctl_names(indices) if n.startswith(self._trees)]
+        held = self._driver.read(names)
+        ops = plan_host(held, indices, strangers)
+        wanted = self._wanted(n for n, i in dict(self._done).items() if indices.get(n) == i)
+        held |= self._driver.read(wanted)
+        ops += plan_sysctls(wanted, held)
+        return [(op, held[op.name]) for op in ops]
+
+    def _wanted(self, interfaces: Iterable[str]) -> dict[str, str]:
+        return {
+            sysctl: value
+            for name in sorted(interfaces)
+            for sysctl, value in workload_sysctls(name).items()
+            if sysctl.startswith(self._trees)
+        }
+
     def look_again(self) -> None:
         """Take nothing for granted at the next `apply`."""
         self._done.clear()
@@ -55,12 +87,7 @@ class InterfaceSetup:
             names = [n for n in host_sysctl_names(indices) if n.startswith(self._trees)]
             done += self._write(plan_host(self._driver.read(names), indices, strangers))
             self._host_done = True
-        desired = {
-            sysctl: value
-            for name in sorted(fresh)
-            for sysctl, value in workload_sysctls(name).items()
-            if sysctl.startswith(self._trees)
-        }
+        desired = self._wanted(fresh)
         done += self._write(plan_sysctls(desired, self._driver.read(desired)))
         self._done = present
         return done
