@@ -35,14 +35,9 @@ class Doubts:
         return bool(self.whole or self.tables or self.sets)
 
     @property
-    def subsystems(self) -> set[Stale]:
-        """The subsystems of which something is in doubt."""
-        found = set(self.whole)
-        if self.tables:
-            found.add(Stale.TABLES)
-        if self.sets:
-            found.add(Stale.SETS)
-        return found
+    def parts(self) -> set[Stale | TableKey]:
+        """What is in doubt, by what is read at one pace: subsystems, and single tables."""
+        return {*self.whole, *self.tables, *({Stale.SETS} if self.sets else ())}
 
     def add(self, other: "Doubts") -> None:
         """Doubt what the other doubts too."""
@@ -50,12 +45,13 @@ class Doubts:
         self.tables |= other.tables
         self.sets |= other.sets
 
-    def take(self, subsystem: Stale) -> "Doubts":
-        """Take out what is about one subsystem."""
-        taken = Doubts(self.whole & {subsystem})
+    def take(self, part: Stale | TableKey) -> "Doubts":
+        """Take out one of the parts."""
+        if not isinstance(part, Stale):
+            self.tables.discard(part)
+            return Doubts(tables={part})
+        taken = Doubts(self.whole & {part})
         self.whole -= taken.whole
-        if subsystem is Stale.TABLES:
-            taken.tables, self.tables = self.tables, set()
-        elif subsystem is Stale.SETS:
+        if part is Stale.SETS:
             taken.sets, self.sets = self.sets, set()
         return taken

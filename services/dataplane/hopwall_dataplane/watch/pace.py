@@ -8,26 +8,32 @@ from collections.abc import Iterable
 
 #: What belongs to one change arrives within this time.
 SETTLE_S = 0.01
-#: Readings take at most a tenth of the time under noise, yet are this close together at most, and at least.
+#: Readings are this close together at most. After some that found nothing of ours, they take at most a
+#: tenth of the time, yet come at least once in the longest gap.
+_NOISE = 3
 _SHARE = 10
 _GAP_S = (0.1, 5.0)
+#: Noise that paused this long is over.
+_QUIET_S = 5.0
 #: An object that was put right this often within the window is fought over.
-FREE_REPAIRS = 10
+FREE_REPAIRS = 20
 _WINDOW_S = 60.0
 #: How far apart repairs are in a fight: from, to.
 _FIGHT_S = (1.0, 10.0)
 
 
 class Pace:
-    """The pace of one subsystem.
+    """The pace of one subsystem, or of one table.
 
-    Shape: `_repairs` is object → when it was put right, within the window.
+    Shape: `_repairs` is object → when it was put right, within the window; `_n_empty` counts the readings in
+           a row that found nothing.
     """
 
     def __init__(self) -> None:
         """Begin with nothing in doubt."""
         self._asked_at: float | None = None
         self._not_before = 0.0
+        self._n_empty = 0
         self._repairs: dict[str, deque[float]] = {}
 
     def ask(self, now: float) -> None:
@@ -47,10 +53,15 @@ class Pace:
 
     def read(self, now: float, cost_s: float, repaired: Iterable[str]) -> None:
         """Note what a reading cost, and which objects it found damaged."""
-        for name in repaired:
+        names = list(repaired)
+        for name in names:
             self._repairs.setdefault(name, deque()).append(now)
         self._forget(now)
-        gap = min(max(_GAP_S[0], _SHARE * cost_s), _GAP_S[1])
+        quiet = now > self._not_before + _QUIET_S
+        self._n_empty = 0 if names or quiet else self._n_empty + 1
+        gap = _GAP_S[0]
+        if self._n_empty >= _NOISE:
+            gap = min(max(gap, _SHARE * cost_s), _GAP_S[1])
         most = max(map(len, self._repairs.values()), default=0)
         if most > FREE_REPAIRS:
             gap = max(gap, min(_FIGHT_S[0] * 2 ** (most - FREE_REPAIRS - 1), _FIGHT_S[1]))

@@ -6,12 +6,13 @@ It refuses to read, compare and repair: the agent's loop does, and tells what ca
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from hopwall_dataplane.drift import Found
 from hopwall_dataplane.kernel import Kernel
-from hopwall_dataplane.stale import Doubts, Stale
+from hopwall_dataplane.stale import Doubts, Stale, TableKey
 from hopwall_dataplane.watch.audit import LegacyAudit, SetsAudit, pause_s
 from hopwall_dataplane.watch.codec import Writer
 from hopwall_dataplane.watch.events import Concerns, EventMonitor
@@ -58,14 +59,14 @@ class Watch:
         self._wake: Callable[[], None] = lambda: None
         self._doubts = Doubts()
         self._notes: list[Found] = []
-        self._paces = {subsystem: Pace() for subsystem in Stale}
+        self._paces: defaultdict[Stale | TableKey, Pace] = defaultdict(Pace)
         self._writer: Writer | None = None
         #: What the looks have cost, in seconds of a core.
         self.spent_s = 0.0
         restores = kernel.restores.values()
         self._events = EventMonitor(
             Concerns(
-                writers=lambda: [r.pid for r in restores if r.pid is not None],
+                writers=lambda: [writer for r in restores for writer in r.writers],
                 n_commits=lambda: sum(r.n_commits for r in restores),
                 routes=lambda: kernel.desired.routes.desired,
                 workloads=lambda: kernel.interfaces.indices,
@@ -103,8 +104,8 @@ class Watch:
         now = clock.monotonic()
         self._doubts.add(doubts)
         self._notes += notes
-        for subsystem in doubts.subsystems:
-            self._paces[subsystem].ask(now)
+        for part in doubts.parts:
+            self._paces[part].ask(now)
         if self._events.last_writer is not None:
             self._writer = self._events.last_writer
         self._wake()
@@ -120,22 +121,21 @@ class Watch:
         """Return what is to be read again now."""
         now = clock.monotonic()
         taken = Doubts()
-        for subsystem, pace in self._paces.items():
+        for part, pace in self._paces.items():
             if pace.due_in_s(now) == 0.0:
                 pace.took()
-                taken.add(self._doubts.take(subsystem))
+                taken.add(self._doubts.take(part))
         return taken
 
     def took(self, doubts: Doubts, found: Iterable[Found], cost_s: float) -> list[Found]:
         """Note what a reading of these found, and return what is to be told of it."""
         found = list(found)
         now = clock.monotonic()
-        for subsystem in doubts.subsystems:
-            names = [f.label for f in found if _SUBSYSTEM.get(f.object) is subsystem]
-            self._paces[subsystem].read(now, cost_s, names)
+        for part in doubts.parts:
+            self._paces[part].read(now, cost_s, [f.label for f in found if _is_about(f, part)])
         notes, self._notes = self._notes, []
         told = [self._with_writer(one) for one in found]
-        if Stale.TABLES in doubts.subsystems:
+        if doubts.tables or Stale.TABLES in doubts.whole:
             self._writer = self._events.last_writer = None
         return told + notes
 
@@ -177,6 +177,14 @@ class Watch:
     def _look_at_sysctls(self) -> Doubts:
         """Look whether sysctls are as they were put; forwarding and proxy ARP have events besides."""
         return Doubts({Stale.SYSCTLS} if self._kernel.differing_sysctls() else set())
+
+
+def _is_about(found: Found, part: Stale | TableKey) -> bool:
+    """Tell whether a finding came of reading this part."""
+    subsystem = _SUBSYSTEM.get(found.object)
+    if isinstance(part, Stale):
+        return subsystem is part
+    return subsystem is Stale.TABLES and found.name.startswith(f"{part[0]} {part[1]} ")
 
 
 def _timed(look: Callable[[], Doubts]) -> tuple[Doubts, float]:
