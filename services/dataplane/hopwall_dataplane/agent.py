@@ -182,6 +182,7 @@ class Agent:
         """
         doubts = Doubts() if self.watch is None else self.watch.take()
         self.kernel.doubt(doubts)
+        self.metrics.doubts.inc(bool(doubts))
         began = clock.monotonic()
         found = await self.kernel.resync() if self.kernel.stale or self.kernel.doubted else []
         if self.watch is not None:

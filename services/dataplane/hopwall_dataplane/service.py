@@ -143,7 +143,7 @@ async def serve(settings: DataplaneSettings) -> None:
 
     monitor = LinkMonitor()
     backend = next(iter(kernel.restores.values())).backend
-    agent.watch = Watch(kernel, legacy=backend.kind == "legacy")
+    agent.watch = Watch(kernel, legacy=backend.kind == "legacy", metrics=metrics)
     try:
         monitor.start(asyncio.get_running_loop(), on_links)
         async with serve_health(settings.health_listen, ready, metrics.registry):

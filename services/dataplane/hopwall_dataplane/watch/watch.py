@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from hopwall_dataplane.drift import Found
 from hopwall_dataplane.kernel import Kernel
+from hopwall_dataplane.metrics import Metrics
 from hopwall_dataplane.stale import Doubts, Stale, TableKey
 from hopwall_dataplane.watch.audit import LegacyAudit, SetsAudit, pause_s
 from hopwall_dataplane.watch.codec import Writer
@@ -50,7 +51,7 @@ class Watch:
     Owner: the agent's loop.
     """
 
-    def __init__(self, kernel: Kernel, *, legacy: bool) -> None:
+    def __init__(self, kernel: Kernel, *, legacy: bool, metrics: Metrics | None = None) -> None:
         """Open the sockets; events are kept from now on.
 
         Errors: `OSError` when the kernel gives no events.
@@ -61,8 +62,7 @@ class Watch:
         self._notes: list[Found] = []
         self._paces: defaultdict[Stale | TableKey, Pace] = defaultdict(Pace)
         self._writer: Writer | None = None
-        #: What the looks have cost, in seconds of a core.
-        self.spent_s = 0.0
+        self._metrics = metrics or Metrics()
         restores = kernel.restores.values()
         self._events = EventMonitor(
             Concerns(
@@ -169,7 +169,7 @@ class Watch:
             log.warning("the %s could not be looked at: %s", audit.name, error)
             audit.at = clock.monotonic() + _RETRY_S
             return
-        self.spent_s += cost_s
+        self._metrics.watch_seconds.inc(cost_s)
         audit.at = clock.monotonic() + pause_s(cost_s)
         if doubts:
             self.on_news(doubts, [])
