@@ -39,7 +39,6 @@ from hopwall_dataplane.iptables.static import TABLES, from_set, to_set
 from hopwall_dataplane.iptables.table import Chain, TableName, TableState
 from hopwall_dataplane.iptables.transaction import Applied, Failed, Transaction, record
 from hopwall_dataplane.links.setup import InterfaceSetup
-from hopwall_dataplane.links.sysctl import SetSysctl
 from hopwall_dataplane.listing import list_rules
 from hopwall_dataplane.outcome import Family, Outcome, Refused, Retry
 from hopwall_dataplane.routes import plan as route_plan
@@ -122,14 +121,14 @@ class Kernel:
             found += await self._resync_tables(sorted(doubted.tables))
         if Stale.ROUTES in self.stale:
             found += self._resync_routes()
-        if Stale.SYSCTLS in self.stale:
-            found += self._resync_sysctls()
+        if Stale.SYSCTLS in self.stale or doubted.links:
+            found += self._resync_sysctls(doubted.links)
         return found
 
     def doubt(self, doubts: Doubts) -> None:
         """Have this read again at the next `resync`."""
         self.stale |= doubts.whole
-        self.doubted.add(Doubts(tables=doubts.tables, sets=doubts.sets))
+        self.doubted.add(Doubts(tables=doubts.tables, sets=doubts.sets, links=doubts.links))
 
     def _resync_sets(self) -> list[Found]:
         content = self.sets.read()
@@ -174,24 +173,20 @@ class Kernel:
             self.desired.classes.remember(numbers_in(state.chains))
         return found
 
-    def _resync_sysctls(self) -> list[Found]:
+    def _resync_sysctls(self, links: set[int]) -> list[Found]:
+        every = Stale.SYSCTLS in self.stale
+        indices = {n: i for n, i in self.desired.link_indices.items() if every or i in links}
+        differing = self.interfaces.look_again(indices)
         found = [
             Found("sysctl", op.name, f"was set to {value}; it must be {op.value}")
-            for op, value in self.differing_sysctls()
+            for op, value in differing
+            if op.name not in self._refused_sysctls
         ]
-        self.interfaces.look_again()
-        self.desired.interfaces_touched = True
-        self._refused_sysctls.clear()
-        self.stale.discard(Stale.SYSCTLS)
+        if every:
+            self._refused_sysctls.clear()
+            self.stale.discard(Stale.SYSCTLS)
+        self.desired.interfaces_touched |= bool(found) or every
         return found
-
-    def differing_sysctls(self) -> list[tuple[SetSysctl, str | None]]:
-        """Return the sysctls that are not as they were put, each with what it is; safe in a thread.
-
-        Errors: OSError when one cannot be read.
-        """
-        differing = self.interfaces.differing(dict(self.desired.link_indices))
-        return [(op, value) for op, value in differing if op.name not in self._refused_sysctls]
 
     def _resync_routes(self) -> list[Found]:
         actual = self.routes.read()

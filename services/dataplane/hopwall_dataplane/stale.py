@@ -24,26 +24,33 @@ TableKey = tuple[Family, TableName]
 
 @dataclass(slots=True)
 class Doubts:
-    """What may be other than believed: whole subsystems, and of the others single tables and sets."""
+    """What may be other than believed: whole subsystems, and of the others single tables, sets and links.
+
+    Shape: `links` are the indices of interfaces whose sysctls are in doubt, and the host's own with them.
+    """
 
     whole: set[Stale] = field(default_factory=set)
     tables: set[TableKey] = field(default_factory=set)
     sets: set[str] = field(default_factory=set)
+    links: set[int] = field(default_factory=set)
 
     def __bool__(self) -> bool:
         """Tell whether anything is in doubt."""
-        return bool(self.whole or self.tables or self.sets)
+        return bool(self.whole or self.tables or self.sets or self.links)
 
     @property
     def parts(self) -> set[Stale | TableKey]:
         """What is in doubt, by what is read at one pace: subsystems, and single tables."""
-        return {*self.whole, *self.tables, *({Stale.SETS} if self.sets else ())}
+        found: set[Stale | TableKey] = {*self.whole, *self.tables}
+        found |= {Stale.SETS} if self.sets else set()
+        return found | ({Stale.SYSCTLS} if self.links else set())
 
     def add(self, other: "Doubts") -> None:
         """Doubt what the other doubts too."""
         self.whole |= other.whole
         self.tables |= other.tables
         self.sets |= other.sets
+        self.links |= other.links
 
     def take(self, part: Stale | TableKey) -> "Doubts":
         """Take out one of the parts."""
@@ -54,4 +61,6 @@ class Doubts:
         self.whole -= taken.whole
         if part is Stale.SETS:
             taken.sets, self.sets = self.sets, set()
+        elif part is Stale.SYSCTLS:
+            taken.links, self.links = self.links, set()
         return taken

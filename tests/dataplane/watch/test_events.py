@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -19,7 +20,7 @@ from hopwall_dataplane.outcome import Family, Retry
 from hopwall_dataplane.service import open_kernel
 from hopwall_dataplane.settings import DataplaneSettings
 from hopwall_dataplane.stale import Doubts, Stale
-from hopwall_dataplane.watch.audit import SetsAudit
+from hopwall_dataplane.watch.audit import SetsAudit, SettingsAudit
 from hopwall_dataplane.watch.legacy import LegacyTables
 from hopwall_dataplane.watch.watch import Watch
 from hopwall_model.updates import (
@@ -188,7 +189,9 @@ def test_routes_and_settings_are_told_by_whose_they_are(ns: Netns, backend: str)
         sh("ip -6 route del fd65::1/128")
         assert (await scene.news()).whole == {Stale.ROUTES}
         sh("echo 0 > /proc/sys/net/ipv4/conf/tapa/proxy_arp")
-        assert (await scene.news()).whole == {Stale.SYSCTLS}
+        assert (await scene.news()).links == {scene.kernel.desired.link_indices["tapa"]}
+        sh("echo 0 > /proc/sys/net/ipv4/ip_forward")
+        assert -1 in (await scene.news()).links
         sh("echo 2 > /proc/sys/net/ipv4/conf/tapa/rp_filter")
         assert not await scene.news()
 
@@ -237,6 +240,30 @@ def _sets() -> None:
 def test_a_look_at_sets_sees_any_change_of_ours(ns: Netns) -> None:
     """As many members but another one, a swap: all is seen; others' sets and what stands still are not."""
     ns.python(_sets)
+
+
+def _settings() -> None:
+    audit = SettingsAudit()
+    audit.look()
+    index = socket.if_nametoindex("tapa")
+    for name in (
+        "ipv4/conf/tapa/accept_redirects",
+        "ipv4/conf/tapa/route_localnet",
+        "ipv4/neigh/tapa/proxy_delay",
+        "ipv6/conf/tapa/accept_ra",
+        "ipv6/conf/tapa/forwarding",
+    ):
+        sh(f"echo 0 > /proc/sys/net/{name}")
+        audit.look()
+        sh(f"echo 1 > /proc/sys/net/{name}")
+        assert audit.look().links == {index}, name
+    for _ in range(20):
+        assert not audit.look()
+
+
+def test_a_look_at_settings_sees_any_of_those_we_keep(ns: Netns) -> None:
+    """Each sysctl of a workload's interface, and the interface it is of; what stands still is not seen."""
+    ns.python(_settings)
 
 
 def _legacy(family: Family, tool: str) -> None:

@@ -46,7 +46,7 @@ _WORKLOAD: Mapping[Family, tuple[tuple[str, str], ...]] = {
 #: More than any of them has.
 _VALUE_BYTES = 64
 
-_FORWARD_V4 = "net/ipv4/ip_forward"
+FORWARD_V4 = "net/ipv4/ip_forward"
 _FORWARD_V6 = "net/ipv6/conf/all/forwarding"
 
 
@@ -82,7 +82,7 @@ def plan_sysctls(desired: Mapping[str, str], actual: Mapping[str, str | None]) -
 
 def host_sysctl_names(interfaces: Iterable[str]) -> list[str]:
     """Return what must be read for `plan_host`, given all interfaces of the host."""
-    return [_FORWARD_V4, _FORWARD_V6, *(_accept_ra(name) for name in sorted(interfaces))]
+    return [FORWARD_V4, _FORWARD_V6, *(_accept_ra(name) for name in sorted(interfaces))]
 
 
 def plan_host(
@@ -99,7 +99,7 @@ def plan_host(
     Source: rt6_purge_dflt_routers() in net/ipv6/route.c, inet_forward_change() in net/ipv4/devinet.c.
     """
     uplinks = sorted(set(interfaces) - set(workload_interfaces) - _NOT_INTERFACES)
-    ops = plan_sysctls({_FORWARD_V4: "1"}, actual)
+    ops = plan_sysctls({FORWARD_V4: "1"}, actual)
     if actual.get(_FORWARD_V6) is None:
         return ops
     ops += [

@@ -12,9 +12,15 @@ from dataclasses import dataclass, field
 from hopwall_dataplane.ipsets.codec import elements_in, list_message, listed_name
 from hopwall_dataplane.ipsets.elements import is_ours
 from hopwall_dataplane.iptables.static import TABLES
-from hopwall_dataplane.netlink.socket import NETLINK_NETFILTER, NetlinkSocket
+from hopwall_dataplane.netlink.socket import NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkSocket
 from hopwall_dataplane.outcome import Family
 from hopwall_dataplane.stale import Doubts
+from hopwall_dataplane.watch.codec import (
+    neighbour_message,
+    proxy_delay_in,
+    settings_in,
+    settings_message,
+)
 from hopwall_dataplane.watch.legacy import LegacyTables
 
 #: A look takes at most this part of the time, as long as it comes at least once in the longest pause.
@@ -63,6 +69,36 @@ class SetsAudit:
                     held.update(part)
         changed = self._digests.changed({name: one.digest() for name, one in running.items()})
         return Doubts(sets={str(name) for name in changed})
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+
+class SettingsAudit:
+    """Looks at the settings of interfaces, those that have events and those that do not."""
+
+    def __init__(self) -> None:
+        """Open a socket of its own, as it is used in a thread."""
+        self._socket = NetlinkSocket(NETLINK_ROUTE)
+        self._digests = Digests()
+
+    def look(self) -> Doubts:
+        """Return the interfaces whose settings are not what they were.
+
+        Cost: two listings, 15 µs an interface; reading nine files of each would be 90.
+        """
+        now: dict[object, bytes] = {}
+        for _, body in self._socket.dump(settings_message()):
+            index, settings = settings_in(body)
+            now[index] = settings
+        for _, body in self._socket.dump(neighbour_message()):
+            found = proxy_delay_in(body)
+            if found is not None and found[0] in now:
+                now[found[0]] += found[1]
+        changed = self._digests.changed(now)
+        # One that is gone is the link monitor's business.
+        return Doubts(links={index for index in now if index in changed and isinstance(index, int)})
 
     def close(self) -> None:
         """Close the socket."""

@@ -12,7 +12,15 @@ from socket import inet_ntop
 from typing import NamedTuple
 
 from hopwall_dataplane.iptables.table import is_ours
-from hopwall_dataplane.netlink.codec import Message, attribute_table, message, text_of
+from hopwall_dataplane.netlink.codec import (
+    NLM_F_DUMP,
+    Message,
+    attribute,
+    attribute_table,
+    attributes,
+    message,
+    text_of,
+)
 from hopwall_dataplane.outcome import Family
 from hopwall_dataplane.routes.route import ROUTE_PROTOCOL, TABLE_LOCAL, TABLE_MAIN, RouteKey
 from hopwall_dataplane.stale import TableKey
@@ -43,6 +51,12 @@ _UINT, _INT = struct.Struct("=I"), struct.Struct("=i")
 _NETCONF_INDEX, _NETCONF_FORWARDING, _NETCONF_PROXY = 1, 2, 5
 _NETCONF_HEAD = 4
 _ALL = -1
+_RTM_GETLINK, _RTM_GETNEIGHTBL = 18, 66
+_IFINFOMSG = struct.Struct("=BBHiII")
+_IFLA_AF_SPEC, _IFLA_EXT_MASK, _SKIP_STATS = 26, 29, 1 << 3
+#: Family → the attribute of its settings: IFLA_INET_CONF, IFLA_INET6_CONF.
+_CONF_OF = {int(socket.AF_INET): 1, int(socket.AF_INET6): 2}
+_NDTA_PARMS, _NDTPA_IFINDEX, _NDTPA_PROXY_DELAY = 6, 1, 13
 #: The metric of an IPv6 route that names none.
 _V6_DEFAULT_PRIORITY = 1024
 
@@ -154,18 +168,53 @@ def rule_news(data: bytes, found: Message) -> RuleNews | None:
     return RuleNews(family, priority, found.kind == _RTM_NEWRULE)
 
 
-def is_wrong_setting(data: bytes, found: Message, workloads: Collection[int]) -> bool:
-    """Tell whether an event says that forwarding, or proxy ARP of a workload's interface, was turned off."""
+def wrong_setting(data: bytes, found: Message, workloads: Collection[int]) -> int | None:
+    """Return the interface whose forwarding or proxy ARP an event says was turned off, -1 for the host's.
+
+    None for what is right, and for interfaces that are not workloads'.
+    """
     if found.kind != _RTM_NEWNETCONF:
-        return False
+        return None
     rest = attribute_table(data, found.start + _NETCONF_HEAD, found.end)
     values = {
         kind: _INT.unpack(value)[0] for kind, value in rest.items() if len(value) == _INT.size
     }
     index = values.get(_NETCONF_INDEX, 0)
-    if index == _ALL:
-        return values.get(_NETCONF_FORWARDING) == 0
-    if index not in workloads:
-        return False
-    is_v4 = data[found.start] == socket.AF_INET
-    return values.get(_NETCONF_FORWARDING) == 0 or (is_v4 and values.get(_NETCONF_PROXY) == 0)
+    proxies = data[found.start] == socket.AF_INET and index != _ALL
+    wrong = values.get(_NETCONF_FORWARDING) == 0 or (proxies and values.get(_NETCONF_PROXY) == 0)
+    return index if wrong and (index == _ALL or index in workloads) else None
+
+
+def settings_message() -> bytes:
+    """Build the question for all interfaces with their settings, without their statistics."""
+    mask = attribute(_IFLA_EXT_MASK, _UINT.pack(_SKIP_STATS))
+    return message(_RTM_GETLINK, NLM_F_DUMP, _IFINFOMSG.pack(0, 0, 0, 0, 0, 0) + mask)
+
+
+def neighbour_message() -> bytes:
+    """Build the question for the settings of neighbour discovery of all interfaces."""
+    return message(_RTM_GETNEIGHTBL, NLM_F_DUMP, bytes(4))
+
+
+def settings_in(body: bytes) -> tuple[int, bytes]:
+    """Return an interface's index, and its settings of both families as the kernel's bytes."""
+    _, _, _, index, _, _ = _IFINFOMSG.unpack_from(body)
+    found = b""
+    for kind, start, end in attributes(body, _IFINFOMSG.size, len(body)):
+        if kind != _IFLA_AF_SPEC:
+            continue
+        for family, first, last in attributes(body, start, end):
+            wanted = _CONF_OF.get(family)
+            found += b"".join(
+                body[a:b] for what, a, b in attributes(body, first, last) if what == wanted
+            )
+    return index, found
+
+
+def proxy_delay_in(body: bytes) -> tuple[int, bytes] | None:
+    """Return an interface's index and its delay of proxy ARP; None for what is of no interface."""
+    held = attribute_table(body, 4, len(body)).get(_NDTA_PARMS, b"")
+    parms = attribute_table(held, 0, len(held))
+    if _NDTPA_IFINDEX not in parms or body[0] != socket.AF_INET:
+        return None
+    return _UINT.unpack(parms[_NDTPA_IFINDEX])[0], parms.get(_NDTPA_PROXY_DELAY, b"")

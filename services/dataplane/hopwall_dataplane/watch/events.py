@@ -25,12 +25,12 @@ from hopwall_dataplane.watch.codec import (
     Writer,
     generation_message,
     goes_before,
-    is_wrong_setting,
     nft_table,
     nft_writer,
     parse_generation,
     route_news,
     rule_news,
+    wrong_setting,
 )
 
 log = logging.getLogger(__name__)
@@ -160,8 +160,8 @@ class EventMonitor:
                     notes.append(
                         Found("routing rule", name, f"{detail}; it is not ours and stays so")
                     )
-                elif is_wrong_setting(data, found, workloads):
-                    doubts.whole.add(Stale.SYSCTLS)
+                elif (link := wrong_setting(data, found, workloads)) is not None:
+                    doubts.links.add(link)
         if doubts or notes:
             self._say(doubts, notes)
 

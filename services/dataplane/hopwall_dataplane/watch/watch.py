@@ -14,7 +14,7 @@ from hopwall_dataplane.drift import Found
 from hopwall_dataplane.kernel import Kernel
 from hopwall_dataplane.metrics import Metrics
 from hopwall_dataplane.stale import Doubts, Stale, TableKey
-from hopwall_dataplane.watch.audit import LegacyAudit, SetsAudit, pause_s
+from hopwall_dataplane.watch.audit import LegacyAudit, SetsAudit, SettingsAudit, pause_s
 from hopwall_dataplane.watch.codec import Writer
 from hopwall_dataplane.watch.events import Concerns, EventMonitor
 from hopwall_dataplane.watch.pace import Pace
@@ -76,7 +76,8 @@ class Watch:
         )
         kernel.hush = self._events.hush
         self._sets = SetsAudit()
-        self._audits = [_Audit("sets", self._sets.look), _Audit("sysctls", self._look_at_sysctls)]
+        self._settings = SettingsAudit()
+        self._audits = [_Audit("sets", self._sets.look), _Audit("sysctls", self._settings.look)]
         self._legacy = LegacyAudit(kernel.restores) if legacy else None
         if self._legacy is not None:
             self._audits.append(_Audit("tables", self._legacy.look))
@@ -94,6 +95,7 @@ class Watch:
         """Close the sockets."""
         self._events.close()
         self._sets.close()
+        self._settings.close()
         if self._legacy is not None:
             self._legacy.close()
 
@@ -173,10 +175,6 @@ class Watch:
         audit.at = clock.monotonic() + pause_s(cost_s)
         if doubts:
             self.on_news(doubts, [])
-
-    def _look_at_sysctls(self) -> Doubts:
-        """Look whether sysctls are as they were put; forwarding and proxy ARP have events besides."""
-        return Doubts({Stale.SYSCTLS} if self._kernel.differing_sysctls() else set())
 
 
 def _is_about(found: Found, part: Stale | TableKey) -> bool:
