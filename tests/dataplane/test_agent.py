@@ -265,6 +265,7 @@ async def _drift(calc: CalcStandIn, _agent: AgentProcess) -> tuple[str, str, lis
     await first_state(calc)
     await calc.applied()
     before = sh("iptables-nft-save -t filter")
+    handles = _handles()
     sh("iptables-nft -I FORWARD 1 -s 192.0.2.2 -j ACCEPT")
     sh("iptables-nft -F hw-known")
     sh("ip route del 10.65.0.21")
@@ -272,6 +273,8 @@ async def _drift(calc: CalcStandIn, _agent: AgentProcess) -> tuple[str, str, lis
     await calc.until(lambda s: s.drift_repaired >= 4)
     await asyncio.sleep(0.1)
     everything = sh("ip route") + sh("ipset save")
+    # What is right is not written anew: its lines are the very same ones.
+    assert {c: h for c, h in handles.items() if c != "hw-known"}.items() <= _handles().items()
     return before, sh("iptables-nft-save -t filter"), [d.object for d in calc.drifts], everything
 
 
@@ -293,6 +296,17 @@ def test_drift_is_repaired_and_reported_and_foreign_things_stay(
     assert "10.65.0.0/16 dev tapa" in rest
     assert "add hw4-to 10.65.0.24" in rest
     assert "create foreign" in rest
+
+
+def _handles() -> dict[str, list[str]]:
+    """Return the handles of all lines of our chains in filter."""
+    found: dict[str, list[str]] = {}
+    for line in sh("nft -a list table ip filter").splitlines():
+        if line.startswith("\tchain "):
+            chain = line.split()[1]
+        elif line.startswith("\t\t") and "hook" not in line and chain.startswith("hw-"):
+            found.setdefault(chain, []).append(line.rpartition(" handle ")[2])
+    return found
 
 
 async def _fight(calc: CalcStandIn, _agent: AgentProcess) -> tuple[list[int], list[str], float]:

@@ -160,8 +160,9 @@ class Kernel:
 
     async def _resync_tables(self, keys: Sequence[TableKey]) -> list[Found]:
         found = []
-        for family, table in keys:
-            state = await self.restores[family].read(table)
+        # All at once: whoever flushed everything left everything open.
+        states = await asyncio.gather(*(self.restores[f].read(table) for f, table in keys))
+        for (family, table), state in zip(keys, states, strict=True):
             if isinstance(state, Retry):
                 self.stale.add(Stale.TABLES)
                 raise OSError(state.reason)

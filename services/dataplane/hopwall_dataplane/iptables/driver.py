@@ -12,6 +12,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -224,6 +225,7 @@ class Restore:
         self._argv = (*command_prefix, *backend.restore_argv(family, "-v"))
         self._child: _Child | None = None
         self._nft: NftDriver | None = None
+        self._nft_lock = threading.Lock()
         self._n_tokens = 0
         self._in_flight = False
         self._freed_at = -SETTLE_S
@@ -320,9 +322,10 @@ class Restore:
             return state
         if self._prefix:
             raise OSError(f"table {table} holds what iptables-save cannot print")
-        if self._nft is None:
-            self._nft = NftDriver(self.family)
-        return self._nft.read(table)
+        with self._nft_lock:  # tables may be read at once
+            if self._nft is None:
+                self._nft = NftDriver(self.family)
+            return self._nft.read(table)
 
     def _delete_lines(self, tx: Transaction) -> None:
         """Delete the lines of ours that the tool cannot, after what stands in for them is there."""
