@@ -15,7 +15,7 @@ from hopwall_dataplane.conntrack.revocation import Revocation
 from hopwall_dataplane.desired import Desired, LinkState
 from hopwall_dataplane.failsafe import parse_failsafe
 from hopwall_dataplane.ipsets.driver import IpsetDriver
-from hopwall_dataplane.iptables.backend import choose, why_no_log
+from hopwall_dataplane.iptables.backend import choose, why_no_flow_limit, why_no_log
 from hopwall_dataplane.iptables.driver import Restore
 from hopwall_dataplane.iptables.static import RenderSettings
 from hopwall_dataplane.kernel import Kernel
@@ -55,6 +55,7 @@ def render_settings(settings: DataplaneSettings) -> RenderSettings:
         failsafe_out=tuple(parse_failsafe(entry) for entry in settings.failsafe_outbound),
         log=settings.log,
         revoke_flows=settings.revoke_flows,
+        max_flows=settings.max_flows,
     )
 
 
@@ -78,6 +79,10 @@ async def open_kernel(settings: DataplaneSettings, metrics: Metrics | None = Non
     if rendering.log.denied and (reason := await why_no_log(backend, families)):
         log.warning("denied packets are not logged, as this kernel has no NFLOG: %s", reason)
         rendering = replace(rendering, log=replace(rendering.log, denied=False))
+    if rendering.max_flows and (reason := await why_no_flow_limit(backend, families)):
+        raise ConfigError(
+            f"max_flows needs connlimit, which this kernel has not ({reason}): set it to 0."
+        )
     restores = {family: Restore(family, backend) for family in families}
     for restore in restores.values():
         await restore.start()
