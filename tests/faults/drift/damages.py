@@ -45,6 +45,7 @@ def damages(backend: str) -> Iterator[Damage]:
         yield from _sets(backend, family)
         yield from _routes(backend, family)
         yield from _sysctls(backend, family)
+    yield from _links(backend)
 
 
 def _tables(backend: str, family: int) -> Iterator[Damage]:
@@ -258,6 +259,13 @@ def _routes(backend: str, family: int) -> Iterator[Damage]:
         "rule of routing made", f"{ip} rule add pref 77 to {NEIGHBOUR[family]} lookup main",
         told="routing rule", found="foreign", after=f"{ip} rule del pref 77",
     )  # fmt: skip
+
+
+def _links(backend: str) -> Iterator[Damage]:
+    commands = ("ip link set tapb down", "sleep 0.2", "ip link set tapb up")
+    for family in (4, 6):
+        name = "interface of a workload down and up"
+        yield Damage("link", name, family, backend, "event", commands, "", quick=family == 4)
 
 
 def _sysctls(backend: str, family: int) -> Iterator[Damage]:
