@@ -48,27 +48,46 @@ def damages(backend: str) -> Iterator[Damage]:
     yield from _links(backend)
 
 
-def _tables(backend: str, family: int) -> Iterator[Damage]:
-    tool = f"{'iptables' if family == 4 else 'ip6tables'}-{backend}"
-    net = "198.51.100.7" if family == 4 else "fd99::7"
-    found: Found = "event" if backend == "nft" else "audit"
+class _Tool:
+    """Makes damages that one command of iptables does, or some."""
+
+    def __init__(self, backend: str, family: int) -> None:
+        self.backend, self.family = backend, family
+        self.name = f"{'iptables' if family == 4 else 'ip6tables'}-{backend}"
+        self.net = "198.51.100.7" if family == 4 else "fd99::7"
+        self.found: Found = "event" if backend == "nft" else "audit"
 
     def one(
-        name: str, *commands: str, told: str = "chain", after: str = "", stays: str = "",
-        found: Found = found, quick: bool = False,
+        self, name: str, *commands: str, told: str = "chain", after: str = "", stays: str = "",
+        quick: bool = False, found: Found | None = None,
     ) -> Damage:  # fmt: skip
-        lines = tuple(f"{tool} {command}" for command in commands)
-        undo = (f"{tool} {after}",) if after else ()
-        return Damage("table", name, family, backend, found, lines, told, undo, stays, quick)
-
-    def above(table: str, chain: str, *, quick: bool = False) -> Damage:
-        line = f"-s {net} -j ACCEPT"
-        return one(
-            f"accept put above ours in {table} {chain}",
-            f"-t {table} -I {chain} 1 {line}",
-            told="jump", after=f"-t {table} -D {chain} {line}", stays=net, quick=quick,
+        """Return a damage done by these arguments to the tool."""
+        lines = tuple(f"{self.name} {command}" for command in commands)
+        undo = (f"{self.name} {after}",) if after else ()
+        return Damage(
+            "table", name, self.family, self.backend, found or self.found, lines, told, undo, stays, quick
         )  # fmt: skip
 
+    def restored(self, name: str, text: str, options: str = "") -> Damage:
+        """Return a damage done by the restore tool."""
+        command = f"printf '{text}' | {self.name}-restore{options}"
+        return Damage(
+            "table", name, self.family, self.backend, self.found, (command,), "chain"
+        )  # fmt: skip
+
+    def above(self, table: str, chain: str, *, quick: bool = False) -> Damage:
+        """Return the damage of a line put before ours."""
+        line = f"-s {self.net} -j ACCEPT"
+        return self.one(
+            f"accept put above ours in {table} {chain}",
+            f"-t {table} -I {chain} 1 {line}",
+            told="jump", after=f"-t {table} -D {chain} {line}", stays=self.net, quick=quick,
+        )  # fmt: skip
+
+
+def _tables(backend: str, family: int) -> Iterator[Damage]:
+    tool = _Tool(backend, family)
+    one, net = tool.one, tool.net
     for table in ("filter", "mangle", "raw"):
         quick = table == "filter"
         yield one(f"flush of {table}", f"-t {table} -F", quick=quick)
@@ -83,29 +102,14 @@ def _tables(backend: str, family: int) -> Iterator[Damage]:
             f"-t {table} -D {chain} 1",
             told="jump", quick=chain == "PREROUTING",
         )  # fmt: skip
-        yield above(table, chain, quick=(table, chain) == ("filter", "FORWARD"))
+        yield tool.above(table, chain, quick=(table, chain) == ("filter", "FORWARD"))
     yield one(
         "accept of all put above ours",
         "-I FORWARD 1 -j ACCEPT",
         told="jump",
         after="-D FORWARD -j ACCEPT",
     )
-    yield one("flush of hw-known", "-F hw-known")
-    yield one("flush of the tree hw-to", "-F hw-to", quick=True)
-    yield one("flush of hw-antispoof", "-t raw -F hw-antispoof")
-    gone = "*filter\\n:hw-FORWARD - [0:0]\\n-D FORWARD 1\\n-X hw-FORWARD\\nCOMMIT\\n"
-    yield Damage(
-        "table", "chain hw-FORWARD removed", family, backend, found,
-        (f"printf '{gone}' | {tool}-restore --noflush",), "chain",
-    )  # fmt: skip
-    yield one("line put first into hw-FORWARD", "-I hw-FORWARD 1 -j ACCEPT")
-    yield one("line of hw-FORWARD replaced", "-R hw-FORWARD 1 -i tap+ -j hw-to")
-    yield one("line of hw-FORWARD removed", "-D hw-FORWARD 3")
-    yield one(
-        "our jump repeated below",
-        "-A FORWARD -j hw-FORWARD -m comment --comment hw:AAAAAAAAAAAAAAAA",
-        told="jump",
-    )
+    yield from _chains(tool)
     yield one(
         "policy of FORWARD set to DROP",
         "-P FORWARD DROP",
@@ -115,10 +119,25 @@ def _tables(backend: str, family: int) -> Iterator[Damage]:
     )
     yield one("foreign chain and line below ours", "-N theirs", f"-A FORWARD -s {net} -j theirs", told="", found="foreign",
               after=f"-D FORWARD -s {net} -j theirs", stays="theirs")  # fmt: skip
-    yield Damage(
-        "table", "filter loaded anew without ours", family, backend, found,
-        (f"printf '*filter\\nCOMMIT\\n' | {tool}-restore",), "chain",
-    )  # fmt: skip
+    yield tool.restored("filter loaded anew without ours", "*filter\\nCOMMIT\\n")
+
+
+def _chains(tool: _Tool) -> Iterator[Damage]:
+    """Damage to chains of ours."""
+    one = tool.one
+    yield one("flush of hw-known", "-F hw-known")
+    yield one("flush of the tree hw-to", "-F hw-to", quick=True)
+    yield one("flush of hw-antispoof", "-t raw -F hw-antispoof")
+    gone = "*filter\\n:hw-FORWARD - [0:0]\\n-D FORWARD 1\\n-X hw-FORWARD\\nCOMMIT\\n"
+    yield tool.restored("chain hw-FORWARD removed", gone, " --noflush")
+    yield one("line put first into hw-FORWARD", "-I hw-FORWARD 1 -j ACCEPT")
+    yield one("line of hw-FORWARD replaced", "-R hw-FORWARD 1 -i tap+ -j hw-to")
+    yield one("line of hw-FORWARD removed", "-D hw-FORWARD 3")
+    yield one(
+        "our jump repeated below",
+        "-A FORWARD -j hw-FORWARD -m comment --comment hw:AAAAAAAAAAAAAAAA",
+        told="jump",
+    )
 
 
 def _native(family: int) -> Iterator[Damage]:

@@ -20,7 +20,8 @@ from hopwall_model.updates import (
     TierPolicies,
     Update,
 )
-from tests.faults.hostile.shapes import BAD_PREFIX, FLOW, OPEN, Places, Shape, marker_of, shapes
+from tests.faults.hostile.maker import BAD_PREFIX, FLOW, OPEN, Places, Shape, marker_of
+from tests.faults.hostile.shapes import shapes
 from tests.support.netns import Netns, enter
 from tests.support.site import HOST, REMOTE, WORKLOAD, Site
 

@@ -1,4 +1,4 @@
-"""What a hostile workload sends: one value per shape, its frames built by scapy.
+"""What a hostile workload sends: one value per shape.
 
 Workload a is the hostile one; b and a machine beyond the host are its victims, and the host itself. All would
 pass the policy in force if they were genuine and plain: UDP to port 7000. So what stops a shape is that it is
@@ -6,11 +6,8 @@ neither.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from scapy.layers.dhcp import BOOTP, DHCP
-from scapy.layers.dhcp6 import DHCP6_Advertise
 from scapy.layers.inet import (
     ICMP,
     IP,
@@ -24,14 +21,6 @@ from scapy.layers.inet import (
 from scapy.layers.inet6 import (
     ICMPv6DestUnreach,
     ICMPv6EchoRequest,
-    ICMPv6MLReport2,
-    ICMPv6ND_NA,
-    ICMPv6ND_NS,
-    ICMPv6ND_RA,
-    ICMPv6ND_Redirect,
-    ICMPv6NDOptDstLLAddr,
-    ICMPv6NDOptPrefixInfo,
-    ICMPv6NDOptSrcLLAddr,
     IPv6,
     IPv6ExtHdrDestOpt,
     IPv6ExtHdrFragment,
@@ -40,57 +29,17 @@ from scapy.layers.inet6 import (
     PadN,
     RouterAlert,
 )
-from scapy.layers.l2 import ARP, GRE, LLC, SNAP, Dot1AD, Dot1Q, Dot3, Ether
+from scapy.layers.l2 import GRE, LLC, SNAP, Dot1AD, Dot1Q, Dot3, Ether
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Raw
 
-OPEN, SHUT = 7000, 7001
-#: The source port of a flow that the victim b has with the remote machine.
-FLOW = 5000
-#: A prefix that nobody has: it must not become a route or an address of anybody.
-BAD_PREFIX = "2001:db8:bad::"
-
-
-class Places(NamedTuple):
-    """Who has which address, and the link-layer addresses on the hostile workload's interface."""
-
-    a: dict[int, str]
-    b: dict[int, str]
-    host: dict[int, str]
-    remote: dict[int, str]
-    own_mac: str
-    host_mac: str
-    b_mac: str
-
-
-@dataclass(frozen=True)
-class Shape:
-    """One thing to send.
-
-    Shape: `passes` are the places where it rightly arrives; only genuine ones have any. `flaw` says why it
-           passes though it must not: it is one of the known flaws, and a test sees that it still is.
-    """
-
-    name: str
-    family: int
-    frames: tuple[bytes, ...]
-    passes: frozenset[str] = frozenset()
-    flaw: str = ""
-
-
-def _marker(name: str, family: int) -> bytes:
-    """Return what tells a shape's packets from all others; it never repeats within a run."""
-    return f"<{family}:{name}>".encode()
+from tests.faults.hostile.claims import neighbours4, neighbours6
+from tests.faults.hostile.maker import FLOW, OPEN, SHUT, Maker, Places, Shape, marker
 
 
 def shapes(p: Places) -> list[Shape]:
     """Build all shapes of both families."""
     return [*_v4(p), *_v6(p)]
-
-
-def marker_of(shape: Shape) -> bytes:
-    """Return what to look for."""
-    return _marker(shape.name, shape.family)
 
 
 def _v4(p: Places) -> Iterator[Shape]:
@@ -100,7 +49,7 @@ def _v4(p: Places) -> Iterator[Shape]:
     yield from _frames(p, 4)
     yield from _fragments4(p)
     yield from _options4(p)
-    yield from _neighbours4(p)
+    yield from neighbours4(p)
     yield from _transport(p, 4)
 
 
@@ -110,46 +59,13 @@ def _v6(p: Places) -> Iterator[Shape]:
     yield from _tunnels(p, 6)
     yield from _frames(p, 6)
     yield from _extensions6(p)
-    yield from _neighbours6(p)
+    yield from neighbours6(p)
     yield from _transport(p, 6)
-
-
-class _Maker:
-    """Builds the shapes of one family."""
-
-    def __init__(self, p: Places, family: int) -> None:
-        self.p, self.family = p, family
-        self.ip = IP if family == 4 else IPv6
-        self.ether = Ether(src=p.own_mac, dst=p.host_mac)
-
-    def shape(
-        self,
-        name: str,
-        *packets: Any,
-        passes: tuple[str, ...] = (),
-        ether: Any = None,
-        flaw: str = "",
-    ) -> Shape:
-        """Put packets into frames; what is a frame already stays so."""
-        frames = tuple(
-            bytes(one) if isinstance(one, Ether | Dot3) else bytes((ether or self.ether) / one)
-            for one in packets
-        )
-        return Shape(name, self.family, frames, frozenset(passes), flaw)
-
-    def load(self, name: str) -> Any:
-        """Return the payload that is looked for."""
-        return Raw(_marker(name, self.family))
-
-    def udp(self, name: str, dst: str, src: str = "", port: int = OPEN) -> Any:
-        """Return a plain packet of the shape."""
-        head = self.ip(src=src or self.p.a[self.family], dst=dst)
-        return head / UDP(sport=4000, dport=port) / self.load(name)
 
 
 def _sources(p: Places, family: int) -> Iterator[Shape]:
     """Sources that are not the sender's."""
-    make = _Maker(p, family)
+    make = Maker(p, family)
     yield make.shape("genuine to b", make.udp("genuine to b", p.b[family]), passes=("b",))
     yield make.shape(
         "genuine to remote", make.udp("genuine to remote", p.remote[family]), passes=("remote",)
@@ -180,7 +96,7 @@ def _sources(p: Places, family: int) -> Iterator[Shape]:
 
 def _to_host(p: Places, family: int) -> Iterator[Shape]:
     """The host's own services."""
-    make = _Maker(p, family)
+    make = Maker(p, family)
     targets = {
         4: {"address": p.host[4], "gateway": "169.254.1.1", "loopback": "127.0.0.1", "all of 127/8": "127.9.9.9",
             "broadcast": "255.255.255.255", "its net's broadcast": "192.0.2.255", "all hosts": "224.0.0.1",
@@ -194,7 +110,7 @@ def _to_host(p: Places, family: int) -> Iterator[Shape]:
         name = f"to the host's {what}"
         yield make.shape(name, make.udp(name, target), ether=ether)
         name = f"echo to the host's {what}"
-        echo = ICMP() if family == 4 else ICMPv6EchoRequest(data=_marker(name, family))
+        echo = ICMP() if family == 4 else ICMPv6EchoRequest(data=marker(name, family))
         tail = echo / make.load(name) if family == 4 else echo
         yield make.shape(name, make.ip(src=p.a[family], dst=target) / tail, ether=ether)
         if not group:
@@ -207,7 +123,7 @@ def _to_host(p: Places, family: int) -> Iterator[Shape]:
 
 def _tunnels(p: Places, family: int) -> Iterator[Shape]:
     """Packets within packets."""
-    make = _Maker(p, family)
+    make = Maker(p, family)
     for where, target in (
         ("b", p.b[family]),
         ("remote", p.remote[family]),
@@ -239,7 +155,7 @@ def _tunnels(p: Places, family: int) -> Iterator[Shape]:
 
 def _frames(p: Places, family: int) -> Iterator[Shape]:
     """What surrounds the packet."""
-    make = _Maker(p, family)
+    make = Maker(p, family)
     for what in (
         "VLAN 0",
         "VLAN 1",
@@ -269,7 +185,7 @@ def _frames(p: Places, family: int) -> Iterator[Shape]:
 
 def _fragments4(p: Places) -> Iterator[Shape]:
     """Pieces that do not show what they are."""
-    make = _Maker(p, 4)
+    make = Maker(p, 4)
 
     def pieces(name: str, source: str, cuts: tuple[tuple[int, bytes], ...], ident: int) -> Shape:
         parts = [
@@ -293,25 +209,25 @@ def _fragments4(p: Places) -> Iterator[Shape]:
         )
     ):
         whole = bytes(
-            UDP(sport=4000, dport=port, chksum=0, len=8 + 64) / Raw(_marker(name, 4).ljust(64))
+            UDP(sport=4000, dport=port, chksum=0, len=8 + 64) / Raw(marker(name, 4).ljust(64))
         )
         cuts = tuple((at, whole[at : at + 8]) for at in range(0, len(whole), 8))
         yield pieces(name, source, cuts, 100 + i)
     name = "overlapping fragments, the later with a port that policy denies"
-    body = _marker(name, 4).ljust(80)
+    body = marker(name, 4).ljust(80)
     good = bytes(UDP(sport=4000, dport=OPEN, chksum=0, len=88) / Raw(body))
     bad = bytes(UDP(sport=4000, dport=SHUT, chksum=0, len=88) / Raw(body))
     yield pieces(name, p.a[4], ((0, good[:40]), (0, bad[:40]), (40, good[40:])), 110)
     name = "a later fragment alone"
-    yield pieces(name, p.a[4], ((0, b""), (64, _marker(name, 4).ljust(64))), 111)
+    yield pieces(name, p.a[4], ((0, b""), (64, marker(name, 4).ljust(64))), 111)
     name = "fragments in reverse, spoofed"
-    whole = bytes(UDP(sport=4000, dport=OPEN, chksum=0, len=72) / Raw(_marker(name, 4).ljust(64)))
+    whole = bytes(UDP(sport=4000, dport=OPEN, chksum=0, len=72) / Raw(marker(name, 4).ljust(64)))
     yield pieces(name, p.remote[4], ((40, whole[40:]), (0, whole[:40])), 112)
 
 
 def _options4(p: Places) -> Iterator[Shape]:
     """IP options, with which a sender once could choose the way."""
-    make = _Maker(p, 4)
+    make = Maker(p, 4)
     for what, option in (
         ("loose source route by the host", IPOption_LSRR(routers=[p.b[4]])),
         ("record route", IPOption_RR(routers=["0.0.0.0"] * 3)),
@@ -330,56 +246,9 @@ def _options4(p: Places) -> Iterator[Shape]:
         )
 
 
-def _neighbours4(p: Places) -> Iterator[Shape]:
-    """Claims about who has an address, who leases them, and what the way is."""
-    make = _Maker(p, 4)
-    everybody = "ff:ff:ff:ff:ff:ff"
-    for who, address in (
-        ("the neighbour", p.b[4]),
-        ("the gateway", "169.254.1.1"),
-        ("the host", p.host[4]),
-        ("the remote machine", p.remote[4]),
-    ):
-        claim = {"hwsrc": p.own_mac, "psrc": address}
-        yield make.shape(
-            f"ARP: claim of {who}",
-            Ether(src=p.own_mac, dst=everybody) / ARP(op=1, pdst=address, **claim),
-            Ether(src=p.own_mac, dst=everybody) / ARP(op=2, pdst=address, hwdst=everybody, **claim),
-            Ether(src=p.own_mac, dst=p.host_mac)
-            / ARP(op=2, pdst=p.host[4], hwdst=p.host_mac, **claim),
-            Ether(src=p.own_mac, dst=p.b_mac) / ARP(op=2, pdst=p.b[4], hwdst=p.b_mac, **claim),
-        )
-    for what, options in (("discover", "discover"), ("offer", "offer"), ("ack", "ack")):
-        name = f"DHCP {what}"
-        ports = UDP(sport=68, dport=67) if what == "discover" else UDP(sport=67, dport=68)
-        body = BOOTP(op=1 if what == "discover" else 2, sname=_marker(name, 4)) / DHCP(
-            options=[("message-type", options), "end"]
-        )
-        source = "0.0.0.0" if what == "discover" else p.a[4]
-        yield make.shape(
-            name,
-            Ether(src=p.own_mac, dst=everybody)
-            / IP(src=source, dst="255.255.255.255")
-            / ports
-            / body,
-        )
-    for who, source in (("its own", p.a[4]), ("the gateway's", "169.254.1.1")):
-        for where, target in (("the host", p.host[4]), ("b", p.b[4])):
-            name = f"ICMP redirect to {where} from {who} address"
-            inner = IP(src=target, dst=p.remote[4]) / UDP(sport=9, dport=9) / make.load(name)
-            yield make.shape(
-                name, IP(src=source, dst=target) / ICMP(type=5, code=1, gw=p.a[4]) / inner
-            )
-    yield make.shape(
-        "IGMP report",
-        IP(src=p.a[4], dst="224.0.0.22", proto=2, ttl=1)
-        / Raw(b"\x22\0\0\0" + _marker("IGMP report", 4)),
-    )
-
-
 def _extensions6(p: Places) -> Iterator[Shape]:
     """Extension headers and fragments."""
-    make = _Maker(p, 6)
+    make = Maker(p, 6)
     for what, header in (
         ("hop-by-hop options", IPv6ExtHdrHopByHop(options=[PadN(optdata=b"\0" * 4)])),
         ("router alert", IPv6ExtHdrHopByHop(options=[RouterAlert(value=0)])),
@@ -401,7 +270,7 @@ def _extensions6(p: Places) -> Iterator[Shape]:
                 / make.load(name),
             )
     name = "overlapping fragments"
-    body = _marker(name, 6).ljust(80)
+    body = marker(name, 6).ljust(80)
     good, bad = (
         bytes(UDP(sport=4000, dport=port, len=88, chksum=1) / Raw(body)) for port in (OPEN, SHUT)
     )
@@ -416,68 +285,9 @@ def _extensions6(p: Places) -> Iterator[Shape]:
     yield make.shape(name, IPv6(src=p.a[6], dst=p.b[6], nh=59) / make.load(name))
 
 
-def _neighbours6(p: Places) -> Iterator[Shape]:
-    """Claims about who has an address, who is a router, and what the way is."""
-    make = _Maker(p, 6)
-    own = "fe80::bad"
-    for who, address in (
-        ("the neighbour", p.b[6]),
-        ("the gateway", "fe80::1"),
-        ("the host", p.host[6]),
-        ("the remote machine", p.remote[6]),
-    ):
-        advert = ICMPv6ND_NA(tgt=address, R=1, S=0, O=1) / ICMPv6NDOptDstLLAddr(lladdr=p.own_mac)
-        asks = ICMPv6ND_NS(tgt="fe80::1") / ICMPv6NDOptSrcLLAddr(lladdr=p.own_mac)
-        yield make.shape(
-            f"NA and NS: claim of {who}",
-            *(
-                IPv6(src=s, dst=d, hlim=255) / advert
-                for s in (own, p.a[6], address)
-                for d in ("ff02::1", "fe80::1")
-            ),
-            IPv6(src=address, dst="fe80::1", hlim=255) / asks,
-        )
-    for who, source in (
-        ("its own link-local address", own),
-        ("its address", p.a[6]),
-        ("the gateway", "fe80::1"),
-    ):
-        advert = ICMPv6ND_RA(routerlifetime=9000) / ICMPv6NDOptPrefixInfo(
-            prefix=BAD_PREFIX, prefixlen=64, L=1, A=1
-        )
-        lladdr = ICMPv6NDOptSrcLLAddr(lladdr=p.own_mac)
-        yield make.shape(
-            f"RA from {who}",
-            *(
-                IPv6(src=source, dst=d, hlim=255) / advert / lladdr
-                for d in ("ff02::1", "fe80::1", p.host[6], p.b[6])
-            ),
-        )
-        name = f"redirect from {who}"
-        redirect = ICMPv6ND_Redirect(tgt=own, dst=p.remote[6])
-        yield make.shape(
-            name,
-            *(IPv6(src=source, dst=d, hlim=255) / redirect for d in ("fe80::1", p.host[6], p.b[6])),
-        )
-    name = "DHCPv6 advertise"
-    yield make.shape(
-        name,
-        IPv6(src=own, dst="ff02::1")
-        / UDP(sport=547, dport=546)
-        / DHCP6_Advertise()
-        / make.load(name),
-    )
-    yield make.shape(
-        "MLD report",
-        IPv6(src=own, dst="ff02::16", hlim=1)
-        / IPv6ExtHdrHopByHop(options=[RouterAlert()])
-        / ICMPv6MLReport2(),
-    )
-
-
 def _transport(p: Places, family: int) -> Iterator[Shape]:
     """Transport headers that no connection has, and protocols nobody asked for."""
-    make = _Maker(p, family)
+    make = Maker(p, family)
     for what, flags in (
         ("no flags", ""),
         ("all flags", "FSRPAU"),
@@ -505,7 +315,7 @@ def _transport(p: Places, family: int) -> Iterator[Shape]:
             if family == 4
             else IPv6(src=p.a[6], dst=p.b[6], nh=number)
         )
-        yield make.shape(name, head / Raw(b"\0" * 16 + _marker(name, family)))
+        yield make.shape(name, head / Raw(b"\0" * 16 + marker(name, family)))
     # To mend it, lines would have to compare two addresses of one packet: xt_bpf could.
     name = "an error about a flow of others"
     inner = (

@@ -5,8 +5,8 @@ import socket
 import pytest
 
 from tests.faults.hostile.__main__ import results
+from tests.faults.hostile.maker import OPEN
 from tests.faults.hostile.rig import state
-from tests.faults.hostile.shapes import OPEN
 from tests.support.site import REMOTE, WORKLOAD, Site, seen_by
 
 pytestmark = pytest.mark.kernel
