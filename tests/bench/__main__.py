@@ -14,6 +14,7 @@ from tests.bench import (
     bench_iptables,
     bench_latency,
     bench_routes,
+    bench_watch,
 )
 from tests.bench.result import Result, table
 
@@ -26,6 +27,7 @@ BENCHES: tuple[tuple[str, Callable[[], list[Result]]], ...] = (
         "from an address to its chain: 5,000 endpoints (ours) against 100 (floor)",
         bench_dispatch.main,
     ),
+    ("looking for damage, against the bare listings", bench_watch.main),
     ("addresses: 10,000 by 8 clients of 2 API processes", bench_ipam.main),
     ("the whole path in a lab of two hosts", bench_latency.main),
 )

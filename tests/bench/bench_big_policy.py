@@ -12,10 +12,11 @@ from time import perf_counter
 from hopwall_dataplane.feed import Step
 from hopwall_dataplane.iptables.driver import Restore
 from hopwall_dataplane.iptables.transaction import Applied, Failed, Transaction
-from hopwall_dataplane.kernel import Kernel, Stale
+from hopwall_dataplane.kernel import Kernel
 from hopwall_dataplane.outcome import Family, Retry
 from hopwall_dataplane.service import open_kernel
 from hopwall_dataplane.settings import DataplaneSettings
+from hopwall_dataplane.stale import Stale
 from hopwall_model.updates import (
     EndpointId,
     EndpointSet,

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import subprocess
+import time
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import TypeVar
 
 import pytest
 
+from hopwall_dataplane.netlink.socket import NETLINK_NETFILTER, NetlinkSocket
+from hopwall_dataplane.watch.codec import generation_message, parse_generation
 from hopwall_model.updates import (
     EndpointId,
     EndpointSet,
@@ -262,6 +265,7 @@ async def _drift(calc: CalcStandIn, _agent: AgentProcess) -> tuple[str, str, lis
     await first_state(calc)
     await calc.applied()
     before = sh("iptables-nft-save -t filter")
+    handles = _handles()
     sh("iptables-nft -I FORWARD 1 -s 192.0.2.2 -j ACCEPT")
     sh("iptables-nft -F hw-known")
     sh("ip route del 10.65.0.21")
@@ -269,6 +273,8 @@ async def _drift(calc: CalcStandIn, _agent: AgentProcess) -> tuple[str, str, lis
     await calc.until(lambda s: s.drift_repaired >= 4)
     await asyncio.sleep(0.1)
     everything = sh("ip route") + sh("ipset save")
+    # What is right is not written anew: its lines are the very same ones.
+    assert {c: h for c, h in handles.items() if c != "hw-known"}.items() <= _handles().items()
     return before, sh("iptables-nft-save -t filter"), [d.object for d in calc.drifts], everything
 
 
@@ -290,6 +296,65 @@ def test_drift_is_repaired_and_reported_and_foreign_things_stay(
     assert "10.65.0.0/16 dev tapa" in rest
     assert "add hw4-to 10.65.0.24" in rest
     assert "create foreign" in rest
+
+
+def _handles() -> dict[str, list[str]]:
+    """Return the handles of all lines of our chains in filter."""
+    found: dict[str, list[str]] = {}
+    for line in sh("nft -a list table ip filter").splitlines():
+        if line.startswith("\tchain "):
+            chain = line.split()[1]
+        elif line.startswith("\t\t") and "hook" not in line and chain.startswith("hw-"):
+            found.setdefault(chain, []).append(line.rpartition(" handle ")[2])
+    return found
+
+
+async def _fight(calc: CalcStandIn, _agent: AgentProcess) -> tuple[list[int], list[str], float]:
+    await first_state(calc)
+    await calc.applied()
+    line = "FORWARD -s 192.0.2.2 -j ACCEPT"
+    n_put, generation = 0, _generation()
+    counts = []
+    for _ in range(2):
+        until = time.monotonic() + 5.0
+        while time.monotonic() < until:
+            n_put += 1
+            sh(f"iptables-nft -D {line}") if n_put > 1 else None
+            sh(f"iptables-nft -I {line}")
+            await asyncio.sleep(0.02)
+        # Two transactions of the other program's each time, less the first; one of ours to a repair.
+        counts.append(_generation() - generation - (2 * n_put - 1))
+    fought = [r.object for r in calc.statuses[-1].refused]
+    before = _spent()
+    sh(f"iptables-nft -D {line}")
+    return [n_put, *counts], fought, before
+
+
+def _generation() -> int:
+    with NetlinkSocket(NETLINK_NETFILTER) as one:
+        answer = one.ask(generation_message())
+        assert isinstance(answer, bytes)
+        return parse_generation(answer)
+
+
+def _spent() -> float:
+    with urllib.request.urlopen("http://127.0.0.1:9099/metrics", timeout=5) as answer:
+        text = answer.read().decode()
+    found = re.search(r"^hopwall_watch_seconds_total (\S+)$", text, re.M)
+    assert found is not None
+    return float(found[1])
+
+
+def test_a_fight_over_the_first_place_is_slowed_down_and_told(host: Netns, tmp_path: Path) -> None:
+    """Who puts his line before ours again and again is answered some times at once, then slowly, and is named."""
+    (n_put, first, both), fought, spent_s = host.python(
+        run_scenario, _fight, tmp_path, "--backend", "nft", "--refresh-s", "3600"
+    )
+    assert n_put > 100
+    assert 15 <= first <= 25
+    assert both <= first + 5
+    assert fought == ["jump v4 filter FORWARD"]
+    assert spent_s < 0.2
 
 
 # ---------------------------------------------------------------- removal, suspicion, missed messages

@@ -10,8 +10,9 @@ from hopwall_dataplane.ipsets.elements import SetSpec
 from hopwall_dataplane.iptables.render_policy import policy_chain
 from hopwall_dataplane.iptables.static import FROM_TREE, TO_TREE, from_set, to_set
 from hopwall_dataplane.iptables.transaction import Failed
-from hopwall_dataplane.kernel import Kernel, Stale
+from hopwall_dataplane.kernel import Kernel
 from hopwall_dataplane.outcome import Family, Retry
+from hopwall_dataplane.stale import Stale
 from hopwall_model.names import set_name
 from hopwall_model.updates import (
     EndpointId,

@@ -18,9 +18,11 @@ from hopwall_dataplane.desired import LinkState
 from hopwall_dataplane.drift import Found
 from hopwall_dataplane.feed import AskAgain, Feed, Step
 from hopwall_dataplane.host_endpoints import Way
-from hopwall_dataplane.kernel import Kernel, Stale, Turn
+from hopwall_dataplane.kernel import Kernel, Turn
 from hopwall_dataplane.metrics import Metrics
 from hopwall_dataplane.settings import DataplaneSettings
+from hopwall_dataplane.stale import Doubts, Stale
+from hopwall_dataplane.watch.watch import Watch
 from hopwall_model import codec, topics
 from hopwall_model.counts import HostRules, RulesRequest
 from hopwall_model.status import Drift, HostStatus, Refusal
@@ -71,6 +73,8 @@ class Agent:
     version: str
     #: None where BGP is nothing to this host.
     speaker: Speaker | None = None
+    #: None where damage by others is found at the refresh only.
+    watch: Watch | None = None
     feed: Feed = field(default_factory=Feed)
     progress: _Progress = field(default_factory=_Progress)
     _inbox: deque[HostBatch | SharedUpdate] = field(default_factory=deque)
@@ -128,6 +132,8 @@ class Agent:
             tasks.create_task(self._keep_reporting(), name="heartbeat")
             if self.speaker is not None:
                 tasks.create_task(self.speaker.run(), name="bgp")
+            if self.watch is not None:
+                tasks.create_task(self.watch.run(self.look_again), name="watch")
             while True:
                 await self._wait()
                 await self._turn()
@@ -140,9 +146,11 @@ class Agent:
         sweep = self.kernel.sweep_in_s
         if sweep is not None and not self._retry_at:
             due.append(sweep)
-        look = self.kernel.look_in_s if self.progress.in_sync else None
-        if look is not None:
-            due.append(look)
+        if self.progress.in_sync:
+            looks = [self.kernel.look_in_s]
+            if self.watch is not None:
+                looks.append(self.watch.due_in_s)
+            due += [at for at in looks if at is not None]
         try:
             async with asyncio.timeout(max(0.0, min(due)) if due else None):
                 await self._wake.wait()
@@ -156,8 +164,7 @@ class Agent:
         if not self.progress.in_sync:
             return
         try:
-            if self.kernel.stale:
-                await self._drifted(await self.kernel.resync())
+            await self._read_again()
             with self.metrics.apply_seconds.time():
                 turn = await self.kernel.apply()
         except OSError as error:
@@ -167,6 +174,20 @@ class Agent:
         await self._report(force=False)
         if self.kernel.sweep_in_s == 0 and not turn.held_by:
             await self.kernel.sweep()
+
+    async def _read_again(self) -> None:
+        """Read what is stale or in doubt, and tell what others changed.
+
+        Errors: OSError when the kernel cannot be read.
+        """
+        doubts = Doubts() if self.watch is None else self.watch.take()
+        self.kernel.doubt(doubts)
+        self.metrics.doubts.inc(bool(doubts))
+        began = clock.monotonic()
+        found = await self.kernel.resync() if self.kernel.stale or self.kernel.doubted else []
+        if self.watch is not None:
+            found = self.watch.took(doubts, found, clock.monotonic() - began)
+        await self._drifted(found)
 
     async def _look(self) -> None:
         """Look at the flows as long as there is cause and no news."""
@@ -284,6 +305,8 @@ class Agent:
         refused += desired.refusals()
         if self.speaker is not None:
             refused += self.speaker.refusals
+        if self.watch is not None:
+            refused += self.watch.refusals
         if (unnamed := max(len(refused), len(waiting)) - _MAX_NAMED) > 0:
             text = f"{unnamed} or more further objects are refused or wait: see the host's log."
             refused = [Refusal(object="status", reason=text), *refused[:_MAX_NAMED]]

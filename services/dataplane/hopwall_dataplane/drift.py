@@ -4,7 +4,7 @@ Pure. It tells what and where; who did it cannot be known. Repair is not its bus
 same difference.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from hopwall_dataplane.ipsets.elements import Content, SetSpec
@@ -22,11 +22,26 @@ class Found:
     name: str
     detail: str
 
+    @property
+    def label(self) -> str:
+        """What it is, without what happened to it."""
+        return f"{self.object} {self.name}"
 
-def in_sets(known: AddressSets, read: Mapping[str, tuple[SetSpec, Content]]) -> list[Found]:
-    """Compare sets: absent ones, and ones with other content."""
+
+#: How many of its members a set's drift names.
+_NAMED = 3
+
+
+def in_sets(
+    known: AddressSets,
+    read: Mapping[str, tuple[SetSpec, Content]],
+    names: Collection[str] | None = None,
+) -> list[Found]:
+    """Compare sets, or those of `names`: absent ones, and ones with other content."""
     found = []
     for name, spec in sorted(known.specs.actual.items()):
+        if names is not None and name not in names:
+            continue
         if name not in read:
             found.append(Found("set", name, "destroyed"))
             continue
@@ -35,11 +50,24 @@ def in_sets(known: AddressSets, read: Mapping[str, tuple[SetSpec, Content]]) -> 
         if now_spec != spec:
             found.append(Found("set", name, "replaced by another kind of set"))
         elif before != now:
-            lost = sum(1 for element in before if element not in now)
-            gained = sum(1 for element in now if element not in before)
-            detail = f"{lost} members removed, {gained} added, others changed"
-            found.append(Found("set", name, detail))
+            found.append(Found("set", name, _difference(before, now)))
     return found
+
+
+def _difference(before: Content, now: Content) -> str:
+    """Say how the content of a set differs, with some of the members."""
+    kinds = {
+        "removed": sorted(element for element in before if element not in now),
+        "added": sorted(element for element in now if element not in before),
+        "changed": sorted(e for e, mark in before.items() if e in now and now[e] != mark),
+    }
+    parts = []
+    for what, elements in kinds.items():
+        if elements:
+            named = [f"{e.cidr} {e.interface}".rstrip() for e in elements[:_NAMED]]
+            more = f" and {len(elements) - _NAMED} more" if len(elements) > _NAMED else ""
+            parts.append(f"{what}: {', '.join(named)}{more}")
+    return f"of {len(before)} members {'; '.join(parts)}"
 
 
 def in_table(family: Family, table: TableName, known: TableState, read: TableState) -> list[Found]:
@@ -50,7 +78,8 @@ def in_table(family: Family, table: TableName, known: TableState, read: TableSta
         if chain not in read.chains:
             found.append(Found("chain", where, "deleted"))
         elif read.chains[chain] != hashes:
-            found.append(Found("chain", where, "changed"))
+            detail = f"changed from {len(hashes)} lines to {len(read.chains[chain])} or other ones"
+            found.append(Found("chain", where, detail))
     for chain, lines in sorted(known.kernel.items()):
         ours = [line.hash for line in lines if line.hash is not None]
         now = [line.hash for line in read.kernel.get(chain, ()) if line.hash is not None]
@@ -65,7 +94,11 @@ def in_table(family: Family, table: TableName, known: TableState, read: TableSta
 def in_routes(known: Mapping[RouteKey, Route], read: Mapping[RouteKey, Route]) -> list[Found]:
     """Compare routes."""
     return [
-        Found("route", route.cidr, "deleted" if key not in read else f"changed to {read[key]}")
+        Found(
+            "route",
+            route.cidr,
+            f"deleted: {route}" if key not in read else f"changed from {route} to {read[key]}",
+        )
         for key, route in sorted(known.items())
         if read.get(key) != route
     ]

@@ -10,13 +10,16 @@ Refuses to decide what is desired.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from enum import StrEnum
+
+from msgspec import structs
 
 from hopwall_dataplane import drift
 from hopwall_dataplane.classes import class_chain, numbers_in
 from hopwall_dataplane.conntrack.revocation import Revocation
+from hopwall_dataplane.delta import ABSENT
 from hopwall_dataplane.desired import Desired
 from hopwall_dataplane.drift import Found
 from hopwall_dataplane.ipsets.driver import IpsetDriver
@@ -38,10 +41,11 @@ from hopwall_dataplane.iptables.table import Chain, TableName, TableState
 from hopwall_dataplane.iptables.transaction import Applied, Failed, Transaction, record
 from hopwall_dataplane.links.setup import InterfaceSetup
 from hopwall_dataplane.listing import list_rules
-from hopwall_dataplane.outcome import Family, Refused, Retry
+from hopwall_dataplane.outcome import Family, Outcome, Refused, Retry
 from hopwall_dataplane.routes import plan as route_plan
 from hopwall_dataplane.routes.driver import RouteDriver
-from hopwall_dataplane.routes.route import RouteOp
+from hopwall_dataplane.routes.route import ReplaceRoute, RouteKey, RouteOp
+from hopwall_dataplane.stale import Doubts, Stale, TableKey
 from hopwall_model.counts import RuleCount, RulesRequest
 from hopwall_model.names import TEMPORARY_SUFFIX
 from hopwall_runtime import clock
@@ -53,15 +57,6 @@ log = logging.getLogger(__name__)
 SWEEP_AFTER_S = 0.25
 
 _QUARANTINED_PREFIXES = ("hw-pe-", "hw-pi-", "hw-pm-", "hw-cf", "hw-ct", "hw-l")
-
-
-class Stale(StrEnum):
-    """A subsystem whose actual state must be read again before it is trusted."""
-
-    SETS = "sets"
-    TABLES = "tables"
-    ROUTES = "routes"
-    SYSCTLS = "sysctls"
 
 
 @dataclass(slots=True)
@@ -88,6 +83,12 @@ class Kernel:
     #: None where established flows go on whatever policy says.
     flows: Revocation | None = None
     stale: set[Stale] = field(default_factory=lambda: set(Stale))
+    #: Single tables and sets that are in doubt, though their subsystems are not.
+    doubted: Doubts = field(default_factory=Doubts)
+    #: Held around a transaction of this many lines, by whoever listens to what is written.
+    hush: Callable[[int], AbstractContextManager[None]] = lambda _: nullcontext()
+    #: Where routes of ours stood until others took their place.
+    _usurped: set[RouteKey] = field(default_factory=set)
     #: What the kernel refused, and why: chains, which are closed instead, and sysctls.
     _refused_chains: dict[tuple[Family, TableName, str], str] = field(default_factory=dict)
     _refused_sysctls: dict[str, str] = field(default_factory=dict)
@@ -109,18 +110,26 @@ class Kernel:
         Errors: OSError when the kernel cannot be read; the subsystem stays stale.
         """
         found: list[Found] = []
+        doubted, self.doubted = self.doubted, Doubts()
         if Stale.SETS in self.stale:
             found += self._resync_sets()
+        elif doubted.sets:
+            found += self._resync_some_sets(doubted.sets)
         if Stale.TABLES in self.stale:
-            found += await self._resync_tables()
+            found += await self._resync_tables([(f, t) for f in self.restores for t in TABLES])
+            self._trust(Stale.TABLES)
+        elif doubted.tables:
+            found += await self._resync_tables(sorted(doubted.tables))
         if Stale.ROUTES in self.stale:
             found += self._resync_routes()
-        if Stale.SYSCTLS in self.stale:
-            self.interfaces.look_again()
-            self.desired.interfaces_touched = True
-            self._refused_sysctls.clear()
-            self.stale.discard(Stale.SYSCTLS)
+        if Stale.SYSCTLS in self.stale or doubted.links:
+            found += self._resync_sysctls(doubted.links)
         return found
+
+    def doubt(self, doubts: Doubts) -> None:
+        """Have this read again at the next `resync`."""
+        self.stale |= doubts.whole
+        self.doubted.add(Doubts(tables=doubts.tables, sets=doubts.sets, links=doubts.links))
 
     def _resync_sets(self) -> list[Found]:
         content = self.sets.read()
@@ -138,20 +147,47 @@ class Kernel:
         self._trust(Stale.SETS)
         return found
 
-    async def _resync_tables(self) -> list[Found]:
+    def _resync_some_sets(self, names: set[str]) -> list[Found]:
+        content = self.sets.read(names)
+        mine = self._identity_names()
         found = []
-        for family, restore in self.restores.items():
-            for table in TABLES:
-                state = await restore.read(table)
-                if isinstance(state, Retry):
-                    raise OSError(state.reason)
-                key = (family, table)
-                if Stale.TABLES in self._read_once:
-                    found += drift.in_table(family, table, self._tables[key], state)
-                self._tables[key] = state
-                self._compare_all.add(key)
-                self.desired.classes.remember(numbers_in(state.chains))
-        self._trust(Stale.TABLES)
+        for name in sorted(names):
+            theirs = name.removesuffix(TEMPORARY_SUFFIX) not in mine
+            sets = self.desired.members if theirs else self.desired.identity
+            found += drift.in_sets(sets, content, {name})
+            spec, held = content.get(name, (ABSENT, {}))
+            sets.replace_one(name, spec, held)
+        return found
+
+    async def _resync_tables(self, keys: Sequence[TableKey]) -> list[Found]:
+        found = []
+        # All at once: whoever flushed everything left everything open.
+        states = await asyncio.gather(*(self.restores[f].read(table) for f, table in keys))
+        for (family, table), state in zip(keys, states, strict=True):
+            if isinstance(state, Retry):
+                self.stale.add(Stale.TABLES)
+                raise OSError(state.reason)
+            key = (family, table)
+            if Stale.TABLES in self._read_once:
+                found += drift.in_table(family, table, self._tables[key], state)
+            self._tables[key] = state
+            self._compare_all.add(key)
+            self.desired.classes.remember(numbers_in(state.chains))
+        return found
+
+    def _resync_sysctls(self, links: set[int]) -> list[Found]:
+        every = Stale.SYSCTLS in self.stale
+        indices = {n: i for n, i in self.desired.link_indices.items() if every or i in links}
+        differing = self.interfaces.look_again(indices)
+        found = [
+            Found("sysctl", op.name, f"was set to {value}; it must be {op.value}")
+            for op, value in differing
+            if op.name not in self._refused_sysctls
+        ]
+        if every:
+            self._refused_sysctls.clear()
+            self.stale.discard(Stale.SYSCTLS)
+        self.desired.interfaces_touched |= bool(found) or every
         return found
 
     def _resync_routes(self) -> list[Found]:
@@ -162,6 +198,7 @@ class Kernel:
             wanted = self.desired.routes.desired
             known = {k: r for k, r in self.desired.routes.actual.items() if wanted.get(k) == r}
             found = drift.in_routes(known, actual)
+            self._usurped = known.keys() - actual.keys()
         self.desired.routes.replace_actual(actual)
         self.desired.routes.unpark_all()  # what had no way to its gateway may have one now
         self._trust(Stale.ROUTES)
@@ -265,10 +302,20 @@ class Kernel:
             return
         turn.n_ops += len(ops)
         outcomes = self.routes.apply(ops)
+        if self._usurped:
+            self._take_back(ops, outcomes)
         route_plan.record(self.desired.routes, ops, outcomes)
         for outcome in outcomes:
             if isinstance(outcome, Retry):
                 self._hold(turn, outcome.reason, Stale.ROUTES)
+
+    def _take_back(self, ops: Sequence[RouteOp], outcomes: list[Outcome]) -> None:
+        """Replace the foreign routes that were put where routes of ours stood; others stay, as ever."""
+        usurped, self._usurped = self._usurped, set()
+        for i, (op, outcome) in enumerate(zip(ops, outcomes, strict=True)):
+            taken = isinstance(outcome, Refused) and op.key in usurped
+            if taken and isinstance(op, ReplaceRoute) and op.old is None:
+                outcomes[i : i + 1] = self.routes.apply([structs.replace(op, old=op.route)])
 
     def _hold(self, turn: Turn, reason: str, subsystem: Stale) -> None:
         turn.held_by = turn.held_by or reason
@@ -307,7 +354,8 @@ class Kernel:
             self._hold(turn, f"nothing of it is written: {next(iter(odd.values()))}", Stale.TABLES)
             return False
         fed = closed(tx, odd, _stub)
-        outcome = await self.restores[key[0]].apply_with_quarantine(fed, _stub)
+        with self.hush(fed.n_lines):
+            outcome = await self.restores[key[0]].apply_with_quarantine(fed, _stub)
         if isinstance(outcome, Applied):
             reasons = {**odd, **outcome.refused}
             record(self._tables[key], closed(tx, reasons, _stub))

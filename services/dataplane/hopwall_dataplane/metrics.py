@@ -29,6 +29,16 @@ class Metrics:
         self.drift = Counter(
             "hopwall_drift_repaired", "Objects of ours that others changed.", registry=self.registry
         )
+        self.doubts = Counter(
+            "hopwall_doubts",
+            "Readings of the kernel because others may have changed something.",
+            registry=self.registry,
+        )
+        self.watch_seconds = Counter(
+            "hopwall_watch_seconds",
+            "Seconds of a core spent on looking at what has no events.",
+            registry=self.registry,
+        )
         self.flows_revoked = Counter(
             "hopwall_flows_revoked",
             "Established flows cut as policy denies them.",

@@ -15,7 +15,7 @@ from hopwall_dataplane.conntrack.revocation import Revocation
 from hopwall_dataplane.desired import Desired, LinkState
 from hopwall_dataplane.failsafe import parse_failsafe
 from hopwall_dataplane.ipsets.driver import IpsetDriver
-from hopwall_dataplane.iptables.backend import choose, why_no_log
+from hopwall_dataplane.iptables.backend import choose, why_no_flow_limit, why_no_log
 from hopwall_dataplane.iptables.driver import Restore
 from hopwall_dataplane.iptables.static import RenderSettings
 from hopwall_dataplane.kernel import Kernel
@@ -29,6 +29,7 @@ from hopwall_dataplane.outcome import Family
 from hopwall_dataplane.reserved import nats_addresses, reserved_cidrs
 from hopwall_dataplane.routes.driver import RouteDriver
 from hopwall_dataplane.settings import DataplaneSettings
+from hopwall_dataplane.watch.watch import Watch
 from hopwall_dataplane.ways import ways_to
 from hopwall_runtime.config import ConfigError
 from hopwall_runtime.health import serve_health
@@ -54,6 +55,7 @@ def render_settings(settings: DataplaneSettings) -> RenderSettings:
         failsafe_out=tuple(parse_failsafe(entry) for entry in settings.failsafe_outbound),
         log=settings.log,
         revoke_flows=settings.revoke_flows,
+        max_flows=settings.max_flows,
     )
 
 
@@ -77,6 +79,10 @@ async def open_kernel(settings: DataplaneSettings, metrics: Metrics | None = Non
     if rendering.log.denied and (reason := await why_no_log(backend, families)):
         log.warning("denied packets are not logged, as this kernel has no NFLOG: %s", reason)
         rendering = replace(rendering, log=replace(rendering.log, denied=False))
+    if rendering.max_flows and (reason := await why_no_flow_limit(backend, families)):
+        raise ConfigError(
+            f"max_flows needs connlimit, which this kernel has not ({reason}): set it to 0."
+        )
     restores = {family: Restore(family, backend) for family in families}
     for restore in restores.values():
         await restore.start()
@@ -141,11 +147,14 @@ async def serve(settings: DataplaneSettings) -> None:
         agent.on_links(states, ways_to(kernel.desired.nats, names))
 
     monitor = LinkMonitor()
+    backend = next(iter(kernel.restores.values())).backend
+    agent.watch = Watch(kernel, legacy=backend.kind == "legacy", metrics=metrics)
     try:
         monitor.start(asyncio.get_running_loop(), on_links)
         async with serve_health(settings.health_listen, ready, metrics.registry):
             await agent.run()
     finally:
         monitor.close()
+        agent.watch.close()
         await kernel.close()
         await link.close()

@@ -14,6 +14,9 @@ from hopwall_dataplane.iptables.nflog import LogSettings, LogSettingsError
 from hopwall_model.names import valid_ifname
 from hopwall_runtime.config import CommonSettings, ConfigError
 
+#: What connlimit can count.
+_MOST_FLOWS = 0xFFFFFFFF
+
 
 class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
     """Settings of one host's agent; see `docs/guides/configuration.md`."""
@@ -33,6 +36,9 @@ class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
     failsafe_outbound: tuple[str, ...] = DEFAULT_OUTBOUND
     #: Whether flows that are established end when policy comes to deny them.
     revoke_flows: bool = True
+    #: How many tracked flows each address of a workload may have begun at a time; 0 for any number. The
+    #: kernel's table of flows is one for all, and who fills it shuts everybody else out.
+    max_flows: int = 0
     #: The next hop that workloads may use whatever their subnet; the host answers ARP for it.
     link_local_gateway: str = "169.254.1.1"
     #: NFLOG group of log messages, and how many each line may send.
@@ -78,6 +84,9 @@ class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
                 raise ConfigError(f"interface_prefixes: {prefix!r} cannot begin an interface name.")
         if self.backend not in ("auto", "nft", "legacy"):
             raise ConfigError(f"backend is {self.backend!r}; it must be auto, nft or legacy.")
+        if not 0 <= self.max_flows <= _MOST_FLOWS:
+            text = f"max_flows is {self.max_flows}; it must be 0 (no limit) to {_MOST_FLOWS}."
+            raise ConfigError(text)
         self._check_failsafe()
         try:
             _ = self.log

@@ -8,9 +8,10 @@ import pytest
 from hopwall_dataplane.iptables.lint import suspicious
 from hopwall_dataplane.iptables.plan import plan_table
 from hopwall_dataplane.iptables.render_policy import policy_chain
-from hopwall_dataplane.iptables.static import TABLES
+from hopwall_dataplane.iptables.static import TABLES, RenderSettings, static_chains
 from hopwall_dataplane.iptables.table import TableState
-from hopwall_dataplane.iptables.transaction import ChainWrite, Transaction
+from hopwall_dataplane.iptables.transaction import ChainWrite, KernelEdit, Transaction
+from hopwall_dataplane.marks import layout
 from hopwall_dataplane.outcome import Family
 from hopwall_model.updates import PolicyId
 from tests.dataplane.test_desired import endpoint, policy
@@ -112,3 +113,27 @@ async def test_an_odd_line_where_nothing_can_be_closed_holds_the_table() -> None
 
     assert "known form" in (await kernel.apply()).held_by
     assert host.chain(Family.V4, "hw-FORWARD") == before
+
+
+@pytest.mark.parametrize("quote", ['"', ""])
+def test_a_line_of_ours_that_was_printed_can_be_deleted_by_its_text(quote: str) -> None:
+    """The comment is where the tool puts it; without this form no foreign line above ours is ever answered."""
+    comment = f"-m comment --comment {quote}hw:AAAAAAAAAAAAAAAA{quote}"
+    printed = f"{comment} -j hw-FORWARD"
+    for text in (printed, f"-j hw-FORWARD {comment}"):
+        edit = KernelEdit("FORWARD", (f"-D FORWARD {text}",), ())
+        assert suspicious(Transaction("filter", edits=(edit,))) == {}
+    for intruder in (";reboot", " --comment x", ' "', "\u2028-A INPUT -j ACCEPT"):
+        edit = KernelEdit("FORWARD", (f"-D FORWARD {printed}{intruder}",), ())
+        assert suspicious(Transaction("filter", edits=(edit,)))
+
+
+def test_the_limit_of_flows_has_a_known_form() -> None:
+    """With `max_flows` the filter table is written, in both families."""
+    settings = RenderSettings(marks=layout(), prefixes=("tap",), max_flows=100)
+    for family in Family:
+        chains = static_chains(family, settings)["filter"]
+        writes = tuple(ChainWrite(name, bodies, new=True) for name, bodies in chains.items())
+        tx = Transaction("filter", writes)
+        assert "connlimit" in tx.text
+        assert suspicious(tx) == {}

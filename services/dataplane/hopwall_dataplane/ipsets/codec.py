@@ -147,9 +147,10 @@ def swap_message(op: SwapSets) -> bytes:
     return message(_SUBSYSTEM | _SWAP, 0, _body(None, *parts))
 
 
-def list_message() -> bytes:
-    """Build the question for all sets with their content."""
-    return message(_SUBSYSTEM | _LIST, NLM_F_DUMP, _body(None))
+def list_message(name: str = "") -> bytes:
+    """Build the question for all sets with their content, or for one."""
+    which = (string(_A_SETNAME, name),) if name else ()
+    return message(_SUBSYSTEM | _LIST, NLM_F_DUMP, _body(None, *which))
 
 
 # ---------------------------------------------------------------- elements
@@ -280,6 +281,16 @@ def listed_name(body: bytes) -> str:
         if kind == _A_SETNAME:
             return text_of(body[start:end])
     return ""
+
+
+def elements_in(body: bytes) -> Iterator[bytes]:
+    """Return what a message of a listing says of a set, unread: its properties, then its elements.
+
+    However the kernel cuts a listing into messages, the parts joined are the same while the set is.
+    """
+    for kind, start, end in attributes(body, _NFGENMSG.size, len(body)):
+        if kind in (_A_TYPENAME, _A_DATA, _A_ADT):
+            yield body[start:end]
 
 
 def parse_listed(body: bytes, family: Family) -> Listed:

@@ -3,7 +3,8 @@
 It refuses to touch a set whose name is not ours. Synchronous: a call takes microseconds per element.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import errno
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from hopwall_dataplane.ipsets.codec import (
@@ -62,14 +63,17 @@ class IpsetDriver:
         """Close the socket; the sets stay."""
         self._socket.close()
 
-    def read(self) -> dict[str, tuple[SetSpec, dict[Element, Mark | None]]]:
-        """Return the sets that are ours, with their content.
+    def read(
+        self, names: Collection[str] = ()
+    ) -> dict[str, tuple[SetSpec, dict[Element, Mark | None]]]:
+        """Return the sets that are ours, or those of `names` that there are, with their content.
 
         Errors: `OSError` when the kernel does not give its sets.
         Cost:   O(n) in the elements of all sets of the host; foreign ones are skipped, not parsed.
         """
         sets: dict[str, tuple[SetSpec, dict[Element, Mark | None]]] = {}
-        for _, body in self._socket.dump(list_message()):
+        rows = self._socket.dump(list_message()) if not names else self._listing(names)
+        for _, body in rows:
             name = listed_name(body)
             if not is_ours(name):
                 continue
@@ -80,6 +84,15 @@ class IpsetDriver:
             elif known is not None:
                 known[1].update(listed.elements)
         return sets
+
+    def _listing(self, names: Collection[str]) -> Iterator[tuple[int, bytes]]:
+        """Ask for some sets, one by one; an absent one has no rows."""
+        for name in names:
+            try:
+                yield from self._socket.dump(list_message(name))
+            except OSError as error:
+                if error.errno != errno.ENOENT:
+                    raise
 
     def apply(self, ops: Sequence[SetOp]) -> list[Outcome]:
         """Carry out ops in order and return what became of each.

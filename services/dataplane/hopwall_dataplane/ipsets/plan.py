@@ -113,6 +113,15 @@ class AddressSets:
             self._give_room(name)
             self._touch(name)
 
+    def replace_one(self, name: str, spec: SetSpec | Absent, content: Content) -> None:
+        """Take a fresh reading of one set, which may be gone, for the truth.
+
+        Cost: O(n) in its elements.
+        """
+        self._note(name, spec, content)
+        self._give_room(name)
+        self._touch(name)
+
     def unpark_all(self) -> None:
         """Let everything that was refused be tried once more; for a slow periodic refresh."""
         self._specs.unpark_all()

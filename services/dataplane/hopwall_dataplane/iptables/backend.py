@@ -62,18 +62,28 @@ async def why_no_log(
     Only the kernel itself can tell: a chain that nothing leads to is made and removed again. Where a log
     line of ours stands already nothing is written.
     """
-    return await asyncio.to_thread(_why_no_log, backend, families, command_prefix)
+    return await asyncio.to_thread(_why_not, backend, families, command_prefix, _LOG, _LOG_LINE)
 
 
-def _why_no_log(
-    backend: Backend, families: Sequence[Family], command_prefix: tuple[str, ...]
+async def why_no_flow_limit(backend: Backend, families: Sequence[Family]) -> str:
+    """Return why this kernel cannot limit the flows of an address, "" when it can; as `why_no_log`."""
+    line = "-m connlimit --connlimit-above 1 --connlimit-saddr -j RETURN"
+    return await asyncio.to_thread(_why_not, backend, families, (), line, "")
+
+
+def _why_not(
+    backend: Backend,
+    families: Sequence[Family],
+    command_prefix: tuple[str, ...],
+    line: str,
+    stands: str,
 ) -> str:
     for family in families:
         saved = _run((*command_prefix, backend.save_path[family], "-t", "raw"), "")
-        if _LOG_LINE in saved.stdout:
+        if stands and stands in saved.stdout:
             continue
         restore = (*command_prefix, *backend.restore_argv(family))
-        made = _run(restore, f"*raw\n:{_TRIAL_CHAIN} - [0:0]\n-A {_TRIAL_CHAIN} {_LOG}\nCOMMIT\n")
+        made = _run(restore, f"*raw\n:{_TRIAL_CHAIN} - [0:0]\n-A {_TRIAL_CHAIN} {line}\nCOMMIT\n")
         if made.returncode != 0:
             return classify(made.stderr, made.returncode).message
         _run(restore, f"*raw\n:{_TRIAL_CHAIN} - [0:0]\n-X {_TRIAL_CHAIN}\nCOMMIT\n")

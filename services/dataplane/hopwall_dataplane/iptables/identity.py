@@ -32,6 +32,7 @@ DenialKind = Literal[
     "invalid",
     "revoked",
     "to-host",
+    "flow-limit",
     "closed",
     "undecided",
 ]
@@ -79,6 +80,7 @@ _PLACES: dict[DenialKind, str] = {
     "invalid": "invalid connection",
     "revoked": "connection that policy has come to deny",
     "to-host": "workload to host",
+    "flow-limit": "more flows than max_flows",
     "closed": "policy closed: it names a set that is not here",
     "undecided": "no verdict: a chain was emptied",
 }
@@ -87,12 +89,14 @@ ANTI_SPOOF = Denial("anti-spoof", "egress")
 INVALID = Denial("invalid")
 REVOKED = Denial("revoked")
 TO_HOST = Denial("to-host", "egress")
+FLOW_LIMIT = Denial("flow-limit", "egress")
 #: Every denial that is the same on all hosts.
 FIXED: tuple[Denial, ...] = (
     ANTI_SPOOF,
     INVALID,
     REVOKED,
     TO_HOST,
+    FLOW_LIMIT,
     Denial("unknown", "egress"),
     Denial("unknown", "ingress"),
     Denial("profiles-end", "egress"),

@@ -42,6 +42,7 @@ _MATCHES = (
     rf"-m limit --limit {_INT}/(?:second|minute|hour|day) --limit-burst {_INT}",
     r"-m ipv6header (?:! )?--header [a-z-]{2,12} --soft",
     r"-m u32 (?:! )?--u32 6&0xff=0x0",
+    rf"-m connlimit --connlimit-above {_INT} --connlimit-mask (?:32|128) --connlimit-saddr",
 )
 _TARGETS = (
     r"-j (?:ACCEPT|DROP|RETURN)",
@@ -58,10 +59,12 @@ _END = rf"(?: (?:{'|'.join(_TARGETS)}))?" + rf' -m comment --comment "hw:{_SAFE}
 #: A policy's line asks for no interface.
 _POLICY_RULE = rf"(?: (?:{'|'.join(_MATCHES)}))*{_END}"
 _RULE = rf"(?: (?:{_INTERFACE}|{'|'.join(_MATCHES)}))*{_END}"
+#: A line of ours as the tool printed it, which puts the comment where it likes: it is deleted by its text.
+_PRINTED = rf'(?: (?:{_INTERFACE}|{"|".join((*_MATCHES, *_TARGETS))}|-m comment --comment "?hw:{_SAFE}{{1,60}}"?))+'
 _BUILTIN = r"(?:PREROUTING|INPUT|FORWARD|OUTPUT|POSTROUTING)"
 _LINE = re.compile(
     rf"-A hw-p[eim]-[a-z0-9]{{1,20}}{_POLICY_RULE}|-A (?!hw-p[eim]-){_CHAIN}{_RULE}"
-    rf"|-I {_BUILTIN} [0-9]{{1,5}}{_RULE}|-A {_BUILTIN}{_RULE}|-D {_BUILTIN} [0-9]{{1,5}}"
+    rf"|-I {_BUILTIN} [0-9]{{1,5}}{_RULE}|-A {_BUILTIN}{_RULE}|-D {_BUILTIN}{_PRINTED}"
     rf"|-X {_CHAIN}|:{_CHAIN} - \[0:0\]|\*(?:raw|mangle|nat|filter)|COMMIT",
     re.ASCII,
 )

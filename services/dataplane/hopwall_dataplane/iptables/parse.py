@@ -58,6 +58,11 @@ def parse_save(text: str) -> TableState:
     )
 
 
+def is_unprintable(state: TableState) -> bool:
+    """Tell whether the tool printed nothing, as a rule of the table is beyond it."""
+    return any(note.endswith("use 'nft' tool.") for note in state.notes)
+
+
 def identity_in(line: str) -> tuple[str, bool]:
     """Read the identity a line bears, "" for none, and whether the line counts for it."""
     found = _comment_in(line)
@@ -66,6 +71,12 @@ def identity_in(line: str) -> tuple[str, bool]:
 
 def _hash_in(body: str) -> str | None:
     found = _comment_in(body)
+    return found[1] if found else None
+
+
+def hash_in_comment(comment: str) -> str | None:
+    """Return the hash in a comment that was read as such, None when it is not ours."""
+    found = _COMMENT.fullmatch(comment.removeprefix("hw:")) if comment.startswith("hw:") else None
     return found[1] if found else None
 
 

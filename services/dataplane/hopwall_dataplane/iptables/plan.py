@@ -108,7 +108,11 @@ def _plan_kernel_chain(
         deleted, rest = _take_out(builtin, rest, lasts.keys())
         commands += [*deleted, *(f"-A {builtin} {line.text}" for line in lasts.values())]
         rest = (*rest, *lasts.values())
-    return KernelEdit(builtin, tuple(commands), rest) if commands else None
+    if not commands and rest == have:
+        return None
+    kept = {line.handle for line in rest}
+    handles = tuple(line.handle for line in have if line.handle not in kept)
+    return KernelEdit(builtin, tuple(commands), rest, handles)
 
 
 def _wanted(jumps: Iterable[Jump], where: str) -> dict[str, KernelLine]:
@@ -126,7 +130,7 @@ def _take_out(
 ) -> tuple[list[str], tuple[KernelLine, ...]]:
     ours = [line for line in lines if line.hash is not None and line.hash in hashes]
     rest = tuple(line for line in lines if line.hash is None or line.hash not in hashes)
-    return [f"-D {builtin} {line.text}" for line in ours], rest
+    return [f"-D {builtin} {line.text}" for line in ours if not line.handle], rest
 
 
 def _stands(hashes: tuple[str, ...], lines: tuple[KernelLine, ...]) -> bool:

@@ -24,7 +24,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hopwall_dataplane.failsafe import Failsafe
-from hopwall_dataplane.iptables.identity import ANTI_SPOOF, INVALID, REVOKED, TO_HOST, Denial
+from hopwall_dataplane.iptables.identity import (
+    ANTI_SPOOF,
+    FLOW_LIMIT,
+    INVALID,
+    REVOKED,
+    TO_HOST,
+    Denial,
+)
 from hopwall_dataplane.iptables.nflog import LogSettings, denial
 from hopwall_dataplane.iptables.table import Jump, TableName, bearing
 from hopwall_dataplane.marks import MarkLayout
@@ -62,6 +69,8 @@ class RenderSettings:
     log: LogSettings = field(default_factory=LogSettings)
     #: Whether flows that are established end when policy comes to deny them.
     revoke_flows: bool = True
+    #: How many tracked flows each address of a workload may have begun; 0 for any number.
+    max_flows: int = 0
     #: What no host endpoint closes, to the host and from it.
     failsafe_in: tuple[Failsafe, ...] = ()
     failsafe_out: tuple[Failsafe, ...] = ()
@@ -200,6 +209,7 @@ def _filter(
         "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
         *denial(INVALID, settings.log, "-m conntrack --ctstate INVALID"),
     )
+    limited = _flow_limit(family, settings)
     not_allowed = f"-m mark ! --mark {_allowed(settings)} {_undecided('egress')}"
     discovery = (
         tuple(f"{_icmpv6(number)} -j ACCEPT" for number in _ND_TYPES) if family is Family.V6 else ()
@@ -214,6 +224,7 @@ def _filter(
             *_per_prefix(settings, "-o", f"-j {KNOWN}"),
             # Answers too, whichever way the lists of host endpoints go.
             *((f"{revoked} -g hw-revoked",) if by_host and settings.revoke_flows else ()),
+            *(line for limit in limited for line in _per_prefix(settings, "-i", limit)),
             *_call(hosts, HOST_FORWARD_IN),
             *_per_prefix(settings, "-i", f"-j {FROM_TREE}"),
             *_per_prefix(settings, "-i", not_allowed),
@@ -226,16 +237,31 @@ def _filter(
         ),
         KNOWN: known,
         "hw-revoked": denial(REVOKED, settings.log),
+        **({"hw-flow-limit": denial(FLOW_LIMIT, settings.log)} if limited else {}),
         INPUT: (*_per_prefix(settings, "-i", "-g hw-input"), *_call(hosts, HOST_INPUT)),
         "hw-input": (
             *discovery,
             *known,
+            *limited,
             f"-j {FROM_TREE}",
             not_allowed,
             *_to_host(settings),
         ),
         **allowed_chain(settings),
     }
+
+
+def _flow_limit(family: Family, settings: RenderSettings) -> tuple[str, ...]:
+    """Return what follows the interface on the line that stops new flows of who has too many.
+
+    Behind the lines for what is established, so only the first packet of a flow is counted; a flow that is
+    dropped here, or later, is not tracked and does not count.
+    """
+    if not settings.max_flows:
+        return ()
+    length = 32 if family is Family.V4 else 128
+    limit = f"--connlimit-above {settings.max_flows} --connlimit-mask {length} --connlimit-saddr"
+    return (f"-m connlimit {limit} -g hw-flow-limit",)
 
 
 def _undecided(direction: Literal["egress", "ingress"]) -> str:

@@ -55,11 +55,13 @@ class Jump:
 class KernelLine:
     """One line of a kernel chain. A foreign one is only a place-holder: `hash` is None, `text` empty.
 
-    `text` is what follows `-A <chain> `, so that exactly this line can be deleted again.
+    `text` is what follows `-A <chain> `, so that exactly this line can be deleted again; one that was read
+    where the tool could not has the kernel's `handle` instead.
     """
 
     hash: str | None
     text: str = ""
+    handle: int = 0
 
 
 FOREIGN = KernelLine(None)

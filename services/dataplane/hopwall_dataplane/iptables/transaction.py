@@ -39,11 +39,15 @@ class ChainWrite:
 
 @dataclass(frozen=True, slots=True)
 class KernelEdit:
-    """Our lines in one kernel chain put right: the commands, and the chain's lines after them."""
+    """Our lines in one kernel chain put right: the commands, and the chain's lines after them.
+
+    `handles` are lines that the tool cannot delete: they go after the commands, so that none is missed.
+    """
 
     builtin: str
     commands: tuple[str, ...]
     after: tuple[KernelLine, ...]
+    handles: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@
 It refuses to write what is right already, and to look at every interface for each change.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from hopwall_dataplane.links.sysctl import (
+    FORWARD_V4,
     SetSysctl,
     SysctlDriver,
     host_sysctl_names,
@@ -33,10 +34,47 @@ class InterfaceSetup:
         self._done: dict[str, int] = {}
         self._host_done = False
 
-    def look_again(self) -> None:
-        """Take nothing for granted at the next `apply`."""
-        self._done.clear()
-        self._host_done = False
+    @property
+    def indices(self) -> Collection[int]:
+        """The indices of the interfaces that were put right."""
+        return self._done.values()
+
+    def look_again(self, indices: Mapping[str, int]) -> list[tuple[SetSysctl, str | None]]:
+        """Read the host's sysctls and those of interfaces; take what is not right any more for undone.
+
+        Shape:  what is to be written, with what it is now.
+        Errors: OSError when a sysctl cannot be read.
+        Cost:   about 10 µs a sysctl, nine an interface.
+        """
+        if not self._host_done:
+            return []
+        held = self._driver.read(self._host_names(indices))
+        ops = plan_host(held, indices, self._strangers(indices))
+        self._host_done = not ops
+        for name in [n for n, index in self._done.items() if indices.get(n) == index]:
+            wanted = self._wanted([name])
+            read = self._driver.read(wanted)
+            wrong = plan_sysctls(wanted, read)
+            held |= read
+            if wrong or ops[:1] == [SetSysctl(FORWARD_V4, "1")]:
+                # Turning forwarding on resets what interfaces were set to.
+                del self._done[name]
+            ops += wrong
+        return [(op, held[op.name]) for op in ops]
+
+    def _strangers(self, indices: Iterable[str]) -> list[str]:
+        return [name for name in indices if name.startswith(self._prefixes)]
+
+    def _host_names(self, indices: Iterable[str]) -> list[str]:
+        return [n for n in host_sysctl_names(indices) if n.startswith(self._trees)]
+
+    def _wanted(self, interfaces: Iterable[str]) -> dict[str, str]:
+        return {
+            sysctl: value
+            for name in sorted(interfaces)
+            for sysctl, value in workload_sysctls(name).items()
+            if sysctl.startswith(self._trees)
+        }
 
     def apply(
         self, indices: Mapping[str, int], workloads: Iterable[str]
@@ -51,16 +89,10 @@ class InterfaceSetup:
         done: list[tuple[SetSysctl, Outcome]] = []
         if not self._host_done:
             # First: turning forwarding on resets what interfaces were set to.
-            strangers = [name for name in indices if name.startswith(self._prefixes)]
-            names = [n for n in host_sysctl_names(indices) if n.startswith(self._trees)]
-            done += self._write(plan_host(self._driver.read(names), indices, strangers))
+            held = self._driver.read(self._host_names(indices))
+            done += self._write(plan_host(held, indices, self._strangers(indices)))
             self._host_done = True
-        desired = {
-            sysctl: value
-            for name in sorted(fresh)
-            for sysctl, value in workload_sysctls(name).items()
-            if sysctl.startswith(self._trees)
-        }
+        desired = self._wanted(fresh)
         done += self._write(plan_sysctls(desired, self._driver.read(desired)))
         self._done = present
         return done

@@ -11,6 +11,7 @@ Source: Documentation/networking/ip-sysctl.rst.
 """
 
 import errno
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -42,7 +43,10 @@ _WORKLOAD: Mapping[Family, tuple[tuple[str, str], ...]] = {
     ),
 }
 
-_FORWARD_V4 = "net/ipv4/ip_forward"
+#: More than any of them has.
+_VALUE_BYTES = 64
+
+FORWARD_V4 = "net/ipv4/ip_forward"
 _FORWARD_V6 = "net/ipv6/conf/all/forwarding"
 
 
@@ -78,7 +82,7 @@ def plan_sysctls(desired: Mapping[str, str], actual: Mapping[str, str | None]) -
 
 def host_sysctl_names(interfaces: Iterable[str]) -> list[str]:
     """Return what must be read for `plan_host`, given all interfaces of the host."""
-    return [_FORWARD_V4, _FORWARD_V6, *(_accept_ra(name) for name in sorted(interfaces))]
+    return [FORWARD_V4, _FORWARD_V6, *(_accept_ra(name) for name in sorted(interfaces))]
 
 
 def plan_host(
@@ -95,7 +99,7 @@ def plan_host(
     Source: rt6_purge_dflt_routers() in net/ipv6/route.c, inet_forward_change() in net/ipv4/devinet.c.
     """
     uplinks = sorted(set(interfaces) - set(workload_interfaces) - _NOT_INTERFACES)
-    ops = plan_sysctls({_FORWARD_V4: "1"}, actual)
+    ops = plan_sysctls({FORWARD_V4: "1"}, actual)
     if actual.get(_FORWARD_V6) is None:
         return ops
     ops += [
@@ -124,9 +128,15 @@ class SysctlDriver:
         values: dict[str, str | None] = {}
         for name in names:
             try:
-                values[name] = self._path(name).read_text().strip()
+                # Not Path.read_text: a look at all interfaces of a large host takes a third of the time.
+                file = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
                 values[name] = None
+                continue
+            try:
+                values[name] = os.read(file, _VALUE_BYTES).decode().strip()
+            finally:
+                os.close(file)
         return values
 
     def apply(self, ops: Sequence[SetSysctl]) -> list[Outcome]:
@@ -139,14 +149,14 @@ class SysctlDriver:
     def _set(self, op: SetSysctl) -> Outcome:
         """Carry out one op."""
         try:
-            path = self._path(op.name)
+            path = Path(self._path(op.name))
             if path.read_text().strip() != op.value:
                 path.write_text(op.value)
         except (OSError, ValueError) as error:
             return outcome_of(op, error)
         return Done()
 
-    def _path(self, name: str) -> Path:
+    def _path(self, name: str) -> str:
         """Return the file of a sysctl.
 
         Errors: `ValueError` for a name outside our trees.
@@ -155,7 +165,7 @@ class SysctlDriver:
         if parts[:2] not in (["net", "ipv4"], ["net", "ipv6"]) or {"", ".", ".."} & set(parts):
             text = f"{name!r} is not a network sysctl"
             raise ValueError(text)
-        return self._root.joinpath(*parts)
+        return f"{self._root}/{name}"
 
 
 def outcome_of(op: SetSysctl, error: OSError | ValueError) -> Outcome:

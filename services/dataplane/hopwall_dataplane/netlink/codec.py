@@ -44,13 +44,17 @@ _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
 
 
 class Message(NamedTuple):
-    """One received message: its body is `data[start:end]` of the datagram it came in."""
+    """One received message: its body is `data[start:end]` of the datagram it came in.
+
+    `portid` is the socket that asked for it, or whose change an event tells; 0 for the kernel's own.
+    """
 
     kind: int
     flags: int
     seq: int
     start: int
     end: int
+    portid: int = 0
 
 
 class Failure(NamedTuple):
@@ -121,10 +125,10 @@ def messages_in(data: bytes) -> Iterator[Message]:
     offset = 0
     total = len(data)
     while offset + HEADER_BYTES <= total:
-        size, kind, flags, seq, _ = _HEADER.unpack_from(data, offset)
+        size, kind, flags, seq, portid = _HEADER.unpack_from(data, offset)
         if size < HEADER_BYTES or offset + size > total:
             return
-        yield Message(kind, flags, seq, offset + HEADER_BYTES, offset + size)
+        yield Message(kind, flags, seq, offset + HEADER_BYTES, offset + size, portid)
         offset += (size + 3) & ~3
 
 

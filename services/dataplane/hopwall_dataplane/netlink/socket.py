@@ -10,6 +10,7 @@ import contextlib
 import errno
 import socket
 import struct
+import sys
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
@@ -29,6 +30,8 @@ NETLINK_NETFILTER: Final = 12
 
 # linux/netlink.h and asm-generic/socket.h; the socket module has no names for them.
 _SOL_NETLINK = 270
+_NETLINK_ADD_MEMBERSHIP = 1
+_NETLINK_DROP_MEMBERSHIP = 2
 _NETLINK_CAP_ACK = 10
 _NETLINK_EXT_ACK = 11
 _NETLINK_GET_STRICT_CHK = 12
@@ -99,6 +102,32 @@ class NetlinkSocket:
     def fileno(self) -> int:
         """Return the descriptor, to wait on."""
         return self._socket.fileno()
+
+    @property
+    def portid(self) -> int:
+        """The number the kernel knows this socket by; events of what it changed bear it."""
+        portid: int = self._socket.getsockname()[0]
+        return portid
+
+    def listen(self, group: int, *, on: bool) -> None:
+        """Join a multicast group (a number, not a mask), or leave it."""
+        option = _NETLINK_ADD_MEMBERSHIP if on else _NETLINK_DROP_MEMBERSHIP
+        self._socket.setsockopt(_SOL_NETLINK, option, group)
+
+    def batch(self, request: bytes, begin: bytes, end: bytes) -> Failure | None:
+        """Have one message carried out between the two that netfilter's transactions need.
+
+        Not `send`: kernels before 6.10 do not acknowledge the end of a transaction.
+        """
+        seq = self._reserve(3)
+        # Only the message between them is acknowledged.
+        data = b"".join(_numbered(one, seq + i) for i, one in enumerate((begin, request, end)))
+        self._socket.sendto(data, (0, 0))
+        while True:
+            answer = self._socket.recv(_RECEIVE_BYTES)
+            for found in messages_in(answer):
+                if found.kind == NLMSG_ERROR and seq <= found.seq <= seq + 2:
+                    return failure_in(answer, found)
 
     def send(self, messages: Sequence[bytes]) -> dict[int, Failure]:
         """Have the kernel carry out the messages in order, and return those that failed.
@@ -217,7 +246,18 @@ class NetlinkSocket:
 
         Errors: `OSError` with ENOBUFS when some were lost; the reader must then ask for the table.
         """
-        rows: list[tuple[int, bytes]] = []
+        return [
+            (found.kind, data[found.start : found.end])
+            for data in self.datagrams()
+            for found in messages_in(data)
+        ]
+
+    def datagrams(self) -> list[bytes]:
+        """Take all events that have arrived, as they came, without waiting.
+
+        Errors: as `events`.
+        """
+        rows: list[bytes] = []
         lost: OSError | None = None
         while True:
             try:
@@ -231,7 +271,7 @@ class NetlinkSocket:
                 # whoever asks for the table before that misses what happens meanwhile.
                 lost = error
                 continue
-            rows.extend((found.kind, data[found.start : found.end]) for found in messages_in(data))
+            rows.append(data)
         if lost is not None:
             raise lost
         return rows
@@ -243,6 +283,11 @@ class NetlinkSocket:
         first = self._seq + 1
         self._seq += count
         return first
+
+
+def _numbered(message: bytes, seq: int) -> bytes:
+    """Give one message its number, and nothing else."""
+    return message[:8] + seq.to_bytes(4, sys.byteorder) + message[12:]
 
 
 def _lost(error: OSError) -> Failure:

@@ -31,6 +31,11 @@ class RouteDriver:
         """Open the socket in the current network namespace."""
         self._socket = NetlinkSocket(NETLINK_ROUTE)
 
+    @property
+    def portid(self) -> int:
+        """The number that events of what this driver writes bear."""
+        return self._socket.portid
+
     def close(self) -> None:
         """Close the socket; the routes stay."""
         self._socket.close()
