@@ -34,12 +34,13 @@ from hopwall_dataplane.iptables.static import (
     RenderSettings,
     static_chains,
 )
-from hopwall_dataplane.iptables.table import Jump, TableName
+from hopwall_dataplane.iptables.table import Jump, TableName, TableState
 from hopwall_dataplane.marks import mark_tree
 from hopwall_dataplane.outcome import Family
 from hopwall_model.updates import PolicyId, PolicySet, SetId, SetKind
 
 Bodies = tuple[str, ...]
+_POLICY_PREFIXES = ("hw-pe-", "hw-pi-", "hw-pm-")
 
 #: Every form a policy may be needed in; at egress there is only the one that marks.
 _FORMS: tuple[tuple[Direction, TableName, bool], ...] = (
@@ -138,6 +139,15 @@ class ChainBook:
         }
 
     # ------------------------------------------------------------ what changes
+
+    def rewrites_policies(self, actual: Mapping[tuple[Family, TableName], TableState]) -> bool:
+        """Tell whether a policy's chain that stands is about to be another."""
+        return any(
+            name.startswith(_POLICY_PREFIXES) and name in chains.desired and name in state.chains
+            for key, state in actual.items()
+            for chains in (self.tables[key],)
+            for name in chains.dirty
+        )
 
     def set_policy(self, policy: PolicySet) -> None:
         """Take a policy's new value."""

@@ -24,20 +24,19 @@ from hopwall_dataplane.desired import Desired
 from hopwall_dataplane.drift import Found
 from hopwall_dataplane.ipsets.driver import IpsetDriver
 from hopwall_dataplane.ipsets.elements import (
-    CreateSet,
     DestroySet,
     SetOp,
 )
-from hopwall_dataplane.ipsets.plan import AddressSets
+from hopwall_dataplane.ipsets.plan import AddressSets, standing
 from hopwall_dataplane.iptables.counters import together
 from hopwall_dataplane.iptables.driver import Restore
 from hopwall_dataplane.iptables.lint import suspicious
-from hopwall_dataplane.iptables.nat_chains import NAT_PREFIX
 from hopwall_dataplane.iptables.plan import plan_table
 from hopwall_dataplane.iptables.quarantine import closed
-from hopwall_dataplane.iptables.render_policy import CLOSED, DIRECTIONS
+from hopwall_dataplane.iptables.render_policy import DIRECTIONS
 from hopwall_dataplane.iptables.static import TABLES, from_set, to_set
-from hopwall_dataplane.iptables.table import Chain, TableName, TableState
+from hopwall_dataplane.iptables.stub import stub_of
+from hopwall_dataplane.iptables.table import TableName, TableState
 from hopwall_dataplane.iptables.transaction import Applied, Failed, Transaction, record
 from hopwall_dataplane.links.setup import InterfaceSetup
 from hopwall_dataplane.listing import list_rules
@@ -55,8 +54,6 @@ log = logging.getLogger(__name__)
 #: Long enough for the kernel to let go of what freed lines named, and for a burst of changes to pass: a
 #: transaction that frees lines makes the next one wait (8-24 ms).
 SWEEP_AFTER_S = 0.25
-
-_QUARANTINED_PREFIXES = ("hw-pe-", "hw-pi-", "hw-pm-", "hw-cf", "hw-ct", "hw-l")
 
 
 @dataclass(slots=True)
@@ -246,14 +243,16 @@ class Kernel:
             desired.take_touched()  # nobody else will
         if self.flows is not None:
             desired.note_left()
-        # First what only closes. Then nobody's new labels meet the policies of its old ones: an address that
-        # changes its class and its sets at once is in no class until both stand.
+        # First what only closes: decision 30. Then what comes is never judged by half of what was.
         self._apply_sets(turn, desired.identity.plan_removals(), desired.identity)
-        closings = desired.identity.plan_closings(desired.members.pending_cidrs())
+        closings = desired.identity.plan_closings(
+            desired.members.pending_cidrs(),
+            everybody=desired.chains.rewrites_policies(self._tables),
+        )
         self._apply_sets(turn, closings, desired.identity)
         self._apply_sets(turn, desired.members.plan_additions(), desired.members)
         desired.distrust(desired.members.refused)
-        self._apply_sets(turn, _standing(desired.identity.plan_additions()), desired.identity)
+        self._apply_sets(turn, standing(desired.identity.plan_additions()), desired.identity)
         desired.linger(self._lingering())
         if not turn.held_by:
             await self._apply_tables(turn)
@@ -350,15 +349,15 @@ class Kernel:
         """Apply one transaction; return whether the table now is as planned (refused chains closed)."""
         turn.n_ops += tx.n_lines
         odd = suspicious(tx)
-        if any(chain not in tx.chains or _stub(chain) is None for chain in odd):
+        if any(chain not in tx.chains or stub_of(chain) is None for chain in odd):
             self._hold(turn, f"nothing of it is written: {next(iter(odd.values()))}", Stale.TABLES)
             return False
-        fed = closed(tx, odd, _stub)
+        fed = closed(tx, odd, stub_of)
         with self.hush(fed.n_lines):
-            outcome = await self.restores[key[0]].apply_with_quarantine(fed, _stub)
+            outcome = await self.restores[key[0]].apply_with_quarantine(fed, stub_of)
         if isinstance(outcome, Applied):
             reasons = {**odd, **outcome.refused}
-            record(self._tables[key], closed(tx, reasons, _stub))
+            record(self._tables[key], closed(tx, reasons, stub_of))
             for chain in tx.chains:
                 self._refused_chains.pop((*key, chain), None)
             self._refused_chains |= {(*key, chain): why for chain, why in reasons.items()}
@@ -479,20 +478,3 @@ class Kernel:
         self.routes.close()
         if self.flows is not None:
             self.flows.close()
-
-
-def _stub(chain: str) -> Chain | None:
-    if chain.startswith(NAT_PREFIX):
-        return ()  # nothing is filtered there, and a table that fails would hold up those that do
-    return CLOSED if chain.startswith(_QUARANTINED_PREFIXES) else None
-
-
-def _standing(ops: Sequence[SetOp]) -> list[SetOp]:
-    """Keep what makes sets stand, so that lines can name them; not the building of ones to be swapped in."""
-    found: list[SetOp] = []
-    for op in ops:
-        if isinstance(op, CreateSet | DestroySet):
-            name = op.spec.name if isinstance(op, CreateSet) else op.name
-            if not name.endswith(TEMPORARY_SUFFIX):
-                found.append(op)
-    return found

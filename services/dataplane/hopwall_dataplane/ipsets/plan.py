@@ -9,7 +9,7 @@ Goals, in order:
 Pure. It refuses to know which rules use a set: the agent orders the subsystems.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 
 from msgspec import structs
 
@@ -172,18 +172,21 @@ class AddressSets:
             for element, _ in (*held.pending_sets(), *held.pending_removals())
         }
 
-    def plan_closings(self, cidrs: Set[str]) -> list[SetOp]:
-        """Return the ops that let elements of these networks, which are to be marked otherwise, mark nobody.
+    def plan_closings(self, cidrs: Set[str], *, everybody: bool) -> list[SetOp]:
+        """Return the ops that let elements which are to be marked otherwise mark nobody: those of these networks, or all.
 
         Shape:  by set; what is wanted of them stays pending.
+        Cost:   O(p) in pending elements.
         """
         ops: list[SetOp] = []
-        for name in sorted(self._unsettled) if cidrs else ():
+        for name in sorted(self._unsettled) if cidrs or everybody else ():
             stands, held = self._specs.actual.get(name), self._contents[name]
             found = {
                 element: mark._replace(value=0)
                 for element, mark in held.pending_sets()
-                if mark is not None and element.cidr in cidrs and element in held.actual
+                if mark is not None
+                and element in held.actual
+                and (everybody or element.cidr in cidrs)
             }
             if stands is not None and found:
                 ops.append(AddElements(stands, found))
@@ -292,6 +295,17 @@ class AddressSets:
         forgotten = held is not None and not held.desired and not held.actual
         if forgotten and not wanted and name not in self._specs.actual:
             del self._contents[name]
+
+
+def standing(ops: Sequence[SetOp]) -> list[SetOp]:
+    """Keep what makes sets stand, so that lines can name them; not the building of ones to be swapped in."""
+    found: list[SetOp] = []
+    for op in ops:
+        if isinstance(op, CreateSet | DestroySet):
+            name = op.spec.name if isinstance(op, CreateSet) else op.name
+            if not name.endswith(TEMPORARY_SUFFIX):
+                found.append(op)
+    return found
 
 
 def _hash_size(n_elements: int) -> int:
