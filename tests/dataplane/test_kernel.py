@@ -59,6 +59,18 @@ def leads_to(host: FakeHost, family: Family, root: str, mark: int) -> str:
     return ""
 
 
+def nobodys(host: FakeHost) -> list[str]:
+    """List the workload addresses that are closed on purpose, until they are somebody else's."""
+    return [
+        f"{name} {element}"
+        for family in Family
+        for name in (from_set(family), to_set(family))
+        if name in host.sets.held
+        for element, mark in host.sets.held[name][1].items()
+        if mark is not None and not mark.value
+    ]
+
+
 def nowhere(host: FakeHost) -> list[str]:
     """List the workload addresses whose class no way leads to: they would be dropped, whatever their policy."""
     return [
@@ -67,7 +79,7 @@ def nowhere(host: FakeHost) -> list[str]:
         for name, root in ((from_set(family), FROM_TREE), (to_set(family), TO_TREE))
         if name in host.sets.held
         for element, mark in host.sets.held[name][1].items()
-        if mark is not None and not leads_to(host, family, root, mark.value)
+        if mark is not None and mark.value and not leads_to(host, family, root, mark.value)
     ]
 
 
@@ -111,6 +123,7 @@ def test_at_no_moment_is_a_workload_marked_with_a_class_that_leads_nowhere(
 
     asyncio.run(live())
     assert lost == []
+    assert nobodys(host) == []
 
 
 async def test_a_refused_member_closes_the_policy_and_is_told_until_it_is_gone() -> None:
