@@ -87,6 +87,12 @@ class BirdHost:
         except OSError:
             return False
 
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The BIRD that was started last."""
+        assert self._process is not None
+        return self._process
+
     def kill(self) -> None:
         """End BIRD as a crash would."""
         if self._process is not None:
