@@ -6,9 +6,6 @@ from typing import ClassVar
 
 from tests.support.peers.peer import Learnt, Link, Peer, Said, first_line, large, of_family, standard
 
-_PROTOCOL = "peer"
-
-
 class BirdPeer(Peer):
     """BIRD 2 with a configuration of its own."""
 
@@ -31,16 +28,14 @@ class BirdPeer(Peer):
         self.host.config.write_text(self._text())
         assert self.host.ask("configure").ok
 
-    def state(self, family: int) -> str:
+    def state(self, link: Link) -> str:
         """Ask for the protocol."""
-        for line in self.host.ask(f"show protocols {_PROTOCOL}{family}").text.splitlines():
-            if line.startswith(f"{_PROTOCOL}{family}"):
-                return "Established" if line.endswith("Established") else "down"
-        return "down"
+        lines = self.host.ask(f"show protocols {_name(link)}").text.splitlines()
+        return "Established" if any(line.rstrip().endswith("Established") for line in lines) else "down"
 
     def learnt(self, family: int) -> dict[str, Learnt]:
         """Read the routes of the session with their attributes."""
-        text = self.host.ask(f"show route all protocol {_PROTOCOL}{family}").text
+        text = self.host.ask(f"show route table master{family} where source = RTS_BGP all").text
         found = {}
         # Each route begins with its network at the start of a line.
         for part in re.split(r"\n(?=[0-9a-f.:]+/\d)", text):
@@ -91,9 +86,13 @@ class BirdPeer(Peer):
         return [*lines, "}"]
 
 
+def _name(link: Link) -> str:
+    return f"peer{link.family}_{link.there[-1]}"
+
+
 def _session(link: Link) -> list[str]:
     lines = [
-        f"protocol bgp {_PROTOCOL}{link.family} {{",
+        f"protocol bgp {_name(link)} {{",
         f"  local {link.here} as {link.local_as}; neighbor {link.there} as {link.remote_as};",
         "  connect delay time 1; connect retry time 2; error wait time 1, 4;",
     ]

@@ -67,9 +67,11 @@ class ExaBgpPeer(Peer):
         """Write commands to its program."""
         lines = []
         for verb, routes in (("withdraw", gone), ("announce", added)):
-            for one in routes:
-                there = self.link(one.family).there
-                lines.append(f"neighbor {there} {verb} route {_route(one)}\n")
+            lines += [
+                f"neighbor {link.there} {verb} route {_route(one)}\n"
+                for link in self.links
+                for one in of_family(routes, link.family)
+            ]
         with (self.folder / "commands").open("w") as pipe:
             pipe.write("".join(lines))
 
@@ -80,9 +82,9 @@ class ExaBgpPeer(Peer):
             return []
         return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
 
-    def state(self, family: int) -> str:
+    def state(self, link: Link) -> str:
         """Return what its program was told last."""
-        there, found = self.link(family).there, "down"
+        there, found = link.there, "down"
         for message in self._messages():
             neighbor = message.get("neighbor", {})
             if message.get("type") == "state" and neighbor["address"]["peer"] == there:
@@ -91,10 +93,11 @@ class ExaBgpPeer(Peer):
 
     def learnt(self, family: int) -> dict[str, Learnt]:
         """Fold the updates that its program was told."""
-        there, found = self.link(family).there, dict[str, Learnt]()
+        those = {link.there for link in self.links if link.family == family}
+        found: dict[str, Learnt] = {}
         for message in self._messages():
             neighbor = message.get("neighbor", {})
-            if neighbor.get("address", {}).get("peer") != there:
+            if neighbor.get("address", {}).get("peer") not in those:
                 continue
             if message["type"] == "state" and neighbor["state"] == "down":
                 found.clear()

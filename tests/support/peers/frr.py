@@ -98,21 +98,20 @@ class FrrPeer(Peer):
                 lines += [f"address-family ipv{one.family} unicast", f"{no}{_network(one)}", "exit"]
         self._ask(*lines)
 
-    def state(self, family: int) -> str:
+    def state(self, link: Link) -> str:
         """Ask for the neighbour."""
-        there = self.link(family).there
+        there = link.there
         said = self._json(f"show bgp neighbors {there} json")
         return str(said.get(there, {}).get("bgpState", "down"))
 
     def learnt(self, family: int) -> dict[str, Learnt]:
         """Read the BGP table with its attributes, without what it says itself."""
-        said = self._json(f"show bgp ipv{family} unicast detail json")
+        said = self._json(f"show bgp ipv{family} unicast json detail")
         found = {}
         for network, paths in said.get("routes", {}).items():
-            for path in paths if isinstance(paths, list) else paths.get("paths", []):
-                if path.get("aspath", {}).get("string") is None or _is_own(path):
-                    continue
-                found[network] = _learnt(path)
+            for path in paths:  # the first is about the network itself
+                if "aspath" in path and not path.get("local"):
+                    found[network] = _learnt(path)
         return found
 
     def held(self, family: int) -> set[str]:
@@ -202,10 +201,6 @@ def _route_map(one: Said) -> list[str]:
 def _network(one: Said) -> str:
     shaped = f" route-map {_name(one)}" if one.communities or one.next_hop else ""
     return f"network {one.network}{shaped}"
-
-
-def _is_own(path: dict[str, Any]) -> bool:
-    return bool(path.get("sourced") or path.get("local"))
 
 
 def _learnt(path: dict[str, Any]) -> Learnt:

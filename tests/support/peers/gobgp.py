@@ -61,9 +61,9 @@ class GoBgpPeer(Peer):
             for one in routes:
                 self._ask("global", "rib", "-a", f"ipv{one.family}", verb, *_words(one))
 
-    def state(self, family: int) -> str:
+    def state(self, link: Link) -> str:
         """Ask for the neighbour."""
-        text = self._ask("neighbor", self.link(family).there, check=False)
+        text = self._ask("neighbor", link.there, check=False)
         return "Established" if "BGP state = ESTABLISHED" in text else "down"
 
     def learnt(self, family: int) -> dict[str, Learnt]:

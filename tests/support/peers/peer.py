@@ -89,7 +89,7 @@ class Peer(ABC):
         """Return what the daemon was told by its peers: network → route."""
 
     @abstractmethod
-    def state(self, family: int) -> str:
+    def state(self, link: Link) -> str:
         """Return the session's state, "Established" when it is up."""
 
     def held(self, family: int) -> set[str]:
@@ -119,8 +119,9 @@ class Peer(ABC):
         self.tell((), [self.said.pop(network) for network in networks])
 
     def established(self, family: int) -> bool:
-        """Tell whether the session is up."""
-        return self.state(family) == "Established"
+        """Tell whether the sessions of a family are up."""
+        those = [link for link in self.links if link.family == family]
+        return all(self.state(link) == "Established" for link in those)
 
     def kill(self) -> None:
         """End the daemon as a crash would."""
@@ -141,10 +142,6 @@ class Peer(ABC):
         for process in self._processes:
             process.wait(timeout=30)
         self._processes.clear()
-
-    def link(self, family: int) -> Link:
-        """Return the session of a family."""
-        return next(link for link in self.links if link.family == family)
 
     def spawn(self, argv: Sequence[str], env: dict[str, str] | None = None) -> None:
         """Run a program of the daemon's in the namespace."""

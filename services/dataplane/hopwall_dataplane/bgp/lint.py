@@ -63,7 +63,7 @@ _FORMS = (
     (rf"error wait time {_INT}, {_INT};", 0),
     (rf"(?:import|receive) limit {_INT} action block;", 0),
     (rf"(?:import|export) filter {_NAME};", 0),
-    (r"next hop (?:self|keep);", 0),
+    (r"next hop (?:self|keep|prefer global);", 0),
     (rf"route {_NET} (?:blackhole|via {_IP});", 0),
     (rf"local (?:{_IP} )?port {_INT} as {_INT};", 0),
     (rf"neighbor {_IP} port {_INT} as {_INT};", 0),

@@ -311,6 +311,9 @@ def _session(name: str, session: Session, bgp: Bgp, password: str) -> list[str]:
         f"receive limit {2 * session.import_limit} action block;",
         "gateway recursive;",
     ]
+    if session.family == 6:
+        # The peer may name a link-local next hop too, and no filter sees it: it could be another machine's.
+        channel.append("next hop prefer global;")
     if session.next_hop != "auto":
         channel.append(f"next hop {session.next_hop};")
     channel += [f"import filter {name}_in;", f"export filter {name}_out;"]
