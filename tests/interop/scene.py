@@ -17,6 +17,7 @@ from typing import Any, Self
 from hopwall_model.bgp import Bgp
 from hopwall_model.events import ResourceSet
 from hopwall_model.resources import BGPPeer, Node, Resource
+from hopwall_model.status import BgpSession
 from tests.support.bird_hosts import AS, BirdHost, BirdHosts
 from tests.support.bird_hosts import until as holds
 from tests.support.calc import Cloud
@@ -174,6 +175,17 @@ class Scene:
                 self.hosts[number].start()
             self.values[number] = value
             self.hosts[number].configure(value)
+
+    def state(self, family: int) -> BgpSession:
+        """Return how our first host sees its session with the peer."""
+        it = address(family, 2)
+        name = next(s.name for s in self.values[1].sessions if s.peer_ip == it)
+        return self.ours.see(self.values[1]).sessions[name]
+
+    def refused(self, family: int) -> set[str]:
+        """Return what reached our first host and was refused by its filters."""
+        text = self.ours.ask(f"show route filtered table master{family}").text
+        return {line.split()[0] for line in text.splitlines() if "/" in line.split(" ")[0]}
 
     def in_kernel(self, family: int, number: int = 1) -> dict[str, str]:
         """Return what BIRD wrote on a host: network → the gateway, "" for a black hole."""

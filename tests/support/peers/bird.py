@@ -82,7 +82,7 @@ class BirdPeer(Peer):
                 f" bgp_large_community.add(({c.replace(':', ',')}));"
                 for c in large(one.communities)
             )
-            lines.append(f"  route {one.network} {how} {{{changes} }};")
+            lines.append(f"  route {one.network} {how}" + (f" {{{changes} }};" if changes else ";"))
         return [*lines, "}"]
 
 

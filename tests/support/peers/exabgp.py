@@ -32,6 +32,7 @@ class ExaBgpPeer(Peer):
 
     kind: ClassVar[str] = "exabgp"
     title: ClassVar[str] = "ExaBGP"
+    in_kernel: ClassVar[bool] = False
     cannot: ClassVar[dict[str, str]] = {
         "bfd": "ExaBGP has no BFD",
         "reflect": "ExaBGP passes no route on",

@@ -19,6 +19,7 @@ class GoBgpPeer(Peer):
 
     kind: ClassVar[str] = "gobgp"
     title: ClassVar[str] = "GoBGP"
+    in_kernel: ClassVar[bool] = False
     cannot: ClassVar[dict[str, str]] = {"bfd": "GoBGP has no BFD"}
 
     @classmethod

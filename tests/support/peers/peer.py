@@ -70,6 +70,8 @@ class Peer(ABC):
     kind: ClassVar[str]
     title: ClassVar[str]
     cannot: ClassVar[dict[str, str]] = {}
+    #: It writes what it learnt into the kernel.
+    in_kernel: ClassVar[bool] = True
 
     @classmethod
     @abstractmethod

@@ -1,0 +1,241 @@
+"""Crashes and ends of either side, and of a reflector between: how many of fifty routes a kernel loses.
+
+"Lost" is counted in the kernel of who has learnt the routes, by what its monitor says left it; of GoBGP, which
+has no hand in a kernel, by looking at its table again and again.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tests.interop.scene import (
+    FAMILIES,
+    Row,
+    Scene,
+    address,
+    cloud,
+    link,
+    links,
+    lost,
+    node,
+    own,
+    until,
+)
+from tests.support.peers.peer import Said
+from tests.support.states_bgp import peer
+
+N_ROUTES = 50
+BACK_AFTER_S, LOOK_S, GONE_S = 2.0, 6.0, 16.0
+NETWORKS = {f: {own(f, 9, n) for n in range(N_ROUTES)} for f in FAMILIES}
+_ALL = NETWORKS[4] | NETWORKS[6]
+
+#: What is done to the one who goes.
+CRASH, GONE, END = (
+    f"killed, back after {BACK_AFTER_S:.0f} s",
+    f"killed, gone for {GONE_S:.0f} s",
+    "told to end",
+)
+
+
+def _verdict(found: list[str], family: int) -> str:
+    n = len({net for net in found if (":" in net) == (family == 6)})
+    return f"{n} of {N_ROUTES} lost"
+
+
+def _away(how: str, kill: Callable[[], None], end: Callable[[], None], back: Callable[[], None]) -> None:
+    """Do it, and look on for a while after all is as before."""
+    if how == END:
+        end()
+        time.sleep(LOOK_S)
+        return
+    kill()
+    if how == GONE:
+        time.sleep(GONE_S)
+        return
+    time.sleep(BACK_AFTER_S)
+    back()
+    time.sleep(LOOK_S)
+
+
+@contextlib.contextmanager
+def missing(look: Callable[[], set[str]]) -> Iterator[list[str]]:
+    """Collect those of the networks that are missing from a table while this lasts."""
+    found: list[str] = []
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.15):
+            found.extend(_ALL - look())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        thread.join()
+
+
+# ---------------------------------------------------------------- two of ours
+
+
+def ours(_: str, folder: Path) -> Iterator[Row]:
+    """Two hosts of ours: the advertiser goes, and the receiver."""
+    with Scene("bird", folder) as scene:
+        declared = [*cloud(), node(1), node(3)]
+        _give(scene)
+        scene.declare(*declared, at=(1, 3))
+        _has_all(scene, 3)
+        for who, number in (("the advertiser", 1), ("the receiver", 3)):
+            for how in (CRASH, GONE, END):
+                if (number, how) == (1, END):
+                    continue  # an orderly end of who announces says that its routes are gone
+                host = scene.hosts[number]
+                with lost(scene.hosts[3].ns, folder / "monitor", _ALL) as found:
+                    _away(how, host.kill, host.down, lambda n=number: _back(scene, n))  # type: ignore[misc]
+                for f in FAMILIES:
+                    yield Row(f"Hopwall and Hopwall: {who} {how}", f, _verdict(found, f))
+                if how != CRASH:
+                    _back(scene, number)
+                    _has_all(scene, 3)
+
+
+def reflected(_: str, folder: Path) -> Iterator[Row]:
+    """Two hosts of ours that know each other only by a reflector of ours, which goes."""
+    rr = peer("rr", node_selector="!has(rr)", peer_selector="has(rr)", max_restart_time="30s")
+    declared = [*cloud(), node(1), node(2, route_reflector_cluster_id="2.0.0.2"), node(3), rr]
+    with Scene("bird", folder) as scene:
+        _give(scene)
+        scene.declare(*declared, at=(1, 2, 3))
+        _has_all(scene, 3)
+        host = scene.hosts[2]
+        for how in (CRASH, GONE):
+            with lost(scene.hosts[3].ns, folder / "monitor", _ALL) as found:
+                _away(how, host.kill, host.down, lambda: _back(scene, 2))
+            for f in FAMILIES:
+                yield Row(f"Hopwall and Hopwall by a reflector: the reflector {how}", f, _verdict(found, f))
+            if how != CRASH:
+                _back(scene, 2)
+                _has_all(scene, 3)
+
+
+def _give(scene: Scene) -> None:
+    scene.ours.workload(*sorted(NETWORKS[4]))
+    scene.ours.workload(*sorted(NETWORKS[6]))
+
+
+def _back(scene: Scene, number: int) -> None:
+    """Start a host's daemon again and wait until its sessions are up with all there is."""
+    scene.hosts[number].start()
+
+    def up() -> bool:
+        seen = scene.hosts[number].see(scene.values[number]).sessions.values()
+        return all(one.state == "Established" for one in seen)
+
+    until(up)
+
+
+def _has_all(scene: Scene, number: int) -> None:
+    for f in FAMILIES:
+        until(lambda f=f: NETWORKS[f] <= set(scene.in_kernel(f, number)))  # type: ignore[misc]
+
+
+# ---------------------------------------------------------------- one of ours, and the peer
+
+
+def from_peer(kind: str, folder: Path) -> Iterator[Row]:
+    """The peer announces, ours has learnt: either goes."""
+    with Scene(kind, folder) as scene:
+        scene.peer.announce(*(Said(net) for net in sorted(_ALL)))
+        scene.declare(*cloud(), node(1), node(2))
+        scene.peer.start(*links())
+        _has_all(scene, 1)
+        name = f"{scene.peer.title} announces, Hopwall has learnt"
+
+        def peer_back() -> None:
+            scene.peer.launch()
+            _up(scene)
+
+        for how in (CRASH, GONE):
+            with lost(scene.ours.ns, folder / "monitor", _ALL) as found:
+                _away(how, scene.peer.kill, scene.peer.end, peer_back)
+            for f in FAMILIES:
+                yield Row(f"{name}: {scene.peer.title} {how}", f, _verdict(found, f))
+            if how != CRASH:
+                peer_back()
+                _has_all(scene, 1)
+        for how in (CRASH, GONE, END):
+            with lost(scene.ours.ns, folder / "monitor", _ALL) as found:
+                _away(how, scene.ours.kill, scene.ours.down, lambda: _back(scene, 1))
+            for f in FAMILIES:
+                yield Row(f"{name}: Hopwall's BIRD {how}", f, _verdict(found, f))
+            if how == GONE:
+                _back(scene, 1)
+                _has_all(scene, 1)
+
+
+def to_peer(kind: str, folder: Path) -> Iterator[Row]:
+    """Ours announces, the peer has learnt: ours goes. What the peer does when it goes itself is its own."""
+    with Scene(kind, folder) as scene:
+        _give(scene)
+        scene.declare(*cloud(), node(1), node(2))
+        scene.peer.start(*links())
+        name = f"Hopwall announces, {scene.peer.title} has learnt"
+        for f in FAMILIES:
+            until(lambda f=f: NETWORKS[f] <= scene.peer.held(f))  # type: ignore[misc]
+        for how in (CRASH, GONE):
+            if why := scene.peer.cannot.get("keep"):
+                scene.ours.kill()
+                until(lambda: not any(scene.peer.learnt(f) for f in FAMILIES))
+                _back(scene, 1)
+                for f in FAMILIES:
+                    yield Row(f"{name}: Hopwall's BIRD {how}", f, f"no: {why}")
+                    until(lambda f=f: NETWORKS[f] <= scene.peer.held(f))  # type: ignore[misc]
+                continue
+            with _watched(scene, folder) as found:
+                _away(how, scene.ours.kill, scene.ours.down, lambda: _back(scene, 1))
+            for f in FAMILIES:
+                yield Row(f"{name}: Hopwall's BIRD {how}", f, _verdict(found, f))
+            if how != CRASH:
+                _back(scene, 1)
+                for f in FAMILIES:
+                    until(lambda f=f: NETWORKS[f] <= scene.peer.held(f))  # type: ignore[misc]
+
+
+@contextlib.contextmanager
+def _watched(scene: Scene, folder: Path) -> Iterator[list[str]]:
+    """Collect what the peer loses: in its kernel, or in its table where it has no hand in one."""
+    if scene.peer.in_kernel:
+        with lost(scene.hosts[2].ns, folder / "monitor", _ALL) as found:
+            yield found
+        return
+    with missing(lambda: scene.peer.held(4) | scene.peer.held(6)) as found:
+        yield found
+
+
+def _up(scene: Scene) -> None:
+    for f in FAMILIES:
+        until(lambda f=f: scene.peer.established(f))  # type: ignore[misc]
+
+
+# ---------------------------------------------------------------- not for ever
+
+
+def not_for_ever(kind: str, folder: Path) -> Iterator[Row]:
+    """The peer dies and stays away: what it said goes after its restart time, not before."""
+    restart_s = 8
+    with Scene(kind, folder) as scene:
+        scene.peer.announce(*(Said(own(f, 2)) for f in FAMILIES))
+        scene.declare(*cloud(), node(1), node(2))
+        scene.peer.start(*(link(f, restart_s=restart_s) for f in FAMILIES))
+        for f in FAMILIES:
+            scene.learns({own(f, 2): address(f, 2)}, f)
+        scene.peer.kill()
+        began_at = time.monotonic()
+        for f in FAMILIES:
+            until(lambda f=f: own(f, 2) not in scene.in_kernel(f))  # type: ignore[misc]
+            took_s = time.monotonic() - began_at
+            assert took_s > restart_s - 2, took_s
+            yield Row(f"dead for good: gone after its restart time ({restart_s} s)", f, f"{took_s:.0f} s")
