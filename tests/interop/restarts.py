@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.interop.scene import (
     FAMILIES,
+    NO_MESH,
     Row,
     Scene,
     address,
@@ -105,7 +106,7 @@ def ours(_: str, folder: Path) -> Iterator[Row]:
 def reflected(_: str, folder: Path) -> Iterator[Row]:
     """Two hosts of ours that know each other only by a reflector of ours, which goes."""
     rr = peer("rr", node_selector="!has(rr)", peer_selector="has(rr)", max_restart_time="30s")
-    declared = [*cloud(), node(1), node(2, route_reflector_cluster_id="2.0.0.2"), node(3), rr]
+    declared = [*cloud(**NO_MESH), node(1), node(2, route_reflector_cluster_id="2.0.0.2"), node(3), rr]
     with Scene("bird", folder) as scene:
         _give(scene)
         scene.declare(*declared, at=(1, 2, 3))

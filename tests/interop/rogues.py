@@ -67,7 +67,7 @@ def _lies(family: int, relation: str) -> list[tuple[str, list[str]]]:
 
 
 def _declared(relation: str) -> list[Resource]:
-    common: list[Resource] = cloud()
+    common = cloud(node_to_node_mesh_enabled=relation != "reflector")
     if relation == "host":
         return [*common, node(1), node(2), node(3)]
     if relation == "router":

@@ -29,6 +29,8 @@ from tests.support.states_bgp import block, config, peer, speaker
 
 FAMILIES = (4, 6)
 PEER_AS = 65002
+#: Of `cloud`: hosts know each other by a reflector alone.
+NO_MESH: dict[str, Any] = {"node_to_node_mesh_enabled": False}
 #: How long a condition may take on a busy machine, and how long a thing that must not come is waited for.
 PATIENCE_S, DENIAL_S = 60.0, 6.0
 AWAY_S, LOOK_S = 2.0, 4.0
@@ -134,6 +136,7 @@ class Scene:
 
     def __init__(self, kind: str, folder: Path) -> None:
         """Choose the make; nothing runs before the `with`."""
+        folder.mkdir(parents=True, exist_ok=True)
         self.hosts = BirdHosts("interop", folder, 3)
         self._kind = kind
         self._stack = contextlib.ExitStack()

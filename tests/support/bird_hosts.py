@@ -189,6 +189,8 @@ class BirdHosts:
             f"link set p{number} master br0 up",
         ):
             fabric.run(["ip", *line.split()])
+        # Else the link-local address is there only after a second, and some daemons wait for it.
+        ns.sysctl("net/ipv6/conf/eth0/accept_dad", "0")
         for line in (
             "link set eth0 up",
             f"addr add 172.30.0.{number}/24 dev eth0",
