@@ -8,29 +8,43 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
+from hopwall_model.resources import Resource
 from tests.interop.scene import (
     FAMILIES,
     NO_MESH,
+    PEER_AS,
     Row,
     Scene,
     address,
     cloud,
+    fabric_peers,
     link,
     links,
     lost,
     node,
     own,
+    rows,
     until,
 )
 from tests.support.peers.peer import Said
-from tests.support.states_bgp import peer
+from tests.support.states_bgp import accept, bgp_filter, peer
 
 N_ROUTES = 50
 BACK_AFTER_S, LOOK_S, GONE_S = 2.0, 6.0, 16.0
+#: A daemon that has just come back is in recovery itself; two at once are another matter.
+SETTLE_S = 6.0
 NETWORKS = {f: {own(f, 9, n) for n in range(N_ROUTES)} for f in FAMILIES}
 _ALL = NETWORKS[4] | NETWORKS[6]
+#: Behind a router.
+_BEHIND = {4: "198.51.100.0/24", 6: "2001:db8:1::/64"}
+FAR = {
+    4: {f"198.51.100.{n}/32" for n in range(N_ROUTES)},
+    6: {f"2001:db8:1::{n:x}/128" for n in range(1, N_ROUTES + 1)},
+}
+_FAR = FAR[4] | FAR[6]
 
 #: What is done to the one who goes.
 CRASH, GONE, END = (
@@ -40,9 +54,10 @@ CRASH, GONE, END = (
 )
 
 
-def _verdict(found: list[str], family: int) -> str:
-    n = len({net for net in found if (":" in net) == (family == 6)})
-    return f"{n} of {N_ROUTES} lost"
+def _verdicts(what: str, found: list[str]) -> Iterator[Row]:
+    for f in FAMILIES:
+        n = len({net for net in found if (":" in net) == (f == 6)})
+        yield Row(what, f, f"{n} of {N_ROUTES} lost")
 
 
 def _away(how: str, kill: Callable[[], None], end: Callable[[], None], back: Callable[[], None]) -> None:
@@ -96,11 +111,11 @@ def ours(_: str, folder: Path) -> Iterator[Row]:
                 host = scene.hosts[number]
                 with lost(scene.hosts[3].ns, folder / "monitor", _ALL) as found:
                     _away(how, host.kill, host.down, lambda n=number: _back(scene, n))  # type: ignore[misc]
-                for f in FAMILIES:
-                    yield Row(f"Hopwall and Hopwall: {who} {how}", f, _verdict(found, f))
+                yield from _verdicts(f"{who} is {how}", found)
                 if how != CRASH:
                     _back(scene, number)
                     _has_all(scene, 3)
+                time.sleep(SETTLE_S)
 
 
 def reflected(_: str, folder: Path) -> Iterator[Row]:
@@ -115,8 +130,7 @@ def reflected(_: str, folder: Path) -> Iterator[Row]:
         for how in (CRASH, GONE):
             with lost(scene.hosts[3].ns, folder / "monitor", _ALL) as found:
                 _away(how, host.kill, host.down, lambda: _back(scene, 2))
-            for f in FAMILIES:
-                yield Row(f"Hopwall and Hopwall by a reflector: the reflector {how}", f, _verdict(found, f))
+            yield from _verdicts(f"the reflector between two hosts is {how}", found)
             if how != CRASH:
                 _back(scene, 2)
                 _has_all(scene, 3)
@@ -146,63 +160,76 @@ def _has_all(scene: Scene, number: int) -> None:
 # ---------------------------------------------------------------- one of ours, and the peer
 
 
+def _router() -> list[Resource]:
+    """Declare the peer as a router, with single addresses of its own networks let in."""
+    rules = {f"import_v{f}": (accept(_BEHIND[f]),) for f in FAMILIES}
+    given = fabric_peers(filters=("in",), max_restart_time="30s")
+    return [*cloud(), node(1), *given, bgp_filter("in", **rules)]
+
+
 def from_peer(kind: str, folder: Path) -> Iterator[Row]:
     """The peer announces, ours has learnt: either goes."""
     with Scene(kind, folder) as scene:
-        scene.peer.announce(*(Said(net) for net in sorted(_ALL)))
-        scene.declare(*cloud(), node(1), node(2))
-        scene.peer.start(*links())
-        _has_all(scene, 1)
-        name = f"{scene.peer.title} announces, Hopwall has learnt"
-
-        def peer_back() -> None:
-            scene.peer.launch()
-            _up(scene)
-
+        scene.peer.announce(*(Said(net) for net in sorted(_FAR)))
+        scene.declare(*_router())
+        scene.peer.start(*links(local_as=PEER_AS))
+        _has_far(scene)
+        peer_back = partial(_peer_back, scene)
         for how in (CRASH, GONE):
-            with lost(scene.ours.ns, folder / "monitor", _ALL) as found:
+            with lost(scene.ours.ns, folder / "monitor", _FAR) as found:
                 _away(how, scene.peer.kill, scene.peer.end, peer_back)
-            for f in FAMILIES:
-                yield Row(f"{name}: {scene.peer.title} {how}", f, _verdict(found, f))
-            if how != CRASH:
+            yield from _verdicts(f"it announces, Hopwall has learnt: it is {how}", found)
+            if how == GONE:
                 peer_back()
-                _has_all(scene, 1)
         for how in (CRASH, GONE, END):
-            with lost(scene.ours.ns, folder / "monitor", _ALL) as found:
+            with lost(scene.ours.ns, folder / "monitor", _FAR) as found:
                 _away(how, scene.ours.kill, scene.ours.down, lambda: _back(scene, 1))
-            for f in FAMILIES:
-                yield Row(f"{name}: Hopwall's BIRD {how}", f, _verdict(found, f))
+            yield from _verdicts(f"it announces, Hopwall has learnt: our BIRD is {how}", found)
             if how == GONE:
                 _back(scene, 1)
-                _has_all(scene, 1)
+                time.sleep(SETTLE_S)
+
+
+def _peer_back(scene: Scene) -> None:
+    """Start the peer again, and wait until it is no longer in recovery itself."""
+    scene.peer.launch()
+    for f in FAMILIES:
+        until(lambda f=f: scene.peer.established(f))  # type: ignore[misc]
+    _has_far(scene)
+    time.sleep(SETTLE_S)
+
+
+def _has_far(scene: Scene) -> None:
+    for f in FAMILIES:
+        until(lambda f=f: FAR[f] <= set(scene.in_kernel(f)))  # type: ignore[misc]
 
 
 def to_peer(kind: str, folder: Path) -> Iterator[Row]:
     """Ours announces, the peer has learnt: ours goes. What the peer does when it goes itself is its own."""
     with Scene(kind, folder) as scene:
         _give(scene)
-        scene.declare(*cloud(), node(1), node(2))
-        scene.peer.start(*links())
-        name = f"Hopwall announces, {scene.peer.title} has learnt"
-        for f in FAMILIES:
-            until(lambda f=f: NETWORKS[f] <= scene.peer.held(f))  # type: ignore[misc]
+        scene.declare(*_router())
+        scene.peer.start(*links(local_as=PEER_AS))
+        _peer_has_all(scene)
         for how in (CRASH, GONE):
+            what = f"Hopwall announces, it has learnt: our BIRD is {how}"
             if why := scene.peer.cannot.get("keep"):
                 scene.ours.kill()
                 until(lambda: not any(scene.peer.learnt(f) for f in FAMILIES))
+                yield from rows(what, f"no: {why}")
+            else:
+                with _watched(scene, folder) as found:
+                    _away(how, scene.ours.kill, scene.ours.down, lambda: _back(scene, 1))
+                yield from _verdicts(what, found)
+            if how == GONE or why:
                 _back(scene, 1)
-                for f in FAMILIES:
-                    yield Row(f"{name}: Hopwall's BIRD {how}", f, f"no: {why}")
-                    until(lambda f=f: NETWORKS[f] <= scene.peer.held(f))  # type: ignore[misc]
-                continue
-            with _watched(scene, folder) as found:
-                _away(how, scene.ours.kill, scene.ours.down, lambda: _back(scene, 1))
-            for f in FAMILIES:
-                yield Row(f"{name}: Hopwall's BIRD {how}", f, _verdict(found, f))
-            if how != CRASH:
-                _back(scene, 1)
-                for f in FAMILIES:
-                    until(lambda f=f: NETWORKS[f] <= scene.peer.held(f))  # type: ignore[misc]
+            _peer_has_all(scene)
+
+
+def _peer_has_all(scene: Scene) -> None:
+    for f in FAMILIES:
+        until(lambda f=f: NETWORKS[f] <= scene.peer.held(f))  # type: ignore[misc]
+    time.sleep(SETTLE_S)
 
 
 @contextlib.contextmanager
@@ -214,11 +241,6 @@ def _watched(scene: Scene, folder: Path) -> Iterator[list[str]]:
         return
     with missing(lambda: scene.peer.held(4) | scene.peer.held(6)) as found:
         yield found
-
-
-def _up(scene: Scene) -> None:
-    for f in FAMILIES:
-        until(lambda f=f: scene.peer.established(f))  # type: ignore[misc]
 
 
 # ---------------------------------------------------------------- not for ever
