@@ -28,6 +28,7 @@ from tests.interop.scene import (
     own,
     rows,
     until,
+    until_for,
 )
 from tests.support.peers.peer import Said
 from tests.support.states_bgp import accept, bgp_filter, peer
@@ -54,13 +55,16 @@ CRASH, GONE, END = (
 )
 
 
-def _verdicts(what: str, found: list[str]) -> Iterator[Row]:
+def _verdicts(what: str, found: dict[str, float], note: str = "") -> Iterator[Row]:
     for f in FAMILIES:
-        n = len({net for net in found if (":" in net) == (f == 6)})
-        yield Row(what, f, f"{n} of {N_ROUTES} lost")
+        times = [s for net, s in found.items() if (":" in net) == (f == 6)]
+        long = f" for {max(times) * 1000:.0f} ms{note}" if times else ""
+        yield Row(what, f, f"{len(times)} of {N_ROUTES} lost{long}")
 
 
-def _away(how: str, kill: Callable[[], None], end: Callable[[], None], back: Callable[[], None]) -> None:
+def _away(
+    how: str, kill: Callable[[], None], end: Callable[[], None], back: Callable[[], None]
+) -> None:
     """Do it, and look on for a while after all is as before."""
     if how == END:
         end()
@@ -76,14 +80,18 @@ def _away(how: str, kill: Callable[[], None], end: Callable[[], None], back: Cal
 
 
 @contextlib.contextmanager
-def missing(look: Callable[[], set[str]]) -> Iterator[list[str]]:
-    """Collect those of the networks that are missing from a table while this lasts."""
-    found: list[str] = []
+def missing(look: Callable[[], set[str]]) -> Iterator[dict[str, float]]:
+    """Collect those of the networks that are missing from a table while this lasts, and for how long."""
+    found: dict[str, float] = {}
     ended = threading.Event()
 
     def watch() -> None:
+        before = time.monotonic()
         while not ended.wait(0.15):
-            found.extend(_ALL - look())
+            now = time.monotonic()
+            for network in _ALL - look():
+                found[network] = found.get(network, 0.0) + now - before
+            before = now
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -110,7 +118,7 @@ def ours(_: str, folder: Path) -> Iterator[Row]:
                     continue  # an orderly end of who announces says that its routes are gone
                 host = scene.hosts[number]
                 with lost(scene.hosts[3].ns, folder / "monitor", _ALL) as found:
-                    _away(how, host.kill, host.down, lambda n=number: _back(scene, n))  # type: ignore[misc]
+                    _away(how, host.kill, host.down, partial(_back, scene, number))
                 yield from _verdicts(f"{who} is {how}", found)
                 if how != CRASH:
                     _back(scene, number)
@@ -121,7 +129,13 @@ def ours(_: str, folder: Path) -> Iterator[Row]:
 def reflected(_: str, folder: Path) -> Iterator[Row]:
     """Two hosts of ours that know each other only by a reflector of ours, which goes."""
     rr = peer("rr", node_selector="!has(rr)", peer_selector="has(rr)", max_restart_time="30s")
-    declared = [*cloud(**NO_MESH), node(1), node(2, route_reflector_cluster_id="2.0.0.2"), node(3), rr]
+    declared = [
+        *cloud(**NO_MESH),
+        node(1),
+        node(2, route_reflector_cluster_id="2.0.0.2"),
+        node(3),
+        rr,
+    ]
     with Scene("bird", folder) as scene:
         _give(scene)
         scene.declare(*declared, at=(1, 2, 3))
@@ -154,7 +168,7 @@ def _back(scene: Scene, number: int) -> None:
 
 def _has_all(scene: Scene, number: int) -> None:
     for f in FAMILIES:
-        until(lambda f=f: NETWORKS[f] <= set(scene.in_kernel(f, number)))  # type: ignore[misc]
+        until_for(f, lambda f: NETWORKS[f] <= set(scene.in_kernel(f, number)))
 
 
 # ---------------------------------------------------------------- one of ours, and the peer
@@ -168,12 +182,9 @@ def _router() -> list[Resource]:
 
 
 def from_peer(kind: str, folder: Path) -> Iterator[Row]:
-    """The peer announces, ours has learnt: either goes."""
+    """The peer announces, ours has learnt, and the peer goes."""
     with Scene(kind, folder) as scene:
-        scene.peer.announce(*(Said(net) for net in sorted(_FAR)))
-        scene.declare(*_router())
-        scene.peer.start(*links(local_as=PEER_AS))
-        _has_far(scene)
+        _far(scene, restart_s=30)
         peer_back = partial(_peer_back, scene)
         for how in (CRASH, GONE):
             with lost(scene.ours.ns, folder / "monitor", _FAR) as found:
@@ -181,27 +192,46 @@ def from_peer(kind: str, folder: Path) -> Iterator[Row]:
             yield from _verdicts(f"it announces, Hopwall has learnt: it is {how}", found)
             if how == GONE:
                 peer_back()
+
+
+def from_peer_here(kind: str, folder: Path) -> Iterator[Row]:
+    """The peer announces, ours has learnt, and ours goes."""
+    with Scene(kind, folder) as scene:
+        why = scene.peer.cannot.get("wait", "")
+        _far(scene, restart_s=30 if scene.peer.cannot.get("help") else 0)
         for how in (CRASH, GONE, END):
             with lost(scene.ours.ns, folder / "monitor", _FAR) as found:
                 _away(how, scene.ours.kill, scene.ours.down, lambda: _back(scene, 1))
-            yield from _verdicts(f"it announces, Hopwall has learnt: our BIRD is {how}", found)
+            note = f": {why}" if why and how == CRASH else ""
+            yield from _verdicts(
+                f"it announces, Hopwall has learnt: our BIRD is {how}", found, note
+            )
             if how == GONE:
                 _back(scene, 1)
-                time.sleep(SETTLE_S)
+                _has_far(scene)
+            time.sleep(SETTLE_S)
+
+
+def _far(scene: Scene, restart_s: int) -> None:
+    """Let the peer announce what is behind it, and ours learn it."""
+    scene.peer.announce(*(Said(net) for net in sorted(_FAR)))
+    scene.declare(*_router())
+    scene.peer.start(*links(local_as=PEER_AS, restart_s=restart_s))
+    _has_far(scene)
 
 
 def _peer_back(scene: Scene) -> None:
     """Start the peer again, and wait until it is no longer in recovery itself."""
     scene.peer.launch()
     for f in FAMILIES:
-        until(lambda f=f: scene.peer.established(f))  # type: ignore[misc]
+        until_for(f, lambda f: scene.peer.established(f))
     _has_far(scene)
     time.sleep(SETTLE_S)
 
 
 def _has_far(scene: Scene) -> None:
     for f in FAMILIES:
-        until(lambda f=f: FAR[f] <= set(scene.in_kernel(f)))  # type: ignore[misc]
+        until_for(f, lambda f: FAR[f] <= set(scene.in_kernel(f)))
 
 
 def to_peer(kind: str, folder: Path) -> Iterator[Row]:
@@ -228,12 +258,12 @@ def to_peer(kind: str, folder: Path) -> Iterator[Row]:
 
 def _peer_has_all(scene: Scene) -> None:
     for f in FAMILIES:
-        until(lambda f=f: NETWORKS[f] <= scene.peer.held(f))  # type: ignore[misc]
+        until_for(f, lambda f: NETWORKS[f] <= scene.peer.held(f))
     time.sleep(SETTLE_S)
 
 
 @contextlib.contextmanager
-def _watched(scene: Scene, folder: Path) -> Iterator[list[str]]:
+def _watched(scene: Scene, folder: Path) -> Iterator[dict[str, float]]:
     """Collect what the peer loses: in its kernel, or in its table where it has no hand in one."""
     if scene.peer.in_kernel:
         with lost(scene.hosts[2].ns, folder / "monitor", _ALL) as found:
@@ -258,7 +288,13 @@ def not_for_ever(kind: str, folder: Path) -> Iterator[Row]:
         scene.peer.kill()
         began_at = time.monotonic()
         for f in FAMILIES:
-            until(lambda f=f: own(f, 2) not in scene.in_kernel(f))  # type: ignore[misc]
+            until_for(f, lambda f: own(f, 2) not in scene.in_kernel(f))
             took_s = time.monotonic() - began_at
             assert took_s > restart_s - 2, took_s
-            yield Row(f"dead for good: gone after its restart time ({restart_s} s)", f, f"{took_s:.0f} s")
+            yield Row(
+                f"dead for good: gone after its restart time ({restart_s} s)", f, f"{took_s:.0f} s"
+            )
+
+
+#: What a router of another make is held to.
+PEER_CASES = (from_peer, from_peer_here, to_peer, not_for_ever)

@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -50,6 +51,13 @@ def until(condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> float
     began_at = time.monotonic()
     holds(condition, timeout_s)
     return time.monotonic() - began_at
+
+
+def until_for(
+    family: int, condition: Callable[[int], bool], timeout_s: float = PATIENCE_S
+) -> float:
+    """Wait until this holds of a family; return the seconds it took."""
+    return until(lambda: condition(family), timeout_s)
 
 
 def never(condition: Callable[[], bool], what: str, for_s: float = DENIAL_S) -> None:
@@ -227,23 +235,33 @@ class Scene:
 
 
 @contextlib.contextmanager
-def lost(ns: Netns, file: Path, networks: set[str]) -> Iterator[list[str]]:
-    """Collect those of the networks whose route leaves a kernel while this lasts."""
-    found: list[str] = []
+def lost(ns: Netns, file: Path, networks: set[str]) -> Iterator[dict[str, float]]:
+    """Collect those of the networks whose route leaves a kernel while this lasts: for how long.
+
+    Units: seconds; to the end where it does not come back.
+    """
+    found: dict[str, float] = {}
     with file.open("w") as out:
         monitor = subprocess.Popen(
-            ns.command(["ip", "-o", "monitor", "route"]), stdout=out, stderr=subprocess.DEVNULL
+            ns.command(["ip", "-ts", "-o", "monitor", "route"]),
+            stdout=out,
+            stderr=subprocess.DEVNULL,
         )
         time.sleep(0.3)
         yield found
         time.sleep(0.3)
         monitor.terminate()
         monitor.wait()
+    gone_at: dict[str, float] = {}
     for line in file.read_text().splitlines():
-        words = line.split()
-        if words[:1] == ["Deleted"]:
-            to = next(word for word in words[1:] if word not in ("unicast", "blackhole"))
-            full = 128 if ":" in to else 32
-            network = to if "/" in to else f"{to}/{full}"
-            if network in networks:
-                found.append(network)
+        stamp, _, rest = line[1:].partition("]")
+        words = [word for word in rest.split() if word not in ("unicast", "blackhole")]
+        at = datetime.fromisoformat(stamp).timestamp()
+        to = words[words[0] == "Deleted"]
+        network = to if "/" in to else f"{to}/{128 if ':' in to else 32}"
+        if network in networks and words[0] == "Deleted":
+            gone_at[network] = at
+        elif network in gone_at:
+            found[network] = max(found.get(network, 0.0), at - gone_at.pop(network))
+    ended_at = datetime.now().timestamp()  # noqa: DTZ005 - the monitor says local time too
+    found.update({network: ended_at - at for network, at in gone_at.items()})

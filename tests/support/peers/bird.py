@@ -4,7 +4,17 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
-from tests.support.peers.peer import Learnt, Link, Peer, Said, first_line, large, of_family, standard
+from tests.support.peers.peer import (
+    Learnt,
+    Link,
+    Peer,
+    Said,
+    first_line,
+    large,
+    of_family,
+    standard,
+)
+
 
 class BirdPeer(Peer):
     """BIRD 2 with a configuration of its own."""
@@ -31,7 +41,11 @@ class BirdPeer(Peer):
     def state(self, link: Link) -> str:
         """Ask for the protocol."""
         lines = self.host.ask(f"show protocols {_name(link)}").text.splitlines()
-        return "Established" if any(line.rstrip().endswith("Established") for line in lines) else "down"
+        return (
+            "Established"
+            if any(line.rstrip().endswith("Established") for line in lines)
+            else "down"
+        )
 
     def learnt(self, family: int) -> dict[str, Learnt]:
         """Read the routes of the session with their attributes."""
@@ -101,7 +115,7 @@ def _session(link: Link) -> list[str]:
     if link.hops:
         lines.append("  direct; ttl security on;")
     if link.bfd:
-        lines.append("  bfd on;")
+        lines.append("  multihop 2; bfd on;")
     if link.cluster_id:
         lines.append(f"  rr client; rr cluster id {link.cluster_id};")
     if link.restart_s:

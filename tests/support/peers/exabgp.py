@@ -6,7 +6,16 @@ import shutil
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from tests.support.peers.peer import Learnt, Link, Peer, Said, first_line, large, of_family, standard
+from tests.support.peers.peer import (
+    Learnt,
+    Link,
+    Peer,
+    Said,
+    first_line,
+    large,
+    of_family,
+    standard,
+)
 
 #: Between ExaBGP and files: its messages into one, lines of another, a pipe, to it.
 _PROGRAM = """
@@ -35,6 +44,8 @@ class ExaBgpPeer(Peer):
     in_kernel: ClassVar[bool] = False
     cannot: ClassVar[dict[str, str]] = {
         "bfd": "ExaBGP has no BFD",
+        "help": "ExaBGP has graceful restart only as who restarts",
+        "wait": "ExaBGP says in every OPEN that it restarts itself, so nobody waits for its routes",
         "reflect": "ExaBGP passes no route on",
         "keep": "ExaBGP has no table: it tells its program that the session is down, and that is all",
     }
@@ -54,7 +65,7 @@ class ExaBgpPeer(Peer):
         config = folder / "exabgp.conf"
         config.write_text(self._text())
         env = dict(os.environ) | {
-            "exabgp_tcp_bind": " ".join(link.here for link in self.links),
+            "exabgp_tcp_bind": " ".join(sorted({link.here for link in self.links})),
             "exabgp_tcp_port": "179",
             "exabgp_tcp_delay": "0",
             "exabgp_daemon_user": "root",

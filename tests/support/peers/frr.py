@@ -25,6 +25,9 @@ class FrrPeer(Peer):
 
     kind: ClassVar[str] = "frr"
     title: ClassVar[str] = "FRR"
+    cannot: ClassVar[dict[str, str]] = {
+        "wait": "FRR 8.4 says in the OPEN after a restart of ours that it restarts itself, so nobody waits for its routes"
+    }
 
     _home: Path | None = None
     _zebra: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -152,7 +155,7 @@ class FrrPeer(Peer):
 def _restart(links: Sequence[Link]) -> list[str]:
     restart_s = max(link.restart_s for link in links)
     if not restart_s:
-        return ["bgp graceful-restart-disable"]
+        return []  # what it does unasked: it helps others with theirs
     return [
         "bgp graceful-restart",
         "bgp graceful-restart preserve-fw-state",
@@ -176,7 +179,7 @@ def _neighbor(link: Link) -> list[str]:
     if link.hops:
         lines.append(f"{head} ttl-security hops {link.hops}")
     if link.bfd:
-        lines.append(f"{head} bfd")
+        lines += [f"{head} ebgp-multihop 255", f"{head} bfd"]
     return lines
 
 

@@ -16,7 +16,7 @@ from tests.support.bird_hosts import BirdHost
 class Link:
     """One session as the peer sees it.
 
-    Units: `hops` for TTL security, 0 is off; `restart_s` for graceful restart, 0 is off.
+    Units: `hops` for TTL security, 0 is off; `restart_s` for graceful restart, 0 is to help others with theirs.
     """
 
     family: int
@@ -70,6 +70,8 @@ class Peer(ABC):
     kind: ClassVar[str]
     title: ClassVar[str]
     cannot: ClassVar[dict[str, str]] = {}
+    #: How many routes it can be told at once, where that is less than a test wants.
+    most: ClassVar[dict[int, int]] = {}
     #: It writes what it learnt into the kernel.
     in_kernel: ClassVar[bool] = True
 
