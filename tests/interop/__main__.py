@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parents[2] / "docs" / "bgp-interop.md"
 #: Each job has namespaces of its own; more at once would starve one another.
-N_WORKERS = 2
+N_WORKERS = 3
 
 
 @dataclass(frozen=True)

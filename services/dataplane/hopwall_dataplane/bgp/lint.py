@@ -58,7 +58,10 @@ _FORMS = (
     (rf'interface -{_PATTERN}(?:, -{_PATTERN})*, "\*";', 0),
     (r"(?:learn|persist|graceful restart|passive|bfd|ttl security|import keep filtered) on;", 0),
     (r"graceful restart off;|multihop;|direct;|rr client;|gateway recursive;", 0),
-    (rf"(?:metric|netlink rx buffer|scan time|merge paths on limit|multihop|allow local as) {_INT};", 0),
+    (
+        rf"(?:metric|netlink rx buffer|scan time|merge paths on limit|multihop|allow local as) {_INT};",
+        0,
+    ),
     (rf"(?:keepalive|hold|graceful restart|connect delay|connect retry) time {_INT};", 0),
     (rf"error wait time {_INT}, {_INT};", 0),
     (rf"(?:import|receive) limit {_INT} action block;", 0),
