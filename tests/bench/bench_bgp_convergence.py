@@ -127,7 +127,7 @@ class Clock:
         for host in (self._here, self._there):
             path = host.folder / "routes.log"
             out = self._stack.enter_context(path.open("w"))
-            argv = host.ns.command(["ip", "-ts", "-o", "monitor", "route"])
+            argv = host.ns.command(["ip", "-rcvbuf", "67108864", "-ts", "-o", "monitor", "route"])
             process = subprocess.Popen(argv, stdout=out, stderr=subprocess.DEVNULL)
             self._stack.callback(process.wait)
             self._stack.callback(process.terminate)
