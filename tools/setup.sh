@@ -28,6 +28,10 @@ need iproute2 ip
 need ipset ipset
 need bird2 bird
 need nftables nft # the tests alone: damage that only nft can do
+# Other BGP daemons, which the tests hold ours against.
+need frr vtysh
+need gobgpd gobgpd gobgp
+need exabgp exabgp exabgpcli
 if [ ! -x .venv/bin/python ] && ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
   missing+=(python3-venv)
 fi
@@ -35,7 +39,7 @@ if [ "${#missing[@]}" -gt 0 ]; then
   say "installing Debian packages: ${missing[*]}"
   command -v apt-get >/dev/null || fail "install these packages by hand: ${missing[*]}"
   export DEBIAN_FRONTEND=noninteractive
-  # Nothing that is installed here starts by itself: a BIRD of the system's own is not wanted.
+  # Nothing that is installed here starts by itself: a BGP daemon of the system's own is not wanted.
   deny=/usr/sbin/policy-rc.d
   if [ ! -e "$deny" ]; then
     printf '#!/bin/sh\nexit 101\n' >"$deny"
@@ -44,8 +48,13 @@ if [ "${#missing[@]}" -gt 0 ]; then
   fi
   apt-get update -qq
   apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-  if [[ " ${missing[*]} " == *" bird2 "* ]] && command -v systemctl >/dev/null; then
-    systemctl disable --quiet bird 2>/dev/null || true
+  if command -v systemctl >/dev/null; then
+    for package in "${missing[@]}"; do
+      case $package in
+        bird2) systemctl disable --quiet bird 2>/dev/null || true ;;
+        frr | gobgpd | exabgp) systemctl disable --quiet "$package" 2>/dev/null || true ;;
+      esac
+    done
   fi
 fi
 

@@ -1,11 +1,13 @@
 """Reading through HTTP: lists in pages, selectors, hosts, and the service's own pages."""
 
 import pytest
+from msgspec import structs
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from hopwall_api.agent import Api
 from hopwall_api.app import make_app
 from hopwall_cli.nats_server import NatsServer
+from hopwall_model.status import BgpSession, BgpStatus
 from hopwall_runtime.link import Link
 from tests.api.caller import (
     ENDPOINTS,
@@ -124,6 +126,22 @@ async def test_hosts_show_how_far_each_has_come(caller: Caller, link: Link) -> N
     assert second == {"host": "h2", "reported": False}
     assert (await caller.get("/v1/hosts/h1")).json["revision"] == 4
     (await caller.get("/v1/hosts/h9")).problem(404)
+
+
+async def test_a_host_says_how_its_bgp_sessions_are(caller: Caller, link: Link) -> None:
+    """In the list how many are up, of one host each session with its routes and last error."""
+    session = BgpSession(
+        name="mesh/h2", state="Active", filtered=3, last_error="Hold timer expired"
+    )
+    bgp = BgpStatus(in_sync=True, version="2.0.12", n_sessions=1, sessions=(session,))
+    await say(link, calc_status(0, 9, "h1"), structs.replace(host_status("h1", 9), bgp=bgp))
+    while not (items := (await caller.get("/v1/hosts")).json["items"]):
+        pass
+    assert items[0]["bgp"] == {"inSync": True, "version": "2.0.12", "nSessions": 1}
+    (said,) = (await caller.get("/v1/hosts/h1")).json["bgp"]["sessions"]
+    assert said == {
+        "name": "mesh/h2", "state": "Active", "filtered": 3, "lastError": "Hold timer expired",
+    }  # fmt: skip
 
 
 async def test_the_service_tells_of_itself(caller: Caller) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from tests.bench import (
+    bench_bgp_convergence,
     bench_big_policy,
     bench_dispatch,
     bench_ipam,
@@ -28,6 +29,7 @@ BENCHES: tuple[tuple[str, Callable[[], list[Result]]], ...] = (
         bench_dispatch.main,
     ),
     ("looking for damage, against the bare listings", bench_watch.main),
+    ("BGP: 10,000 addresses on a third host, against plain BIRDs", bench_bgp_convergence.main),
     ("addresses: 10,000 by 8 clients of 2 API processes", bench_ipam.main),
     ("the whole path in a lab of two hosts", bench_latency.main),
 )

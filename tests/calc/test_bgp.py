@@ -246,6 +246,7 @@ def test_strays_are_believed_of_their_host_alone() -> None:
         ("10.65.0.0/26", True),
         ("10.65.0.5/32", True),
         ("10.65.0.0/23", False),
+        ("10.65.0.0/27", False),
         ("10.65.0.0/16", False),
         ("0.0.0.0/0", False),
         ("10.66.0.1/32", False),

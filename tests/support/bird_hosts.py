@@ -87,6 +87,12 @@ class BirdHost:
         except OSError:
             return False
 
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The BIRD that was started last."""
+        assert self._process is not None
+        return self._process
+
     def kill(self) -> None:
         """End BIRD as a crash would."""
         if self._process is not None:
@@ -183,6 +189,8 @@ class BirdHosts:
             f"link set p{number} master br0 up",
         ):
             fabric.run(["ip", *line.split()])
+        # Else the link-local address is there only after a second, and some daemons wait for it.
+        ns.sysctl("net/ipv6/conf/eth0/accept_dad", "0")
         for line in (
             "link set eth0 up",
             f"addr add 172.30.0.{number}/24 dev eth0",

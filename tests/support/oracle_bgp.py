@@ -263,9 +263,10 @@ class BgpOracle:
         if self.cluster(host):
             lengths = [net.prefixlen for net, _ in self.blocks if (net.version == 6) == v6]
             return tuple(
-                PrefixRange(pool, max(int(pool.split("/")[1]), min([*lengths, longest])), longest)
+                PrefixRange(pool, length, length)
                 for pool in _texts(self.exported)
-                if (":" in pool) == v6
+                for length in sorted({*lengths, longest})
+                if (":" in pool) == v6 and length >= int(pool.split("/")[1])
             )
         found = [str(net) for net in sorted(self.own_blocks(host), key=str)]
         strays = []

@@ -10,6 +10,7 @@ from msgspec import Struct
 from hopwall_api import problems
 from hopwall_api.agent import Api
 from hopwall_api.answers import API, etag, json_response, with_status
+from hopwall_api.bgp_view import BgpView, bgp_view
 from hopwall_api.parameters import ListOptions, list_options, query_of, refuse_unknown, write_token
 from hopwall_api.progress import target_of
 from hopwall_api.store import Place, Stored, TooOld, labels_of
@@ -181,6 +182,7 @@ class HostView(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=
     drift_repaired: int = 0
     rejected_messages: int = 0
     version: str = ""
+    bgp: BgpView | None = None
 
 
 class HostViewList(
@@ -191,7 +193,7 @@ class HostViewList(
     items: tuple[HostView, ...]
 
 
-def _host_view(api: Api, host: str) -> HostView:
+def _host_view(api: Api, host: str, *, sessions: bool = False) -> HostView:
     status = api.tracker.hosts.get(host)
     if status is None:
         return HostView(host=host, reported=False)
@@ -211,6 +213,7 @@ def _host_view(api: Api, host: str) -> HostView:
         drift_repaired=status.drift_repaired,
         rejected_messages=status.rejected_messages,
         version=status.version,
+        bgp=bgp_view(status.bgp, sessions=sessions),
     )
 
 
@@ -227,7 +230,9 @@ async def host(request: web.Request) -> web.StreamResponse:
     """Return one host and how far it has come."""
     refuse_unknown(query_of(request.query), ())
     api = await api_in_sync(request)
-    return json_response(_host_view(api, known_host(api, request.match_info["host"])))
+    return json_response(
+        _host_view(api, known_host(api, request.match_info["host"]), sessions=True)
+    )
 
 
 def known_host(api: Api, name: str) -> str:

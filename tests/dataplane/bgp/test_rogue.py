@@ -70,6 +70,29 @@ def test_a_peer_of_the_mesh_speaks_for_itself_alone(hosts: BirdHosts) -> None:
     until(lambda: hosts[1].learnt().keys() == {"10.65.2.5"})
 
 
+def test_a_link_local_next_hop_is_not_believed(hosts: BirdHosts) -> None:
+    """No filter sees the link-local next hop that stands beside the global one: it is not gone by."""
+    range_ = PrefixRange("fd65::2:0/112", 112, 128)
+    bgp = speaker(1, mesh(1, 2, range_, family=6, peer_ip="fd30::2"))
+    hosts[1].start()
+    hosts[1].configure(bgp)
+    hosts[2].config.write_text(
+        f"""router id 172.30.0.2;
+        protocol device {{ }}
+        protocol direct {{ ipv6; }}
+        protocol static lies {{ ipv6; route fd65::2:0/112 blackhole; }}
+        protocol bgp victim {{
+          local fd30::2 as {AS}; neighbor fd30::1 as {AS}; direct; connect delay time 1;
+          ipv6 {{ import none; export where proto = "lies"; }};
+        }}"""
+    )
+    asked = ["ip", "-6", "addr", "show", "dev", "eth0", "scope", "link", "-tentative"]
+    until(lambda: "fe80::" in hosts[2].ns.run(asked))
+    hosts[2].start()
+    until(lambda: "fd65::2:0/112" in hosts[1].learnt(6))
+    assert hosts[1].learnt(6)["fd65::2:0/112"].startswith("via fd30::2 ")
+
+
 def test_a_flood_of_foreign_routes_stops_at_the_limit(hosts: BirdHosts) -> None:
     """100,000 foreign routes: none comes in, and no more than twice the limit is kept in memory."""
     bgp = speaker(1, mesh(1, 2, PrefixRange("10.65.2.0/24", 24, 32), import_limit=1000))

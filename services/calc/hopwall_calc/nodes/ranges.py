@@ -1,6 +1,6 @@
 """ranges: what the pools and blocks say of all hosts alike: what is announced, and what by anybody."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
@@ -70,15 +70,17 @@ class AllRanges(KeyedNode[str, Ranges]):
                 for pool in exported
                 for gap in gaps(pool, of_family(blocks, family_of(pool)))
             ),
-            reflected=tuple(self._reflected(pool) for pool in exported),
+            reflected=tuple(one for pool in exported for one in self._reflected(pool)),
         )
 
-    def _reflected(self, pool: str) -> PrefixRange:
+    def _reflected(self, pool: str) -> Iterator[PrefixRange]:
+        """Yield the pool at each length that blocks have, and at that of a single address: no parts of blocks."""
         family = family_of(pool)
-        lengths = (_length(block.cidr) for block in self._blocks.values.values()
-                   if family_of(block.cidr) == family)  # fmt: skip
-        shortest = min(lengths, default=LONGEST[family])
-        return PrefixRange(pool, max(shortest, _length(pool)), LONGEST[family])
+        blocks = (block.cidr for block in self._blocks.values.values())
+        lengths = {_length(block) for block in blocks if family_of(block) == family}
+        for length in sorted(lengths | {LONGEST[family]}):
+            if length >= _length(pool):
+                yield PrefixRange(pool, length, length)
 
 
 def _length(text: str) -> int:

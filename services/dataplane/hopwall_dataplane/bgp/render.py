@@ -34,6 +34,9 @@ from hopwall_model.names import digest
 CONFIG_SYMBOL = "hw_config"
 #: Of the routes BIRD writes. Ours have 0 (IPv6: 1024), so a local workload always wins over what was learnt.
 KERNEL_METRIC = 2048
+#: What the kernel keeps of its news for BIRD, at most: a burst that does not fit is seen at the next scan, seconds
+#: later. 10,000 routes overflow the default (some 200 KiB) in 0.1 s.
+KERNEL_NEWS_BYTES = 64 * 1024 * 1024
 #: How long a daemon started with -R waits for peers before it believes that what they do not say is gone.
 RECOVERY_WAIT_S = 60
 
@@ -249,6 +252,7 @@ def _kernel(family: int) -> list[str]:
                 "graceful restart on;",
                 "merge paths on limit 16;",
                 f"metric {KERNEL_METRIC};",
+                f"netlink rx buffer {KERNEL_NEWS_BYTES};",
                 "scan time 10;",
                 *_channel(family, [f"import filter {learn};", f"export filter {program};"]),
             ],
@@ -311,6 +315,9 @@ def _session(name: str, session: Session, bgp: Bgp, password: str) -> list[str]:
         f"receive limit {2 * session.import_limit} action block;",
         "gateway recursive;",
     ]
+    if session.family == 6:
+        # The peer may name a link-local next hop too, and no filter sees it: it could be another machine's.
+        channel.append("next hop prefer global;")
     if session.next_hop != "auto":
         channel.append(f"next hop {session.next_hop};")
     channel += [f"import filter {name}_in;", f"export filter {name}_out;"]

@@ -1,0 +1,16 @@
+"""Peers of four makes, the short form: `make bgp-report` asks all of it, and writes it down."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.interop import cases
+from tests.support.peers import KINDS
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_host_of_another_make_speaks_with_ours(kind: str, tmp_path: Path) -> None:
+    """Sessions come up, routes come, go and are announced with their attributes, in both families."""
+    assert len(list(cases.host(kind, tmp_path))) == 12
