@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import os
 import socket
 from collections.abc import AsyncIterator, Generator
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from hopwall_cli.nats_server import NatsServer
+
+# No agent that a test starts may find what another kept, unless the test says where.
+os.environ["HOPWALL_STATE_DIR"] = ""
 
 
 @pytest.hookimpl(wrapper=True)

@@ -7,7 +7,10 @@ Pure: the same events in any order give the same state. Read `wire` for the pict
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from msgspec import structs
+
 from hopwall_calc import intake, intake_bgp
+from hopwall_calc.accounts import Removals, accounted
 from hopwall_calc.engine import Edge, Engine, Failure, Source, attempt
 from hopwall_calc.intake import (
     EndpointInput,
@@ -212,6 +215,7 @@ class Graph:
             }
         #: The resources that are there now, whatever has come of them.
         self._known: set[Key] = set()
+        self._removals = Removals()
 
     def _new_sequencer(self, epoch: str) -> Sequencer:
         n = self.nodes
@@ -232,6 +236,7 @@ class Graph:
         if key.kind not in self._kinds:
             return
         source, key_in_source, digest = self._kinds[key.kind]
+        self._removals.note(key, removed=not isinstance(event, ResourceSet))
         if not isinstance(event, ResourceSet):
             self._known.discard(key)
             source.out.put(key_in_source(key), None)
@@ -253,15 +258,22 @@ class Graph:
     def begin_resync(self) -> None:
         """Begin to take in a snapshot: what it does not name is gone at its end."""
         self._unseen = set(self._known)
+        self._removals.forget()
 
-    def end_resync(self, revision: int) -> None:
-        """End it: sweep what was not named. The revision is then exactly this one."""
-        for key in self._unseen or ():
+    def end_resync(self, revision: int) -> int:
+        """End it: sweep what was not named; the revision is then exactly this one.
+
+        Returns how many resources are gone although no event removed them: the stream has lost them.
+        """
+        gone = self._unseen or set()
+        n_lost = len(gone & self._known)
+        for key in gone:
             source, key_in_source, _ = self._kinds[key.kind]
             self._known.discard(key)
             source.out.put(key_in_source(key), None)
         self._unseen = None
         self.revision = revision
+        return n_lost
 
     # ------------------------------------------------------------ out
 
@@ -282,9 +294,15 @@ class Graph:
         self.engine.settle()
         return output
 
-    def snapshot(self, host: str) -> HostBatch:
-        """Return everything the host needs as of the last flush."""
-        return self.sequencer.snapshot(host)
+    def snapshot(self, host: str, missing: Iterable[str] = ()) -> HostBatch:
+        """Return everything the host needs as of the last flush, and which of what it misses is explained."""
+        found = self.sequencer.snapshot(host)
+        explained = accounted(missing, host, self._removals, self._declared)
+        return structs.replace(found, accounted=explained) if explained else found
+
+    def _declared(self, key: Key) -> object:
+        source, key_in_source, _ = self._kinds[key.kind]
+        return source.out.get(key_in_source(key))
 
     def take_failures(self) -> list[Failure]:
         """Return what could not be understood or computed since the last call."""
