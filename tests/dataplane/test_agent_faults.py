@@ -1,6 +1,5 @@
 """What the agent must not be ended, opened or fooled by: bad words, big words, and too few of them."""
 
-import asyncio
 import subprocess
 import time
 from collections.abc import Iterator

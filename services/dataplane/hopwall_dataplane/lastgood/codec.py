@@ -14,9 +14,9 @@ Pure.
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from hopwall_dataplane.feed import Step
 from hopwall_dataplane.lastgood.mirror import Mirror
@@ -43,6 +43,9 @@ class Digest(Protocol):
     def hexdigest(self) -> str:
         """Return it as text."""
 
+    def copy(self) -> Self:
+        """Return another that has taken in the same."""
+
 
 class Header(Struct, frozen=True, kw_only=True):
     """The first line."""
@@ -61,8 +64,8 @@ class Commit(Struct, frozen=True, kw_only=True, tag_field="kind", tag="commit"):
     revision: int
     full: bool = False
     fresh: tuple[Scope, ...] = ()
-    #: Of every line before this one, newlines included.
-    sha256: str
+    #: Of every line before this one, newlines included, and of this one while it is "".
+    sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +101,8 @@ def step_lines(step: Step, digest: Digest) -> Iterator[bytes]:
         revision=step.revision,
         full=step.full,
         fresh=tuple(sorted(step.fresh)),
-        sha256=digest.hexdigest(),
     )
-    yield _line(commit, digest)
+    yield _line(structs.replace(commit, sha256=_seal(commit, digest)), digest)
 
 
 def read(lines: Iterable[bytes], host: str) -> Loaded:
@@ -142,7 +144,8 @@ def _check_header(line: bytes, host: str) -> None:
 def _step(lines: list[bytes], last: bytes, digest: Digest, *, first: bool) -> Step:
     try:
         commit = _commit(last)
-        if commit.sha256 != digest.hexdigest():
+        sealed = structs.replace(commit, sha256=_seal(structs.replace(commit, sha256=""), digest))
+        if last != codec.encode(sealed) + b"\n":
             raise Unusable("its content does not match its digest")
         updates = tuple(_update(line) for line in lines)
     except codec.CodecError as error:
@@ -156,6 +159,12 @@ def _step(lines: list[bytes], last: bytes, digest: Digest, *, first: bool) -> St
         updates=updates,
         fresh=frozenset(commit.fresh),
     )
+
+
+def _seal(commit: Commit, digest: Digest) -> str:
+    whole = digest.copy()
+    whole.update(codec.encode(commit))
+    return whole.hexdigest()
 
 
 def _line(value: object, digest: Digest) -> bytes:
