@@ -136,6 +136,16 @@ class Machine:
         time.sleep(for_s)
         return {flow for flow, n in self.heard(began).items() if n}
 
+    def ticks(self, flow: str, family: int) -> list[tuple[float, int]]:
+        """Return time and number of each packet of a flow that came through."""
+        return self._heard[flow, family].heard()
+
+    def state(self) -> list[list[str]]:
+        """Return what the kernel holds, without counters."""
+        saves = ("iptables-nft-save", "ip6tables-nft-save", "ipset save")
+        texts = (self.host.run(save.split()) for save in saves)
+        return [sorted(x for x in t.splitlines() if not x.startswith(("#", ":"))) for t in texts]
+
     def wall(self, backend: str) -> None:
         """Do what the unit does that runs before the network comes up."""
         argv = [sys.executable, "-m", "hopwall_dataplane", "--build-wall", "--backend", backend]
@@ -285,13 +295,30 @@ def test_the_wall_leaves_what_stands_as_it_is(machine: Machine, tmp_path: Path) 
     with machine.agent(tmp_path, "--backend", "nft"):
         until_ready(machine, "last-good")
         time.sleep(1.0)
-    saves = ["iptables-nft-save", "ip6tables-nft-save", "ipset save"]
-
-    def state() -> list[list[str]]:
-        texts = (machine.host.run(save.split()) for save in saves)
-        return [sorted(x for x in t.splitlines() if not x.startswith(("#", ":"))) for t in texts]
-
-    before = state()
+    before = machine.state()
     assert any("hw-cf" in line for line in before[0])
     machine.wall("nft")
-    assert state() == before
+    assert machine.state() == before
+
+
+def test_an_upgrade_that_cannot_read_the_file_disturbs_nothing(
+    machine: Machine, tmp_path: Path
+) -> None:
+    """Rules that stand go on, to the packet, while an agent knows nothing and hears nobody."""
+    path = keep_state(tmp_path)
+    machine.plug()
+    with machine.agent(tmp_path, "--backend", "nft"):
+        until_ready(machine, "last-good")
+        machine.try_all()
+        assert machine.open(1.5) == {"workload to remote v4", "workload to remote v6"}
+    before = machine.state()
+    path.write_bytes(path.read_bytes().replace(b'"version":1', b'"version":0'))
+    for _ in range(3):
+        with machine.agent(tmp_path, "--backend", "nft", "--refresh-s", "0.3"):
+            until_ready(machine, "no snapshot from calc yet (no bus)")
+            time.sleep(0.7)
+    assert machine.state() == before
+    for family in (4, 6):
+        numbers = [number for _, number in machine.ticks("workload to remote", family)]
+        assert numbers == list(range(numbers[0], numbers[-1] + 1))
+    assert machine.open(0.5) == {"workload to remote v4", "workload to remote v6"}

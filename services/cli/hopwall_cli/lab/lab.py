@@ -133,6 +133,7 @@ class Lab:
         for host in self.hosts:
             namespace = topo.host_namespace(self.name, host)
             flags = ["--host", host, "--backend", self._backend]
+            flags += ["--state-dir", str(self.folder.path / f"state-{host}")]
             flags += self._agent_flags
             self._keep(f"dataplane-{host}", namespace, self._service("dataplane", flags))
         await self._until(self.client.ready(timeout_s=60.0))
