@@ -27,6 +27,7 @@ need iptables iptables-nft-restore ip6tables-nft-restore iptables-legacy-restore
 need iproute2 ip
 need ipset ipset
 need bird2 bird
+need systemd systemd-analyze
 if [ ! -x .venv/bin/python ] && ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
   missing+=(python3-venv)
 fi
