@@ -17,11 +17,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     """Declare the command."""
     parser = commands.add_parser("hosts", help="show which host enforces what")
     parser.add_argument(
-        "action",
-        nargs="*",
-        metavar="release HOST",
-        help="let this host obey the snapshot it holds back",
+        "action", nargs="?", choices=("release",), help="let HOST obey the snapshot it holds back"
     )
+    parser.add_argument("host", nargs="?", default="")
     parser.add_argument("--epoch", default="", help="release only a snapshot of this epoch")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     parser.set_defaults(run=run)
@@ -30,7 +28,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 async def run(args: argparse.Namespace, client: Client) -> int:
     """Print a line per host, and what a host refuses or waits for below it."""
     if args.action:
-        return await _release(args.action, args.epoch, client)
+        return await _release(args.host, args.epoch, client)
     answer = await client.request("GET", "/v1/hosts")
     hosts = answer.get("items", [])
     if args.output == "json":
@@ -45,10 +43,9 @@ async def run(args: argparse.Namespace, client: Client) -> int:
     return 0
 
 
-async def _release(words: list[str], epoch: str, client: Client) -> int:
-    if words[0] != "release" or len(words) != 2:
-        raise Usage("Write `hopwall hosts`, or `hopwall hosts release HOST`.")
-    host = words[1]
+async def _release(host: str, epoch: str, client: Client) -> int:
+    if not host:
+        raise Usage("Name the host: hopwall hosts release HOST.")
     path = f"/v1/hosts/{quote(host, safe='')}/release"
     answer = await client.request("POST", path, params={"epoch": epoch} if epoch else None)
     held = answer["held"]
