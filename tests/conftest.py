@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import os
 import socket
 from collections.abc import AsyncIterator, Generator
 from pathlib import Path
@@ -8,6 +9,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from hopwall_cli.nats_server import NatsServer
+
+# No agent that a test starts may find what another kept, unless the test says where.
+os.environ["HOPWALL_STATE_DIR"] = ""
 
 # How long an example takes says something of the machine, and the tests share it.
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -32,6 +32,7 @@ need nftables nft # the tests alone: damage that only nft can do
 need frr vtysh
 need gobgpd gobgpd gobgp
 need exabgp exabgp exabgpcli
+need systemd systemd-analyze
 if [ ! -x .venv/bin/python ] && ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
   missing+=(python3-venv)
 fi

@@ -24,7 +24,7 @@ from hopwall_runtime.link import Append, Link
 from tests.conftest import free_port
 from tests.support.fold import FoldedHost
 from tests.support.oracle import Oracle
-from tests.support.states import DB1, POLICED, TIERED, TWO_HOSTS, WEB1, State, endpoint
+from tests.support.states import DB1, FROM_WEB, POLICED, TIERED, TWO_HOSTS, WEB1, State, endpoint
 from tests.support.states_bgp import MESH_SAID, config
 
 T = TypeVar("T")
@@ -261,13 +261,56 @@ async def test_reconnect_keeps_the_epoch(nats_server: NatsServer, listener: List
         assert service._stream_id is not None
         service._take([Reset(service._stream_id)])
         assert service._resyncing
-        service._take([Record(revision=last, event=ResourceSet(resource=WEB1), headers={})])
+        gone = [key_of(r) for r in TIERED if key_of(r) != key_of(WEB1)]
+        events: list[Event] = [ResourceSet(resource=WEB1), *(ResourceRemoved(key=k) for k in gone)]
+        service._take([Record(revision=last, event=event, headers={}) for event in events])
         service._take([CaughtUp(last)])
         await service._flush()
         assert service._graph.sequencer.epoch == first.epoch
         last = await listener.put(DB1)
         assert (await listener.resolved(last)).epoch == first.epoch
         await assert_hosts(listener, State("", {}).with_("", WEB1, DB1))
+
+
+async def test_a_stream_that_lost_something_is_a_new_epoch(
+    nats_server: NatsServer, listener: Listener
+) -> None:
+    """What is gone without an event must not reach hosts as an ordinary removal: they judge a new epoch."""
+    last = await listener.put(*POLICED)
+    async with running(nats_server) as service:
+        first = await listener.resolved(last)
+        assert service._stream_id is not None
+        kept = [Record(revision=last, event=ResourceSet(resource=r), headers={}) for r in POLICED]
+        service._take([Reset(service._stream_id), *kept[1:], CaughtUp(last)])
+        await service._flush()
+        await listener.resolved(0, epoch=first.epoch)
+
+
+async def test_calc_accounts_for_what_an_event_took_away_or_moved(
+    nats_server: NatsServer, listener: Listener
+) -> None:
+    """Removed, moved or merely not applied any more is explained; never heard of, or due here, is not."""
+    moved = endpoint("roamer", "h2", "10.65.0.77")
+    await listener.put(*POLICED, moved)
+    last = await listener.write(ResourceRemoved(key=key_of(DB1)))
+    names = {
+        f"endpoint default/{DB1.metadata.name}": True,
+        "endpoint default/roamer": True,
+        f"policy gnp/{FROM_WEB.metadata.name}": True,
+        f"endpoint default/{WEB1.metadata.name}": False,
+        "endpoint default/unheard-of": False,
+        "policy gnp/unheard-of": False,
+        "junk": False,
+        "route x/y/z": False,
+    }
+    async with running(nats_server):
+        await listener.resolved(last)
+        request = SnapshotRequest(host="h1", reason="missing", missing=tuple(names))
+        body = await listener.link.request_chunked(
+            topics.snapshot_subject("h1"), request, timeout_s=5
+        )
+        snapshot = topics.HOST_BATCH.decode(body)
+    assert set(snapshot.accounted) == {name for name, explained in names.items() if explained}
 
 
 async def test_another_stream_is_a_new_epoch(nats_server: NatsServer, listener: Listener) -> None:

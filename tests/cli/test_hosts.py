@@ -30,3 +30,23 @@ def test_bgp_is_said_in_short_and_why_not_below() -> None:
     assert notes_of({"host": "h1", "bgp": {"reason": "BIRD does not answer."}}) == [
         "h1, BGP: BIRD does not answer."
     ]
+
+
+def test_a_host_that_goes_by_an_older_state_says_why_and_what_to_do() -> None:
+    """The last-good state, what is held back with the way out, and what is not on disk."""
+    host = {
+        "host": "h1",
+        "reported": True,
+        "lastGood": {"epoch": "e1", "revision": 7, "since": "2026-01-01T00:00:00Z"},
+    }
+    assert row_of(host)[1] == "last-good"
+    host |= {"held": {"epoch": "e2", "revision": 1, "reason": "It lacks 12 of 12 endpoints."}}
+    host |= {"notKept": "The disk is full."}
+    assert row_of(host)[1] == "holds back"
+    assert notes_of(host) == [
+        "h1 enforces the last-good state of revision 7 / epoch e1 since 2026-01-01T00:00:00Z: "
+        "calc has not been heard.",
+        "h1 goes on with what it has. It lacks 12 of 12 endpoints. Where that is right: "
+        "hopwall hosts release h1",
+        "h1: The disk is full.",
+    ]

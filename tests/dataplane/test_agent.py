@@ -380,30 +380,6 @@ def test_a_removed_endpoint_leaves_nothing_of_its_class(host: Netns, tmp_path: P
     assert "10.65.0.21 via" in left
 
 
-async def _emptied(calc: CalcStandIn, agent: AgentProcess) -> tuple[str, str]:
-    await first_state(calc)
-    await calc.applied()
-    agent.kill()
-    calc.epoch, calc.number = "e2", 1
-    kept, calc.endpoints = calc.endpoints, {}
-    agent.start()
-    await asyncio.sleep(2.0)
-    held = sh("ipset save")
-    calc.endpoints = kept
-    calc.statuses.clear()
-    await calc.applied()
-    return held, sh("ipset save")
-
-
-def test_an_empty_snapshot_of_a_new_epoch_is_not_believed_at_once(
-    host: Netns, tmp_path: Path
-) -> None:
-    """An empty answer after a restart does not wipe a host that has workloads."""
-    held, after = run(host, tmp_path, "nft", _emptied)
-    assert "add hw4-to 10.65.0.24" in held
-    assert "add hw4-to 10.65.0.24" in after
-
-
 async def _missed(calc: CalcStandIn, _agent: AgentProcess) -> str:
     await first_state(calc)
     await calc.applied()

@@ -1,6 +1,5 @@
 """What the agent must not be ended, opened or fooled by: bad words, big words, and too few of them."""
 
-import asyncio
 import subprocess
 import time
 from collections.abc import Iterator
@@ -147,27 +146,6 @@ def test_a_host_with_very_many_waiting_endpoints_still_reports(host: Netns, tmp_
     waiting, refused, _ = host.python(run_scenario, _large, tmp_path, "--backend", "nft")
     assert waiting == 2000
     assert refused == ["status"]
-
-
-async def _impatient(calc: CalcStandIn, _agent: AgentProcess) -> tuple[str, str]:
-    await calc.say(pieces=(allow_all(calc),), endpoints=(endpoint("a", "10.65.0.24/32"),))
-    await calc.applied()
-    calc.epoch, calc.number, calc.endpoints = "e2", 1, {}
-    for _ in range(20):
-        await calc._publish([])
-        await asyncio.sleep(0.05)
-    early = sh("ipset save")
-    await calc.applied()
-    return early, sh("ipset save")
-
-
-def test_an_empty_snapshot_is_not_believed_sooner_because_calc_talks_much(
-    host: Netns, tmp_path: Path
-) -> None:
-    """Each confirmation is asked for some time after the last, whatever else makes the agent ask."""
-    early, late = host.python(run_scenario, _impatient, tmp_path)
-    assert "add hw4-to 10.65.0.24" in early
-    assert "add hw4-to 10.65.0.24" not in late
 
 
 async def _walled(calc: CalcStandIn, _agent: AgentProcess) -> tuple[str, str, str, str]:

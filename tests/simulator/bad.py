@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from hopwall_dataplane.agent import Agent
+from hopwall_dataplane.guard import Guard
 from hopwall_dataplane.ipsets.elements import AddElements, SetOp
 from hopwall_dataplane.iptables.static import from_set, to_set
 from hopwall_dataplane.iptables.transaction import Applied, Failed, Transaction
@@ -72,11 +73,16 @@ def _fill_late(kernel: FakeHost) -> None:
     kernel.settled = settled
 
 
+class _Credulous(Guard):
+    def admits(self, *_: object) -> bool:
+        return True
+
+
 def snapshot_believed(world: World) -> None:
     """Obey every snapshot, however little is in it."""
 
     def on_agent(agent: Agent) -> None:
-        agent._believable = lambda batch: True  # type: ignore[method-assign]
+        agent.guard = _Credulous()
 
     world.on_agent = on_agent
 
@@ -85,7 +91,7 @@ def no_gate(world: World) -> None:
     """Let an agent write before it has its first snapshot."""
 
     def on_agent(agent: Agent) -> None:
-        agent.progress.in_sync = True
+        agent.progress.armed = agent.progress.in_sync = True
         agent.look_again()
 
     world.on_agent = on_agent

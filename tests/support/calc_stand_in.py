@@ -51,12 +51,14 @@ class CalcStandIn:
         self.bgp: tuple[BgpSet, ...] = ()
         self.statuses: list[HostStatus] = []
         self.drifts: list[Drift] = []
+        #: What answers the host's requests; a test may put another in its place.
+        self.answer: Callable[[SnapshotRequest, str], bytes] = self._snapshot
         self._news = asyncio.Event()
 
     async def start(self) -> None:
         """Listen to the host and answer its requests."""
         subject = topics.snapshot_subject(self.host)
-        await self.link.serve_chunked(topics.SNAPSHOT, subject, self._snapshot)
+        await self.link.serve_chunked(topics.SNAPSHOT, subject, lambda r, s: self.answer(r, s))
         await self.link.subscribe(
             topics.HOST_STATUS, topics.host_status_subject(self.host), self._on_status
         )

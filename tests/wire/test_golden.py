@@ -14,6 +14,7 @@ from msgspec import Struct
 from hopwall_model import codec, topics
 from hopwall_model.counts import HostRules, RuleCount, RulesRequest
 from hopwall_model.events import ResourceSet
+from hopwall_model.release import Released
 from hopwall_model.resources import KIND_BY_NAME
 from hopwall_model.status import CalcStatus, Drift, HostStatus, Rejected
 from hopwall_model.updates import (
@@ -38,6 +39,8 @@ DECODERS: dict[str, Callable[[bytes], Any]] = {
     "calc-status": topics.CALC_STATUS.decode,
     "rules-request": topics.RULES.decode,
     "host-rules": codec.decoder(HostRules),
+    "release-request": topics.RELEASE.decode,
+    "released": codec.decoder(Released),
     "drift": topics.DRIFT.decode,
     "rejected": topics.REJECTED.decode,
     **{f"resource-set-{name.lower()}": topics.EVENT.decode for name in KIND_BY_NAME},

@@ -14,6 +14,7 @@ from hopwall_api.ipam.demands import Assign, Release
 from hopwall_api.problems import CONTENT_TYPE, ProblemDocument
 from hopwall_api.progress import Progress
 from hopwall_api.reads import HostView, HostViewList
+from hopwall_api.release import HostReleased
 from hopwall_api.routes import Route
 from hopwall_api.rules import RuleList
 from hopwall_model.resources import KEPT_KINDS, KINDS
@@ -45,6 +46,7 @@ _QUERY: dict[str, tuple[str, Json]] = {
         {"enum": ["true", "false"]},
     ),
     "resourceVersion": ("Watch the changes after this revision.", _TEXT),
+    "epoch": ("Only a snapshot of this epoch, as the host's `held` names it.", _TEXT),
     "node": ("Only what this host has.", _TEXT),
     "verbose": ("Show each check.", _TEXT),
     "policy": (
@@ -75,6 +77,7 @@ def document(routes: Sequence[Route], version: str) -> Json:
             HostView,
             HostViewList,
             RuleList,
+            HostReleased,
             *IPAM_TYPES,
         ]
     )

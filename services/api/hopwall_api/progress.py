@@ -182,6 +182,23 @@ class Tracker:
         report = self._reports[index]
         return report if report.first <= revision else None
 
+    def _late(self, status: HostStatus, wanted: int) -> str:
+        """Return why a host is not at a revision of calc; "" when it is."""
+        assert self.calc is not None
+        host = status.host
+        if status.held is not None:
+            return (
+                f"Host {host} goes on with what it has. {status.held.reason} Where that is right, release it: "
+                f"hopwall hosts release {host}."
+            )
+        if status.epoch != self.calc.epoch:
+            return f"Host {host} has not taken over the state of the current calc yet."
+        if not status.in_sync:
+            return f"Host {host} is not in sync; it is reading its state."
+        if status.revision < wanted:
+            return f"Host {host} enforces revision {status.revision} of {wanted}."
+        return ""
+
     def _fault(self, host: str, targets: Sequence[Target]) -> tuple[bool, str]:
         """Return why the host does not enforce these writes, and whether it refuses; "" if it does."""
         assert self.calc is not None
@@ -189,12 +206,8 @@ class Tracker:
         wanted = max(target.revision for target in targets)
         if status is None:
             return False, f"Host {host} has not reported; is hopwall-dataplane running on it?"
-        if status.epoch != self.calc.epoch:
-            return False, f"Host {host} has not taken over the state of the current calc yet."
-        if not status.in_sync:
-            return False, f"Host {host} is not in sync; it is reading its state."
-        if status.revision < wanted:
-            return False, f"Host {host} enforces revision {status.revision} of {wanted}."
+        if late := self._late(status, wanted):
+            return False, late
         for target in targets:
             for refusal in status.refused:
                 if _bears_on(refusal.object, target):

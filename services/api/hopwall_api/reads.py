@@ -17,7 +17,7 @@ from hopwall_api.store import Place, Stored, TooOld, labels_of
 from hopwall_api.watch import watch
 from hopwall_model import codec
 from hopwall_model.resources import API_VERSION, Key, Resource
-from hopwall_model.status import Refusal, Waiting
+from hopwall_model.status import HeldSnapshot, LastGood, Refusal, Waiting
 from hopwall_runtime import clock
 
 #: Resources looked at before others get their turn.
@@ -183,6 +183,9 @@ class HostView(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=
     rejected_messages: int = 0
     version: str = ""
     bgp: BgpView | None = None
+    last_good: LastGood | None = None
+    held: HeldSnapshot | None = None
+    not_kept: str = ""
 
 
 class HostViewList(
@@ -214,6 +217,9 @@ def _host_view(api: Api, host: str, *, sessions: bool = False) -> HostView:
         rejected_messages=status.rejected_messages,
         version=status.version,
         bgp=bgp_view(status.bgp, sessions=sessions),
+        last_good=status.last_good,
+        held=status.held,
+        not_kept=status.not_kept,
     )
 
 

@@ -7,12 +7,13 @@ from typing import Any
 from aiohttp import web
 from msgspec import Struct
 
-from hopwall_api import reads, rules, writes
+from hopwall_api import reads, release, rules, writes
 from hopwall_api.answers import ApplyResult, Removal
 from hopwall_api.ipam import answers as ipam
 from hopwall_api.ipam import calls
 from hopwall_api.parameters import LIST_PARAMETERS, WRITE_PARAMETERS
 from hopwall_api.reads import HostView, HostViewList
+from hopwall_api.release import RELEASE_PARAMETERS, HostReleased
 from hopwall_api.rules import RULE_PARAMETERS, RuleList
 from hopwall_model.resources import KEPT_KINDS, KINDS, Resource
 
@@ -223,6 +224,16 @@ def _host_routes() -> list[Route]:
             answers=RuleList.__name__,
             query=RULE_PARAMETERS,
             refusals=_READ,
+        ),
+        Route(
+            method="POST",
+            path="/v1/hosts/{host}/release",
+            name="releaseHost",
+            summary="Let a host obey the snapshot it holds back, as too much of what it has is missing in it.",
+            handler=release.release_host,
+            answers=HostReleased.__name__,
+            query=RELEASE_PARAMETERS,
+            refusals=(400, 404, 409, 503),
         ),
     ]
 

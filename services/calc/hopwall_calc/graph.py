@@ -4,10 +4,13 @@ Pure: the same events in any order give the same state. Read `wire` for the pict
 `python -m hopwall_calc --graph` draw it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from msgspec import structs
+
 from hopwall_calc import intake, intake_bgp
+from hopwall_calc.accounts import Removals, accounted
 from hopwall_calc.engine import Edge, Engine, Failure, Source, attempt
 from hopwall_calc.intake import (
     EndpointInput,
@@ -38,6 +41,7 @@ from hopwall_calc.nodes.sets import Sets
 from hopwall_calc.nodes.speakers import Speakers
 from hopwall_calc.nodes.tierless import Tierless
 from hopwall_calc.nodes.trust import Trust
+from hopwall_calc.poison import failing
 from hopwall_calc.sequencer import Output, Sequencer
 from hopwall_calc.settings import Routing
 from hopwall_model.events import Event, ResourceSet
@@ -177,6 +181,17 @@ def _wire_bgp(n: Nodes, b: BgpNodes) -> tuple[Edge, ...]:
     )
 
 
+#: A source's place, a key of it, and the value before and now.
+_Change = tuple[int, Any, Any, Any]
+
+
+def _closed(value: Any) -> Any:
+    """Return what stands for a value that makes the graph fail: a policy that denies; of others nothing."""
+    if isinstance(value, PolicyInput):
+        return structs.replace(value, closed=True, ingress=(), egress=())
+    return None
+
+
 class Graph:
     """Events in; updates out."""
 
@@ -212,6 +227,7 @@ class Graph:
             }
         #: The resources that are there now, whatever has come of them.
         self._known: set[Key] = set()
+        self._removals = Removals()
 
     def _new_sequencer(self, epoch: str) -> Sequencer:
         n = self.nodes
@@ -232,6 +248,7 @@ class Graph:
         if key.kind not in self._kinds:
             return
         source, key_in_source, digest = self._kinds[key.kind]
+        self._removals.note(key, removed=not isinstance(event, ResourceSet))
         if not isinstance(event, ResourceSet):
             self._known.discard(key)
             source.out.put(key_in_source(key), None)
@@ -253,23 +270,39 @@ class Graph:
     def begin_resync(self) -> None:
         """Begin to take in a snapshot: what it does not name is gone at its end."""
         self._unseen = set(self._known)
+        self._removals.forget()
 
-    def end_resync(self, revision: int) -> None:
-        """End it: sweep what was not named. The revision is then exactly this one."""
-        for key in self._unseen or ():
+    def end_resync(self, revision: int) -> int:
+        """End it: sweep what was not named; the revision is then exactly this one.
+
+        Returns how many resources are gone although no event removed them: the stream has lost them.
+        """
+        gone = self._unseen or set()
+        n_lost = len(gone & self._known)
+        for key in gone:
             source, key_in_source, _ = self._kinds[key.kind]
             self._known.discard(key)
             source.out.put(key_in_source(key), None)
         self._unseen = None
         self.revision = revision
+        return n_lost
 
     # ------------------------------------------------------------ out
 
     def flush(self, *, recompute_all: bool = False) -> Output | None:
         """Return what the events since the last flush changed; None if there were none.
 
-        Errors: whatever a node's own recompute raises: a broken invariant, and the process ends.
+        What makes the whole fail is found, closed and named; what works goes out, in an epoch of its own.
+
+        Errors: RuntimeError when it fails without anything that changed: a broken invariant.
         """
+        output = attempt("flush", "all", lambda: self._flush(recompute_all=recompute_all))
+        if isinstance(output, Failure):
+            self._quarantine(output)
+            return self._flush()
+        return output
+
+    def _flush(self, *, recompute_all: bool = False) -> Output | None:
         changed = any(source.has_changes() for source in self._sources())
         if not (changed or recompute_all) and self.sequencer.revision == self.revision:
             return None
@@ -282,9 +315,15 @@ class Graph:
         self.engine.settle()
         return output
 
-    def snapshot(self, host: str) -> HostBatch:
-        """Return everything the host needs as of the last flush."""
-        return self.sequencer.snapshot(host)
+    def snapshot(self, host: str, missing: Iterable[str] = ()) -> HostBatch:
+        """Return everything the host needs as of the last flush, and which of what it misses is explained."""
+        found = self.sequencer.snapshot(host)
+        explained = accounted(missing, host, self._removals, self._declared)
+        return structs.replace(found, accounted=explained) if explained else found
+
+    def _declared(self, key: Key) -> object:
+        source, key_in_source, _ = self._kinds[key.kind]
+        return source.out.get(key_in_source(key))
 
     def take_failures(self) -> list[Failure]:
         """Return what could not be understood or computed since the last call."""
@@ -296,6 +335,55 @@ class Graph:
         self.engine.run()
         self.engine.settle()
         self.sequencer = self._new_sequencer(epoch)
+
+    # ------------------------------------------------------------ what makes it fail
+
+    def _quarantine(self, cause: Failure) -> None:
+        """Go on from a twin in which the changes that fail have their closed form, or are absent."""
+        changes = [
+            (number, key, old, source.out.get(key))
+            for number, source in enumerate(self._sources())
+            for key, old in source.out.changed.items()
+        ]
+        closed: list[_Change] = []
+
+        def works(kept: Sequence[_Change]) -> bool:
+            given = (*kept, *closed)
+            twin = self._twin(changes, {(number, key): new for number, key, _, new in given})
+            return not isinstance(attempt("trial", "", twin._try), Failure)
+
+        bad = failing(changes, works)
+        if bad is None:
+            raise RuntimeError(f"the graph fails whatever it is given: {cause.reason}")
+        good = [change for change in changes if change not in bad]
+        for number, key, old, new in bad:
+            stand_in = (number, key, old, _closed(new))
+            closed.append(stand_in if works((*good, stand_in)) else (number, key, old, None))
+            self._failures.append(Failure("quarantine", str(key), f"it is closed: {cause.reason}"))
+        kept = {(number, key): new for number, key, _, new in (*good, *closed)}
+        twin = self._twin(changes, kept)
+        self.nodes, self.engine, self._kinds = twin.nodes, twin.engine, twin._kinds
+        self.sequencer = self._new_sequencer(f"{self.sequencer.epoch}+")
+
+    def _twin(self, changes: Sequence[_Change], kept: Mapping[tuple[int, Any], Any]) -> "Graph":
+        """Return a graph of what was before the changes, with these values among it."""
+        twin = Graph(self.sequencer.epoch, routing=self._routing)
+        before = {(number, key): old for number, key, old, _ in changes}
+        for number, (mine, its) in enumerate(zip(self._sources(), twin._sources(), strict=True)):
+            for key, value in mine.out.values.items():
+                if (number, key) not in before:
+                    its.out.put(key, value)
+        for (number, key), value in {**before, **kept}.items():
+            list(twin._sources())[number].out.put(key, value)
+        return twin
+
+    def _try(self) -> None:
+        """Do all that a flush and the snapshots after it do."""
+        self.engine.run(recompute_all=True)
+        hosts = list(self.nodes.hosts.out)
+        self.sequencer.flush(0, hosts)
+        for host in hosts:
+            self.sequencer.snapshot(host)
 
     # ------------------------------------------------------------ the twin
 

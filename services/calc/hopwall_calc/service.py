@@ -1,8 +1,8 @@
 """The shell: events in from the link, updates out to it. Decides when, never what.
 
 Nothing is published before every stored event has been taken in. Events that wait together are flushed
-together. Starting again begins a new epoch, and so does a stream that is not the one followed before;
-following the same stream again from its snapshot does not.
+together. Starting again begins a new epoch, and so does a stream that is not the one followed before,
+or that has lost something; following the same stream again from its snapshot does not.
 """
 
 import asyncio
@@ -117,13 +117,14 @@ class CalcService:
         self._stream_id = stream_id
 
     def _on_caught_up(self, revision: int) -> None:
-        self._graph.end_resync(revision)
-        if self._stream_changed or revision < self._revision_at_reset:
+        n_lost = self._graph.end_resync(revision)
+        if self._stream_changed or n_lost or revision < self._revision_at_reset:
             log.warning(
-                "the events stream is not the one followed before (it ends at %d, and was at %d):"
-                " a new epoch begins",
+                "the events stream is not the one followed before (it ends at %d, and was at %d; %d resources"
+                " are gone without an event that removed them): a new epoch begins",
                 revision,
                 self._revision_at_reset,
+                n_lost,
             )
             # Only now: until the flush that follows, hosts are answered from the old epoch.
             self._graph.new_epoch(_new_epoch())
@@ -202,7 +203,7 @@ class CalcService:
         log.info("host %s asks for a snapshot: %s", request.host, request.reason)
         if len(self._strangers) < MAX_STRANGERS:
             self._strangers.add(request.host)
-        return codec.encode(self._graph.snapshot(request.host))
+        return codec.encode(self._graph.snapshot(request.host, request.missing))
 
     async def _heartbeat(self) -> None:
         while True:

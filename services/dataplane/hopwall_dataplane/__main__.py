@@ -1,11 +1,15 @@
-"""`hopwall-dataplane`: the agent of one host; with --cleanup, the removal of everything of ours."""
+"""`hopwall-dataplane`: the agent of one host.
+
+With --build-wall it only closes the workloads' interfaces, as a machine boots; with --cleanup it removes everything
+of ours.
+"""
 
 import asyncio
 import sys
 
 from hopwall_dataplane.cleanup import cleanup
 from hopwall_dataplane.iptables.backend import BackendError
-from hopwall_dataplane.service import open_kernel, serve
+from hopwall_dataplane.service import build_wall, open_kernel, serve
 from hopwall_dataplane.settings import DataplaneSettings
 from hopwall_runtime.config import ConfigError, load_or_exit
 from hopwall_runtime.main import run
@@ -16,6 +20,7 @@ PROGRAM = "hopwall-dataplane"
 class _MainSettings(DataplaneSettings, frozen=True, kw_only=True):
     """What only the command understands."""
 
+    build_wall: bool = False
     cleanup: bool = False
     dry_run: bool = False
 
@@ -25,6 +30,9 @@ def main() -> None:
     settings = load_or_exit(_MainSettings, PROGRAM)
     try:
         settings.check()
+        if settings.build_wall:
+            asyncio.run(build_wall(settings))
+            return
         if settings.cleanup:
             asyncio.run(_cleanup(settings))
             return

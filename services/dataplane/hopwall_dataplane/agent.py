@@ -1,8 +1,8 @@
 """The reconcile loop of one host: wait → fold → gate → read what is stale → apply → report.
 
 One task owns desired, actual and the drivers; messages, link changes and timers only put something in the
-inbox and wake it. Nothing is written before the first snapshot is in, and a snapshot that would empty a host
-that is not empty is asked for again before it is believed.
+inbox and wake it. Nothing but the wall is written before the first state is in: the last-good one on disk, or a
+snapshot. A snapshot that takes away much of what the host has, unexplained, is not obeyed (`guard`).
 """
 
 import asyncio
@@ -16,17 +16,20 @@ from msgspec import structs
 from hopwall_dataplane.bgp.speaker import Speaker
 from hopwall_dataplane.desired import LinkState
 from hopwall_dataplane.drift import Found
-from hopwall_dataplane.feed import AskAgain, Feed, Step
+from hopwall_dataplane.feed import Feed, Step
+from hopwall_dataplane.guard import Guard
 from hopwall_dataplane.host_endpoints import Way
 from hopwall_dataplane.kernel import Kernel, Turn
+from hopwall_dataplane.lastgood.keeper import Keeper
 from hopwall_dataplane.metrics import Metrics
 from hopwall_dataplane.settings import DataplaneSettings
 from hopwall_dataplane.stale import Doubts, Stale
 from hopwall_dataplane.watch.watch import Watch
 from hopwall_model import codec, topics
 from hopwall_model.counts import HostRules, RulesRequest
-from hopwall_model.status import Drift, HostStatus, Refusal
-from hopwall_model.updates import EndpointSet, HostBatch, Scope, SharedUpdate, SnapshotRequest
+from hopwall_model.release import Released, ReleaseRequest
+from hopwall_model.status import Drift, HostStatus, LastGood, Refusal
+from hopwall_model.updates import HostBatch, Scope, SharedUpdate, SnapshotRequest
 from hopwall_runtime import clock
 from hopwall_runtime.link import Link, Unavailable
 
@@ -39,9 +42,8 @@ _RETRY_S = (0.1, 5.0)
 #: What a status names at most of refused and of waiting objects: it must fit one message.
 _MAX_NAMED = 2000
 _MAX_REASON = 500
-#: How often, and how far apart, an emptying snapshot must repeat itself before it is believed.
-_CONFIRMATIONS = 3
-_CONFIRM_PAUSE_S = 2.0
+#: While a snapshot is held back, calc is asked again no sooner than after this time.
+_HELD_PAUSE_S = 5.0
 
 _decode_batch = codec.decoder(HostBatch)
 
@@ -52,8 +54,11 @@ class _Progress:
 
     epoch: str = ""
     revision: int = 0
-    #: What `revision` becomes once all that was handed on is in the kernel.
-    goal: int = 0
+    #: What epoch and revision become once all that was handed on is in the kernel.
+    goal: tuple[str, int] = ("", 0)
+    #: There is a state to enforce, whoever gave it.
+    armed: bool = False
+    #: calc has given one in this life of the agent.
     in_sync: bool = False
     n_drift: int = 0
 
@@ -76,6 +81,8 @@ class Agent:
     #: None where damage by others is found at the refresh only.
     watch: Watch | None = None
     feed: Feed = field(default_factory=Feed)
+    keeper: Keeper = field(default_factory=Keeper)
+    guard: Guard = field(default_factory=Guard)
     progress: _Progress = field(default_factory=_Progress)
     _inbox: deque[HostBatch | SharedUpdate] = field(default_factory=deque)
     _links: Mapping[str, LinkState] | None = None
@@ -87,8 +94,11 @@ class Agent:
     _retry_s: float = 0.0
     _retry_at: float = 0.0
     _impatient_at: float = 0.0
-    _emptied: int = 0
-    _confirm_at: float = 0.0
+    #: When calc is asked again for a snapshot instead of one that is held back; 0 when none is.
+    _held_until: float = 0.0
+    #: Subscriptions stand: NATS has been reached once.
+    _joined: bool = False
+    _last_good: LastGood | None = None
     _reported: HostStatus | None = None
 
     # ------------------------------------------------------------ in
@@ -119,14 +129,13 @@ class Agent:
 
     async def run(self) -> None:
         """Run until cancelled; the kernel is left as it is."""
-        subject = topics.host_batch_subject(self.settings.host_name)
-        await self.link.subscribe(topics.HOST_BATCH, subject, self._on_message)
-        self.link.on_reconnect(self._on_reconnect)
-        rules = topics.rules_subject(self.settings.host_name)
-        await self.link.serve_chunked(topics.RULES, rules, self._answer_rules)
         await self.kernel.resync()
-        self._ask.set()
+        if self.settings.wall:
+            await self.kernel.build_wall()
+        await self._begin()
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._join(), name="bus")
+            tasks.create_task(self.keeper.run(), name="last-good")
             tasks.create_task(self._keep_asking(), name="snapshots")
             tasks.create_task(self._keep_refreshing(), name="refresh")
             tasks.create_task(self._keep_reporting(), name="heartbeat")
@@ -139,14 +148,42 @@ class Agent:
                 await self._turn()
                 await self._look()
 
+    async def _begin(self) -> None:
+        """Take the state on disk for what is wanted, until calc is heard."""
+        step = await self.keeper.load()
+        if step is None:
+            return
+        log.warning(
+            "enforcing the last-good state of epoch %s at revision %d until calc is heard",
+            step.epoch,
+            step.revision,
+        )
+        since = clock.now_text()
+        self._last_good = LastGood(epoch=step.epoch, revision=step.revision, since=since)
+        self._take(step)
+        self._wake.set()
+
+    async def _join(self) -> None:
+        """Reach NATS, however long it takes, and listen."""
+        host = self.settings.host_name
+        await self.link.connect(self.settings)
+        subject = topics.host_batch_subject(host)
+        await self.link.subscribe(topics.HOST_BATCH, subject, self._on_message)
+        self.link.on_reconnect(self._on_reconnect)
+        await self.link.serve_chunked(topics.RULES, topics.rules_subject(host), self._answer_rules)
+        release = topics.release_subject(host)
+        await self.link.serve_chunked(topics.RELEASE, release, self._on_release)
+        self._joined = True
+        self._ask.set()
+
     async def _wait(self) -> None:
         """Wait until there is something to look at, or until something is due."""
         now = clock.monotonic()
-        due = [at - now for at in (self._retry_at, self._impatient_at) if at]
+        due = [at - now for at in (self._retry_at, self._impatient_at, self._held_until) if at]
         sweep = self.kernel.sweep_in_s
         if sweep is not None and not self._retry_at:
             due.append(sweep)
-        if self.progress.in_sync:
+        if self.progress.armed:
             looks = [self.kernel.look_in_s]
             if self.watch is not None:
                 looks.append(self.watch.due_in_s)
@@ -161,7 +198,9 @@ class Agent:
     async def _turn(self) -> None:
         self._fold()
         await self._subscribe()
-        if not self.progress.in_sync:
+        if not self.progress.armed:
+            await self._mend_wall()
+            await self._report(force=False)
             return
         try:
             await self._read_again()
@@ -189,9 +228,22 @@ class Agent:
             found = self.watch.took(doubts, found, clock.monotonic() - began)
         await self._drifted(found)
 
+    async def _mend_wall(self) -> None:
+        """Close what others opened, as long as there is no state to enforce."""
+        if not self.settings.wall or not self.kernel.stale & {Stale.TABLES, Stale.SETS}:
+            return
+        try:
+            await self._drifted(await self.kernel.resync())
+            await self.kernel.build_wall()
+        except OSError as error:
+            self._note(Turn(held_by=f"the wall cannot be mended: {error}"))
+            self.kernel.stale |= set(Stale)
+        else:
+            self._retry_s = self._retry_at = 0.0
+
     async def _look(self) -> None:
         """Look at the flows as long as there is cause and no news."""
-        while self.progress.in_sync and not self._wake.is_set() and self.kernel.look_in_s == 0:
+        while self.progress.armed and not self._wake.is_set() and self.kernel.look_in_s == 0:
             assert self.kernel.flows is not None
             self.kernel.flows.step()
             await asyncio.sleep(0)
@@ -207,16 +259,24 @@ class Agent:
         while self._inbox:
             message = self._inbox.popleft()
             if isinstance(message, HostBatch):
-                if not self._believable(message):
+                if message.full and not self._admitted(message):
                     continue
                 found = self.feed.on_batch(message)
             else:
                 found = self.feed.on_shared(message)
             for one in found:
-                if isinstance(one, AskAgain):
+                if isinstance(one, Step):
+                    self._take(one)
+                    self._heard(one)
+                elif not self._held_until:
                     self._ask_again(one.reason)
-                    continue
-                self._take(one)
+        self._grow_impatient()
+        if self._held_until and clock.monotonic() >= self._held_until:
+            self._held_until = clock.monotonic() + _HELD_PAUSE_S
+            self._ask_again("held")
+
+    def _grow_impatient(self) -> None:
+        """Ask for a snapshot when the pieces that a batch names stay away."""
         waits = bool(self.feed.waiting_for)
         if not waits:
             self._impatient_at = 0.0
@@ -230,31 +290,43 @@ class Agent:
         self.kernel.desired.apply(step)
         if self.speaker is not None:
             self.speaker.fold(step)
-        self.progress.goal = step.revision
+        self.progress.goal = (step.epoch, step.revision)
+        self.progress.armed = self.progress.armed or step.full
+
+    def _heard(self, step: Step) -> None:
+        """Keep what calc said; from now on its word is what is enforced."""
+        self.keeper.fold(step)
+        self._last_good = None
         self.progress.in_sync = self.progress.in_sync or step.full
 
-    def _believable(self, batch: HostBatch) -> bool:
-        """Tell whether a snapshot may be applied: one that empties this host must repeat itself."""
-        if not batch.full:
+    def _admitted(self, snapshot: HostBatch) -> bool:
+        """Tell whether a snapshot may be applied; one that may not is asked for again."""
+        before = self.guard.held
+        known, kernel = self.keeper.mirror, self.kernel.desired.addresses_in_kernel
+        if self.guard.admits(known, kernel, snapshot, self.feed.epoch):
+            self._held_until = 0.0
+            if before is not None:
+                log.warning("the snapshot of epoch %s is obeyed", snapshot.epoch)
             return True
-        empties = not any(isinstance(update, EndpointSet) for update in batch.updates)
-        if not empties or batch.epoch == self.feed.epoch or not self.kernel.desired.has_endpoints:
-            self._emptied = 0
-            return True
-        now = clock.monotonic()
-        if now < self._confirm_at:
-            return False  # asked for another reason, too soon to say more than the last one did
-        self._emptied += 1
-        self._confirm_at = now + _CONFIRM_PAUSE_S
-        if self._emptied >= _CONFIRMATIONS:
-            log.warning("the empty snapshot repeated itself %d times: believed", self._emptied)
-            self._emptied = 0
-            return True
-        log.warning("a new epoch's snapshot has no endpoint for this host: asking again")
-        asyncio.get_running_loop().call_later(_CONFIRM_PAUSE_S, self._ask_again, "confirm empty")
+        held = self.guard.held
+        assert held is not None
+        if before is None or before.epoch != held.epoch:
+            # At once, as calc may account for what is missing.
+            log.warning("%s", held.reason)
+            self._ask_again("missing")
+        self._held_until = clock.monotonic() + _HELD_PAUSE_S
         return False
 
+    def _on_release(self, request: ReleaseRequest, _subject: str) -> bytes:
+        failure = self.guard.release(request.epoch)
+        if not failure:
+            log.warning("an operator lets the snapshot of epoch %s through", request.epoch)
+            self._ask_again("released")
+        return codec.encode(Released(host=self.settings.host_name, failure=failure))
+
     async def _subscribe(self) -> None:
+        if not self._joined:
+            return
         needed = self.feed.needed
         for scope in sorted(needed - self._ended.keys()):
             subject = topics.shared_subject(scope)
@@ -276,8 +348,7 @@ class Agent:
             )
             return
         self._retry_s = self._retry_at = 0.0
-        self.progress.epoch = self.feed.epoch
-        self.progress.revision = self.progress.goal
+        self.progress.epoch, self.progress.revision = self.progress.goal
 
     async def _drifted(self, found: list[Found]) -> None:
         self.progress.n_drift += len(found)
@@ -293,6 +364,19 @@ class Agent:
                 at=clock.now_text(),
             )
             await self._publish(topics.drift_subject(host), note)
+
+    @property
+    def why_not_in_sync(self) -> str:
+        """Say what is enforced while calc has not been heard."""
+        bus = "calc has not answered yet" if self.link.connected else "no bus"
+        if self.guard.held is not None:
+            bus = f"a snapshot is held back: {self.guard.held.reason}"
+        if (kept := self._last_good) is None:
+            return f"no snapshot from calc yet ({bus})"
+        return (
+            f"enforcing last-good of revision {kept.revision} / epoch {kept.epoch} since {kept.since}, "
+            f"{bus}"
+        )
 
     def status(self) -> HostStatus:
         """Say what this host's kernel enforces."""
@@ -323,6 +407,9 @@ class Agent:
             rejected_messages=self.link.rejected_messages,
             version=self.version,
             bgp=None if self.speaker is None else self.speaker.status,
+            last_good=self._last_good,
+            held=self.guard.held,
+            not_kept=self.keeper.fault,
         )
 
     async def _report(self, *, force: bool) -> None:
@@ -360,7 +447,9 @@ class Agent:
         host = self.settings.host_name
         while True:
             await self._ask.wait()
-            request = SnapshotRequest(host=host, reason=self._ask_reason)
+            request = SnapshotRequest(
+                host=host, reason=self._ask_reason, missing=self.guard.missing
+            )
             try:
                 body = await self.link.request_chunked(
                     topics.snapshot_subject(host), request, timeout_s=10

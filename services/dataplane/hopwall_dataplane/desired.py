@@ -261,13 +261,13 @@ class Desired:
         return {name: link.index for name, link in self._links.items()}
 
     @property
-    def has_endpoints(self) -> bool:
-        """Whether this host has, or its kernel still knows, any workload address."""
-        return bool(self._placed) or any(
-            self.identity.content(name(family)).actual
+    def addresses_in_kernel(self) -> set[str]:
+        """The bare addresses of workloads that the kernel is known to have here."""
+        return {
+            element.cidr.partition("/")[0]
             for family in self.families
-            for name in (from_set, to_set)
-        )
+            for element in self.identity.content(to_set(family)).actual
+        }
 
     def waiting(self) -> tuple[Waiting, ...]:
         """List the endpoints whose interface is absent or down."""

@@ -31,7 +31,7 @@ from hopwall_dataplane.ipsets.plan import AddressSets, standing
 from hopwall_dataplane.iptables.counters import together
 from hopwall_dataplane.iptables.driver import Restore
 from hopwall_dataplane.iptables.lint import suspicious
-from hopwall_dataplane.iptables.plan import plan_table
+from hopwall_dataplane.iptables.plan import plan_table, plan_wall
 from hopwall_dataplane.iptables.quarantine import closed
 from hopwall_dataplane.iptables.render_policy import DIRECTIONS
 from hopwall_dataplane.iptables.static import TABLES, from_set, to_set
@@ -207,6 +207,28 @@ class Kernel:
 
     def _identity_names(self) -> set[str]:
         return {n for f in Family for n in (from_set(f), to_set(f))}
+
+    # ------------------------------------------------------------ the wall
+
+    async def build_wall(self) -> None:
+        """Close the workloads' interfaces where nothing of ours stands yet; what stands stays as it is.
+
+        It is what an empty host has, so who knows more finds nothing to change in it.
+
+        Errors: OSError when it cannot be built: then an interface may be open.
+        """
+        turn, identity = Turn(), self.desired.identity
+        self._apply_sets(turn, standing(identity.plan_additions()), identity)
+        for key, state in self._tables.items():
+            if turn.held_by:
+                break
+            chains = self.desired.chains.tables[key]
+            missing = plan_wall(key[1], chains.desired, chains.jumps, state)
+            if missing is not None:
+                log.info("closing workloads' interfaces in table %s (%s)", key[1], key[0])
+                await self._write(turn, key, missing)
+        if turn.held_by:
+            raise OSError(f"workloads' interfaces cannot be closed: {turn.held_by}")
 
     # ------------------------------------------------------------ applying
 

@@ -14,11 +14,14 @@ from hopwall_dataplane.conntrack.driver import ConntrackDriver
 from hopwall_dataplane.conntrack.revocation import Revocation
 from hopwall_dataplane.desired import Desired, LinkState
 from hopwall_dataplane.failsafe import parse_failsafe
+from hopwall_dataplane.guard import Guard, Limits
 from hopwall_dataplane.ipsets.driver import IpsetDriver
 from hopwall_dataplane.iptables.backend import choose, why_no_flow_limit, why_no_log
 from hopwall_dataplane.iptables.driver import Restore
 from hopwall_dataplane.iptables.static import RenderSettings
 from hopwall_dataplane.kernel import Kernel
+from hopwall_dataplane.lastgood.driver import LastGoodFile
+from hopwall_dataplane.lastgood.keeper import Keeper
 from hopwall_dataplane.links.codec import Link as NetworkLink
 from hopwall_dataplane.links.monitor import LinkMonitor
 from hopwall_dataplane.links.setup import InterfaceSetup
@@ -64,8 +67,12 @@ def families_of(root: Path = Path("/proc/sys/net")) -> tuple[Family, ...]:
     return (Family.V4, Family.V6) if (root / "ipv6").exists() else (Family.V4,)
 
 
-async def open_kernel(settings: DataplaneSettings, metrics: Metrics | None = None) -> Kernel:
+async def open_kernel(
+    settings: DataplaneSettings, metrics: Metrics | None = None, *, resolve: bool = True
+) -> Kernel:
     """Find the tools, start the helpers, open the sockets; tracked flows are counted in `metrics`.
+
+    Without `resolve` nobody is asked where NATS is: there may be no network yet.
 
     Errors: BackendError, OSError: before anything is touched.
     """
@@ -86,7 +93,7 @@ async def open_kernel(settings: DataplaneSettings, metrics: Metrics | None = Non
     restores = {family: Restore(family, backend) for family in families}
     for restore in restores.values():
         await restore.start()
-    nats = await asyncio.to_thread(nats_addresses, settings.nats_url)
+    nats = await asyncio.to_thread(nats_addresses, settings.nats_url) if resolve else ()
     desired = Desired(
         host=settings.host_name,
         settings=rendering,
@@ -111,16 +118,41 @@ async def open_kernel(settings: DataplaneSettings, metrics: Metrics | None = Non
     )
 
 
+def last_good_file(settings: DataplaneSettings) -> LastGoodFile | None:
+    """Return where the last complete state is kept; None when it is not."""
+    if not settings.state_dir:
+        return None
+    folder = Path(settings.state_dir)
+    return LastGoodFile(folder, host=settings.host_name, written_by=version("hopwall"))
+
+
+async def build_wall(settings: DataplaneSettings) -> None:
+    """Close the workloads' interfaces of a host on which nothing of ours stands yet, and end.
+
+    Errors: BackendError, OSError.
+    """
+    kernel = await open_kernel(settings, resolve=False)
+    try:
+        await kernel.resync()
+        await kernel.build_wall()
+    finally:
+        await kernel.close()
+
+
 async def serve(settings: DataplaneSettings) -> None:
     """Run the agent until cancelled; the kernel is left as it is."""
     metrics = Metrics()
     kernel = await open_kernel(settings, metrics)
     link = Link(f"dataplane-{settings.host_name}")
-    await link.connect(settings)
     agent = Agent(
-        settings=settings, link=link, kernel=kernel, metrics=metrics, version=version("hopwall")
+        settings=settings,
+        link=link,
+        kernel=kernel,
+        metrics=metrics,
+        version=version("hopwall"),
+        keeper=Keeper(last_good_file(settings)),
+        guard=Guard(Limits(settings.guard_share, settings.guard_count)),
     )
-
     if settings.bgp:
         bird = BirdDriver(
             socket=Path(settings.bird_socket),
@@ -135,11 +167,7 @@ async def serve(settings: DataplaneSettings) -> None:
         )
 
     def ready() -> str | None:
-        return (
-            None
-            if agent.progress.revision or agent.progress.in_sync
-            else "no snapshot from calc yet"
-        )
+        return None if agent.progress.in_sync else agent.why_not_in_sync
 
     def on_links(links: Mapping[str, NetworkLink]) -> None:
         states = {n: LinkState(link.index, link.up, link.addresses) for n, link in links.items()}

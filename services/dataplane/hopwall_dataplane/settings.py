@@ -53,6 +53,14 @@ class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
     bird_socket: str = "/run/hopwall/bird.ctl"
     bird_config: str = "/run/hopwall/bird.conf"
     bird_secrets: str = "/etc/hopwall/secrets"
+    #: Whether workloads' interfaces are closed as soon as the agent runs, before it knows anything.
+    wall: bool = True
+    #: Where the last complete state is kept; "" keeps none, and a boot without NATS is one without rules.
+    state_dir: str = "/var/lib/hopwall"
+    #: A first snapshot of another calc that lacks, unexplained, more than this share of the objects of a
+    #: kind, and more than this many, is not obeyed; nor is one that lacks all of them.
+    guard_share: float = 0.5
+    guard_count: int = 10
     #: Seconds between complete re-readings of the kernel.
     refresh_s: float = 90.0
     heartbeat_s: float = 5.0
@@ -88,6 +96,7 @@ class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
             text = f"max_flows is {self.max_flows}; it must be 0 (no limit) to {_MOST_FLOWS}."
             raise ConfigError(text)
         self._check_failsafe()
+        self._check_state()
         try:
             _ = self.log
         except LogSettingsError as error:
@@ -95,6 +104,14 @@ class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
         for name in ("bird_socket", "bird_config", "bird_secrets"):
             if not SAFE_PATH.fullmatch(path := getattr(self, name)):
                 raise ConfigError(f"{name} is {path!r}; it must be a plain absolute path.")
+
+    def _check_state(self) -> None:
+        if not 0 <= self.guard_share <= 1:
+            raise ConfigError(f"guard_share is {self.guard_share}; it must be from 0 to 1.")
+        if self.state_dir and not self.state_dir.startswith("/"):
+            raise ConfigError(
+                f"state_dir is {self.state_dir!r}; it must be an absolute path, or empty."
+            )
 
     def _check_failsafe(self) -> None:
         for name in ("failsafe_inbound", "failsafe_outbound"):

@@ -58,6 +58,27 @@ class BgpStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     sessions: tuple[BgpSession, ...] = ()
 
 
+class LastGood(Struct, frozen=True, kw_only=True):
+    """A state that was kept on disk and is enforced until calc is heard."""
+
+    epoch: str
+    revision: int
+    #: RFC 3339, the host's clock.
+    since: str
+
+
+class HeldSnapshot(Struct, frozen=True, kw_only=True):
+    """A snapshot that the host does not obey, as too much of what it has is missing in it.
+
+    It goes on with what it has. Who knows better releases it (`hopwall hosts release`).
+    """
+
+    epoch: str
+    revision: int
+    #: One sentence with numbers.
+    reason: str
+
+
 class HostStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What one host's kernel enforces. Published when it changes, and as a heartbeat.
 
@@ -79,6 +100,12 @@ class HostStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     version: str = ""
     #: None where the host has no part in BGP.
     bgp: BgpStatus | None = None
+    #: None when what is enforced came from calc in this life of the agent.
+    last_good: LastGood | None = None
+    #: None when the last snapshot was obeyed.
+    held: HeldSnapshot | None = None
+    #: Why the state is not on disk, or what was there is not used; "" when all is well.
+    not_kept: str = ""
 
 
 class CalcStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -15,6 +15,7 @@ from msgspec import Struct
 from hopwall_model import codec
 from hopwall_model.counts import RulesRequest
 from hopwall_model.events import Event
+from hopwall_model.release import ReleaseRequest
 from hopwall_model.resources import Key
 from hopwall_model.status import CalcStatus, Drift, HostStatus, Rejected
 from hopwall_model.updates import HostBatch, Scope, SharedUpdate, SnapshotRequest
@@ -87,6 +88,13 @@ RULES: Topic[RulesRequest] = Topic(
     direction="api → host, answered in chunks by a HostRules",
     retention="none",
 )
+RELEASE: Topic[ReleaseRequest] = Topic(
+    pattern="hopwall.release.*",
+    type=ReleaseRequest,
+    decode=codec.decoder(ReleaseRequest),
+    direction="api → host, answered by a Released",
+    retention="none: it concerns what the host holds back now",
+)
 HOST_STATUS: Topic[HostStatus] = Topic(
     pattern="hopwall.status.host.*",
     type=HostStatus,
@@ -116,7 +124,18 @@ REJECTED: Topic[Rejected] = Topic(
     retention="none",
 )
 
-TOPICS = (EVENT, HOST_BATCH, SHARED, SNAPSHOT, RULES, HOST_STATUS, CALC_STATUS, DRIFT, REJECTED)
+TOPICS = (
+    EVENT,
+    HOST_BATCH,
+    SHARED,
+    SNAPSHOT,
+    RULES,
+    RELEASE,
+    HOST_STATUS,
+    CALC_STATUS,
+    DRIFT,
+    REJECTED,
+)
 
 
 def event_subject(key: Key) -> str:
@@ -144,6 +163,11 @@ def snapshot_subject(host: str) -> str:
 def rules_subject(host: str) -> str:
     """Return the subject on which a host is asked for its rules."""
     return f"hopwall.rules.{token(host)}"
+
+
+def release_subject(host: str) -> str:
+    """Return the subject on which a host is told to obey the snapshot it holds back."""
+    return f"hopwall.release.{token(host)}"
 
 
 def host_status_subject(host: str) -> str:

@@ -291,6 +291,8 @@ class HostBatch(Struct, frozen=True, kw_only=True, omit_defaults=True):
     revision: int
     full: bool = False
     updates: tuple[Update, ...] = ()
+    #: Of the names the request gave as missing, those whose resource an event removed or put elsewhere.
+    accounted: tuple[str, ...] = ()
 
 
 class SharedUpdate(Struct, frozen=True, kw_only=True):
@@ -301,9 +303,12 @@ class SharedUpdate(Struct, frozen=True, kw_only=True):
     piece: SharedPiece
 
 
-class SnapshotRequest(Struct, frozen=True, kw_only=True):
+class SnapshotRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A host asks for everything it needs, from nothing."""
 
     host: str
-    #: Why it asks, for the log: "start", "gap", "epoch", "missed <scope>".
+    #: Why it asks, for the log: "start", "gap", "epoch", "missed <scope>", "missing".
     reason: str = "start"
+    #: What the host has and the last snapshot had not: "endpoint d/a", "host endpoint h1-eth0",
+    #: "policy gnp/p". The answer says which of them calc accounts for.
+    missing: tuple[str, ...] = ()

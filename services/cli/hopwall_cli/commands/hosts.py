@@ -1,4 +1,4 @@
-"""`hopwall hosts`: which host enforces what, and who is behind."""
+"""`hopwall hosts`: which host enforces what, and who is behind; what a host holds back, released."""
 
 import argparse
 import json
@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from hopwall_cli import table
 from hopwall_cli.client import Client
+from hopwall_cli.errors import Usage
 
 HEADING = (
     "HOST",
@@ -28,17 +29,24 @@ SESSIONS = ("SESSION", "STATE", "IMPORTED", "FILTERED", "EXPORTED", "SINCE", "LA
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declare the command."""
     parser = commands.add_parser("hosts", help="show which host enforces what")
-    parser.add_argument("host", nargs="?", metavar="HOST", help="its BGP sessions too")
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="HOST",
+        help="its BGP sessions too; release HOST: let it obey the snapshot it holds back",
+    )
+    parser.add_argument("--epoch", default="", help="release only a snapshot of this epoch")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     parser.set_defaults(run=run)
 
 
 async def run(args: argparse.Namespace, client: Client) -> int:
     """Print a line per host, and what a host refuses or waits for below it."""
-    answer = await client.request(
-        "GET", "/v1/hosts" + (f"/{quote(args.host)}" if args.host else "")
-    )
-    hosts = [answer] if args.host else answer.get("items", [])
+    verb, name = _words(args.words)
+    if verb == "release":
+        return await _release(name, args.epoch, client)
+    answer = await client.request("GET", "/v1/hosts" + (f"/{quote(name, safe='')}" if name else ""))
+    hosts = [answer] if name else answer.get("items", [])
     if args.output == "json":
         sys.stdout.write(json.dumps(answer, indent=2) + "\n")
     elif not hosts:
@@ -52,6 +60,20 @@ async def run(args: argparse.Namespace, client: Client) -> int:
                 rows = [session_row(one) for one in sessions]
                 sys.stdout.write("\n" + table.render(SESSIONS, rows) + "\n")
     return 0
+
+
+def _words(words: list[str]) -> tuple[str, str]:
+    """Return what is to be done ("" for showing), and the host, "" for all."""
+    match words:
+        case []:
+            return "", ""
+        case ["release"]:
+            raise Usage("Name the host: hopwall hosts release HOST.")
+        case [host]:
+            return "", host
+        case ["release", host]:
+            return "release", host
+    raise Usage("Say hopwall hosts, hopwall hosts HOST, or hopwall hosts release HOST.")
 
 
 def bgp_of(host: dict[str, Any]) -> str:
@@ -70,11 +92,25 @@ def session_row(one: dict[str, Any]) -> list[str]:
     return [str(one.get("name", "-")), str(one.get("state", "-")), *numbers, *words]
 
 
+async def _release(host: str, epoch: str, client: Client) -> int:
+    path = f"/v1/hosts/{quote(host, safe='')}/release"
+    answer = await client.request("POST", path, params={"epoch": epoch} if epoch else None)
+    held = answer["held"]
+    sys.stdout.write(
+        f"{host} obeys epoch {held['epoch']} now. It had held it back: {held['reason']}\n"
+    )
+    return 0
+
+
 def row_of(host: dict[str, Any]) -> list[str]:
     """Return a host's cells."""
     if not host.get("reported"):
         return [str(host.get("host", "-")), "never reported", *(["-"] * (len(HEADING) - 2))]
     state = "in sync" if host.get("inSync") else "not in sync"
+    if host.get("lastGood"):
+        state = "last-good"
+    if host.get("held"):
+        state = "holds back"
     if host.get("silentS") is not None:
         state = f"silent {host['silentS']} s"
     return [
@@ -97,4 +133,22 @@ def notes_of(host: dict[str, Any]) -> list[str]:
     refused = [f"{name} refuses {r['object']}: {r['reason']}" for r in host.get("refused", [])]
     waiting = [f"{name} waits for {w['endpoint']}: {w['reason']}" for w in host.get("waiting", [])]
     bgp = host.get("bgp", {}).get("reason", "")
-    return refused + waiting + ([f"{name}, BGP: {bgp}"] if bgp else [])
+    return _life_notes(name, host) + refused + waiting + ([f"{name}, BGP: {bgp}"] if bgp else [])
+
+
+def _life_notes(name: str, host: dict[str, Any]) -> list[str]:
+    """Return what a host says of the state it goes by."""
+    notes = []
+    if kept := host.get("lastGood"):
+        notes.append(
+            f"{name} enforces the last-good state of revision {kept['revision']} / epoch {kept['epoch']} "
+            f"since {kept['since']}: calc has not been heard."
+        )
+    if held := host.get("held"):
+        notes.append(
+            f"{name} goes on with what it has. {held['reason']} Where that is right: "
+            f"hopwall hosts release {name}"
+        )
+    if host.get("notKept"):
+        notes.append(f"{name}: {host['notKept']}")
+    return notes

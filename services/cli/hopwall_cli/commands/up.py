@@ -89,7 +89,7 @@ def children_of(args: argparse.Namespace) -> list[Child]:
         raise Failure(str(error)) from error
     common = ["--nats-url", f"nats://{args.nats_listen}", "--log-level", args.log_level]
     dataplane = ["--host", args.host, "--interface-prefixes", args.interface_prefixes]
-    dataplane += ["--backend", args.backend]
+    dataplane += ["--backend", args.backend, "--state-dir", str(args.state_dir.absolute())]
     flags = {"api": ["--listen", args.listen], "calc": [], "dataplane": dataplane}
     services = [
         Child(name, [sys.executable, "-m", f"hopwall_{name}", *common, *own], say=say)

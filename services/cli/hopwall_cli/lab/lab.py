@@ -178,7 +178,8 @@ class Lab:
         self._keep(f"bird-{bgp.ROUTER}", "fabric", self.birds.router_command(bgp.router()))
 
     def _start_machine(self, name: str) -> None:
-        flags = ["--host", name, "--backend", self._backend, *self._agent_flags]
+        flags = ["--host", name, "--backend", self._backend]
+        flags += ["--state-dir", str(self.folder.path / f"state-{name}"), *self._agent_flags]
         if self.routing == "bgp":
             self._keep(f"bird-{name}", name, self.birds.command(name))
             flags += self.birds.agent_flags(name)

@@ -69,6 +69,27 @@ def plan_table(
     return Plan(now, later)
 
 
+def plan_wall(
+    table: TableName,
+    desired_chains: Mapping[str, Chain],
+    desired_jumps: Sequence[Jump],
+    actual: TableState,
+) -> Transaction | None:
+    """Find what makes absent chains and jumps stand, and changes none that is there in any form.
+
+    A chain that stands may say more than who asks knows.
+    """
+    absent = desired_chains.keys() - actual.chains.keys()
+    builtins = {
+        jump.builtin
+        for jump in desired_jumps
+        if all(line.hash != jump_hash(jump) for line in actual.kernel.get(jump.builtin, ()))
+    }
+    if not absent and not builtins:
+        return None
+    return plan_table(table, desired_chains, desired_jumps, actual, dirty=absent | builtins).now
+
+
 def _ours_to_compare(
     desired: Mapping[str, Chain], actual: TableState, dirty: Set[str] | None
 ) -> list[str]:

@@ -1,0 +1,149 @@
+"""Which snapshots a host obeys."""
+
+import pytest
+
+from hopwall_dataplane.feed import Step
+from hopwall_dataplane.guard import Guard, Limits, judge
+from hopwall_dataplane.lastgood.mirror import Mirror
+from hopwall_model.updates import (
+    EndpointId,
+    EndpointSet,
+    HostBatch,
+    HostEndpointId,
+    HostEndpointSet,
+    PolicyId,
+    PolicySet,
+    TierPolicies,
+    Update,
+)
+
+LIMITS = Limits(share=0.5, count=10)
+
+
+def endpoint(n: int, *policies: str) -> EndpointSet:
+    """Return one of many endpoints."""
+    ids = tuple(PolicyId(policy) for policy in policies)
+    tiers = (TierPolicies(name="default", ingress=ids),) if ids else ()
+    address = f"10.65.{n >> 8}.{n & 255}/32"
+    return EndpointSet(
+        id=EndpointId(f"d/{n}"), interface=f"tap{n}", addresses=(address,), tiers=tiers
+    )
+
+
+def policy(name: str) -> PolicySet:
+    """Return a policy."""
+    return PolicySet(id=PolicyId(name), version=1)
+
+
+def held(*updates: Update, epoch: str = "e1") -> Mirror:
+    """Return what a host has."""
+    mirror = Mirror()
+    mirror.fold(Step(epoch, 5, full=True, updates=updates))
+    return mirror
+
+
+def snapshot(*updates: Update, epoch: str = "e2", accounted: tuple[str, ...] = ()) -> HostBatch:
+    """Return what calc says."""
+    return HostBatch(
+        host="h1",
+        epoch=epoch,
+        number=1,
+        revision=3,
+        full=True,
+        updates=updates,
+        accounted=accounted,
+    )
+
+
+@pytest.mark.parametrize(
+    ("n_had", "n_have", "obeyed"),
+    [
+        (0, 0, True),
+        (0, 5, True),
+        (1, 0, False),
+        (10, 1, True),
+        (10, 0, False),
+        (20, 10, True),
+        (20, 9, False),
+        (21, 10, False),
+        (5000, 2500, True),
+        (5000, 2499, False),
+    ],
+)
+def test_a_snapshot_that_lacks_too_much_is_not_obeyed(
+    n_had: int, n_have: int, obeyed: bool
+) -> None:
+    """All of it, or more than half and more than ten."""
+    verdict = judge(
+        held(*(endpoint(n) for n in range(n_had))),
+        (),
+        snapshot(*(endpoint(n) for n in range(n_have))),
+        LIMITS,
+    )
+    assert (verdict.reason == "") is obeyed
+    if not obeyed:
+        assert f"lacks {n_had - n_have} of {n_had} endpoints (endpoint d/" in verdict.reason
+        assert len(verdict.missing) == n_had - n_have
+
+
+def test_what_calc_accounts_for_is_not_missed() -> None:
+    """An event took them away: then they may go, however many they are."""
+    have = held(*(endpoint(n) for n in range(20)))
+    names = tuple(f"endpoint d/{n}" for n in range(20))
+    assert judge(have, (), snapshot(), LIMITS).missing == tuple(sorted(names))
+    assert judge(have, (), snapshot(accounted=names), LIMITS).reason == ""
+    assert judge(have, (), snapshot(accounted=names[:8]), LIMITS).reason.count("12 of 20") == 1
+
+
+def test_policies_that_vanish_from_endpoints_that_stay_are_missed() -> None:
+    """Endpoints without their policies may be open; policies of endpoints that go, go with them."""
+    have = held(endpoint(1, "gnp/a"), endpoint(2, "gnp/b"), policy("gnp/a"), policy("gnp/b"))
+    bare = snapshot(endpoint(1), endpoint(2))
+    assert "2 of 2 policies (policy gnp/a, policy gnp/b)" in judge(have, (), bare, LIMITS).reason
+    without_one = snapshot(endpoint(1, "gnp/a"), policy("gnp/a"))
+    assert judge(have, (), without_one, LIMITS).reason == ""
+
+
+def test_host_endpoints_are_missed_too() -> None:
+    """They close what is nobody else's."""
+    have = held(HostEndpointSet(id=HostEndpointId("h1-eth0"), interface="eth0"))
+    assert "1 of 1 host endpoints" in judge(have, (), snapshot(), LIMITS).reason
+
+
+def test_addresses_in_the_kernel_count_where_nothing_else_is_known() -> None:
+    """A restart without a file knows the addresses at least."""
+    mine = {"10.65.0.1", "10.65.0.2"}
+    assert "2 of 2 addresses" in judge(Mirror(), mine, snapshot(), LIMITS).reason
+    assert judge(Mirror(), mine, snapshot(endpoint(1), endpoint(9)), LIMITS).reason == ""
+
+
+def test_within_an_epoch_everything_is_obeyed() -> None:
+    """There things go by events that calc has seen, also over a restart of the agent."""
+    guard = Guard(LIMITS)
+    have = held(endpoint(1), epoch="e1")
+    assert guard.admits(have, (), snapshot(epoch="e1"), epoch="e1")
+    assert guard.admits(have, (), snapshot(epoch="e1"), epoch="")
+    assert not guard.admits(have, (), snapshot(epoch="e2"), epoch="e1")
+    assert guard.held is not None
+
+
+def test_a_release_is_for_one_epoch() -> None:
+    """What the operator has not looked at is not let through; what repairs itself needs no release."""
+    guard = Guard(LIMITS)
+    have = held(endpoint(1))
+    assert guard.release("e2") == "It holds back no snapshot."
+    assert not guard.admits(have, (), snapshot(), "e1")
+    assert "epoch e2, and not of e9" in guard.release("e9")
+    assert guard.release("e2") == ""
+    assert guard.admits(have, (), snapshot(), "e1")
+    assert guard.held is None
+    assert not guard.admits(have, (), snapshot(epoch="e3"), "e2")
+    assert guard.admits(have, (), snapshot(endpoint(1), epoch="e4"), "e2")
+    assert guard.held is None
+
+
+def test_the_question_to_calc_fits_a_message() -> None:
+    """Of very many names as many are asked about as a message holds."""
+    verdict = judge(held(*(endpoint(n) for n in range(60_000))), (), snapshot(), LIMITS)
+    assert "60000 of 60000" in verdict.reason
+    assert sum(len(name) + 3 for name in verdict.missing) < 600_000
