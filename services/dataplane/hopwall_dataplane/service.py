@@ -109,7 +109,7 @@ async def serve(settings: DataplaneSettings) -> None:
     """Run the agent until cancelled; the kernel is left as it is."""
     metrics = Metrics()
     kernel = await open_kernel(settings, metrics)
-    link = Link(f"dataplane-{settings.host_name}")
+    link = Link("dataplane", settings.host_name)
     await link.connect(settings)
     agent = Agent(
         settings=settings, link=link, kernel=kernel, metrics=metrics, version=version("hopwall")
