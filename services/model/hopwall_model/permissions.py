@@ -7,6 +7,7 @@ Source: NATS server configuration, authorization; NATS ADR-15 (JetStream subject
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 from msgspec import Struct
 
@@ -68,12 +69,12 @@ def _inbox(user: User) -> str:
     return topics.inbox_prefix(str(user.role), user.host)
 
 
-def _sent(topic: Topic[object], user: User) -> str:
+def _sent(topic: Topic[Any], user: User) -> str:
     own = {"host": user.host, "service": user.name}.get(topic.varies, "")
     return topic.pattern.replace("*", topics.token(own)) if own else topic.pattern
 
 
-def _received(topic: Topic[object], user: User) -> str:
+def _received(topic: Topic[Any], user: User) -> str:
     own = user.host if topic.varies == "host" else ""
     return topic.pattern.replace("*", topics.token(own)) if own else topic.pattern
 
