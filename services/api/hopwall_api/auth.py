@@ -66,9 +66,15 @@ def check_items(caller: Caller, keys: Sequence[Key], place: str) -> None:
 
 
 def check_plans(
-    caller: Caller, held: Mapping[Key, Held], plans: Sequence[Plan], in_pool: InPool, place: str
+    caller: Caller,
+    held: Mapping[Key, Held],
+    plans: Sequence[Plan],
+    in_pool: InPool,
+    place: str | None,
 ) -> None:
     """Refuse changes that go beyond what the caller's role is confined to.
+
+    Shape:  place: the pointer to the list that the items of a bulk stand in; None: there is no list.
 
     Errors: ApiProblem 403.
     """
@@ -82,15 +88,17 @@ def check_plans(
     _refuse_each(refused, place)
 
 
-def _refuse_each(reasons: Mapping[int, str], place: str) -> None:
+def _refuse_each(reasons: Mapping[int, str], place: str | None) -> None:
     if not reasons:
         return
     errors = [
         problems.FieldError(
-            pointer=f"{place}/{index}" if place else "", reason=reason, code="forbidden"
+            pointer="" if place is None else f"{place}/{index}", reason=reason, code="forbidden"
         )
         for index, reason in list(reasons.items())[:_MAX_ERRORS]
     ]
     n = len(reasons)
     detail = errors[0].reason if n == 1 else f"{n} items are not the caller's to write; see errors."
-    raise problems.forbidden(f"Nothing was stored. {detail}" if place else detail, errors)
+    if place is not None:
+        detail = f"Nothing was stored. {detail}"
+    raise problems.forbidden(detail, errors)

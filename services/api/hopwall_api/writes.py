@@ -142,7 +142,7 @@ async def _carry_out(
     form: Literal["one", "many"],
     keys: Sequence[Key],
     planner: Planner,
-    place: str = "",
+    place: str | None = None,
 ) -> web.Response:
     api = request.app[API]
     planner = _confined(request, planner, place)
@@ -170,7 +170,7 @@ async def _carry_out(
     return response
 
 
-def _confined(request: web.Request, planner: Planner, place: str) -> Planner:
+def _confined(request: web.Request, planner: Planner, place: str | None) -> Planner:
     """Return the planner with what the caller's role is confined to checked on each plan."""
     view, caller = request.app[API].ipam.view, request[CALLER]
 

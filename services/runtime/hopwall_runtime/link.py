@@ -159,7 +159,8 @@ class Link:
         text = str(error) or type(error).__name__
         if text != self._last_error:
             self._last_error = text
-            log.warning("NATS at %s: %s; trying again", self._servers, text)
+            again = "" if "permissions violation" in text else "; trying again"
+            log.warning("NATS at %s: %s%s", self._servers, text, again)
 
     async def _on_disconnected(self) -> None:
         log.warning("NATS: disconnected")
@@ -331,6 +332,9 @@ class Link:
             storage=StorageType.MEMORY,
             max_msgs_per_subject=1,
             allow_direct=True,
+            # The server would send its acknowledgement wherever a host's status asks for it: to
+            # hopwall.event.>, for one, where 65 of them push the good values out.
+            no_ack=True,
         )
         for config in (events, status):
             try:
