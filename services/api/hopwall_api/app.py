@@ -3,6 +3,7 @@
 Every answer from 400 on is a problem document, also for requests that are no HTTP and for our own faults.
 """
 
+import asyncio
 import re
 import secrets
 from collections.abc import Awaitable, Callable
@@ -16,18 +17,20 @@ from hopwall_api import openapi, problems
 from hopwall_api.access.gate import Gate
 from hopwall_api.access.roles import Verb
 from hopwall_api.agent import Api
-from hopwall_api.answers import API, REQUEST_ID, TRACE_ID, json_response
+from hopwall_api.answers import API, REQUEST_ID, TRACE_ID
 from hopwall_api.auth import GATE, Need, admit
 from hopwall_api.bodies import MAX_BULK_BYTES
 from hopwall_api.metrics import Metrics
 from hopwall_api.problems import ApiProblem
 from hopwall_api.refusal import problem_response
 from hopwall_api.routes import Route, all_routes
+from hopwall_model import codec
 from hopwall_model.resources import KEPT_KINDS, KIND_BY_PLURAL
 from hopwall_runtime import clock
 from hopwall_runtime.health import health_routes
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_PIECE_BYTES = 16 * 1024
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -60,10 +63,10 @@ def make_app(api: Api, gate: Gate | None = None) -> web.Application:
             need=Need(Verb.METRICS),
         ),
     ]
-    document: dict[str, Any] = {}
+    document = b""
 
-    async def serve_document(_: web.Request) -> web.Response:
-        return json_response(document)
+    async def serve_document(request: web.Request) -> web.StreamResponse:
+        return await _in_pieces(request, document)
 
     about = Route(
         method="GET",
@@ -75,12 +78,25 @@ def make_app(api: Api, gate: Gate | None = None) -> web.Application:
         answers="OpenApi",
     )
     routes.append(about)
-    document.update(openapi.document(routes, packages.version("hopwall")))
+    document = codec.encode(openapi.document(routes, packages.version("hopwall")))
     for route in routes:
         app.router.add_route(
             route.method, route.path, _guarded(route), expect_handler=_not_too_large
         )
     return app
+
+
+async def _in_pieces(request: web.Request, body: bytes) -> web.StreamResponse:
+    """Send what everybody may ask for: little of it is buffered for who does not read, others get their turn."""
+    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    response.content_length = len(body)
+    await response.prepare(request)
+    for start in range(0, len(body), _PIECE_BYTES):
+        await response.write(body[start : start + _PIECE_BYTES])
+        await request.writer.drain()
+        await asyncio.sleep(0)
+    await response.write_eof()
+    return response
 
 
 def _guarded(route: Route) -> Handler:

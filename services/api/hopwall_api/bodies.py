@@ -64,7 +64,7 @@ async def _received(request: web.Request, most: int) -> bytes:
         raise problems.ApiProblem(
             408, "timeout", f"The body did not arrive within {BODY_TIME_S:.0f} s."
         ) from error
-    except web.RequestPayloadError as error:
+    except (web.RequestPayloadError, ConnectionError) as error:
         raise HTTPBadRequest(text="The body cannot be read.") from error
     return bytes(body)
 

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.http_exceptions import BadHttpMessage
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from hopwall_api.answers import TRACE_ID
 from hopwall_api.problems import ApiProblem
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 UNREAD_S = 30.0
 HANDSHAKE_S = 10.0
 _BACKLOG = 1024
+#: Buffered for one client before its answer waits for it.
+_UNSENT_BYTES = 16 * 1024
 #: Descriptors for all that is no client: NATS, files, sockets that listen.
 _OWN_DESCRIPTORS = 64
 
@@ -33,11 +36,12 @@ _OWN_DESCRIPTORS = 64
 class Connection(RequestHandler):
     """aiohttp's connection, which says whose turn it is and has a problem for what never becomes a request."""
 
-    __slots__ = ("_answering", "_cut")
+    __slots__ = ("_answering", "_broken", "_cut")
 
     def __init__(self, manager: "_Server", **kwargs: Any) -> None:
         super().__init__(manager, **kwargs)
         self._answering = False
+        self._broken = False
         self._cut: Any = None
 
     @property
@@ -47,8 +51,24 @@ class Connection(RequestHandler):
     def connection_made(self, transport: Any) -> None:
         """Take a place, from who has waited longest for its client if there is none."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=_UNSENT_BYTES)
         if self._places is not None:
             self._places.take(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what arrived; nothing more once it was no HTTP, until the answer to that closes.
+
+        The parser would be asked again for each piece, and its error holds a copy of the piece.
+        """
+        if self._broken:
+            return
+        super().data_received(data)
+        info, payload = self._messages[-1] if self._messages else (None, None)
+        if isinstance(info, _ErrInfo) and payload is not None:
+            self._broken = True
+            short = (info.message or "").strip().partition("\n")[0][:200]
+            shorter = _ErrInfo(status=info.status, exc=BadHttpMessage(short), message=short)
+            self._messages[-1] = (shorter, payload)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Give the place back."""

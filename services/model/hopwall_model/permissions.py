@@ -27,9 +27,14 @@ class User(Struct, frozen=True, order=True):
     host: str = ""
 
     @property
+    def service(self) -> str:
+        """What runs in this role."""
+        return _SERVICES.get(self.role, str(self.role))
+
+    @property
     def name(self) -> str:
         """What the process of this user calls itself."""
-        return topics.service_name(_SERVICES.get(self.role, str(self.role)), self.host)
+        return topics.service_name(self.service, self.host)
 
 
 class Permissions(Struct, frozen=True, kw_only=True):

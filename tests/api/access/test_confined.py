@@ -34,8 +34,8 @@ def in_pool(address: str) -> bool:
     return address.startswith("10.65.")
 
 
-NAT = {"ipNATs": [{"internalIP": "10.65.0.1", "externalIP": "192.0.2.1"}]}
-SPOOF = {"allowSpoofedSourcePrefixes": ["10.0.0.0/8"]}
+NAT: dict[str, Any] = {"ipNATs": [{"internalIP": "10.65.0.1", "externalIP": "192.0.2.1"}]}
+SPOOF: dict[str, Any] = {"allowSpoofedSourcePrefixes": ["10.0.0.0/8"]}
 
 
 @pytest.mark.parametrize(

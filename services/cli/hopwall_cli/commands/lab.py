@@ -26,6 +26,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     up.add_argument("--hosts", type=int, default=3)
     up.add_argument("--workloads", type=int, default=2, help="per host (default 2)")
     up.add_argument("--backend", choices=("auto", "nft", "legacy"), default="nft")
+    up.add_argument("--insecure", action="store_true", help="without TLS, tokens and permissions")
     up.set_defaults(run=run_up)
     down = parts.add_parser("down", help="end a lab, also one that a crash left")
     down.set_defaults(run=run_down)
@@ -54,14 +55,15 @@ async def run_up(args: argparse.Namespace, _: object) -> int:
 
 
 async def _keep_up(args: argparse.Namespace) -> None:
-    async with Lab(args.name, hosts=args.hosts, backend=args.backend, say=say) as lab:
+    lab = Lab(args.name, hosts=args.hosts, backend=args.backend, secure=not args.insecure, say=say)
+    async with lab:
         profile = topo.open_profile("open")
         await lab.client.apply([profile])
         workloads = topo.spread(tuple(lab.hosts), args.workloads, profiles=("open",))
         await lab.add(*workloads)
         await lab.declare()
         say(f"lab {lab.name} is up: {', '.join(lab.hosts)}; {', '.join(lab.workloads)}.")
-        say(f"  hopwall --server {lab.folder.server} get wep")
+        say(f"  hopwall {' '.join(lab.client_flags)} get wep")
         where = f"--name {lab.name} " if lab.name != DEFAULT_NAME else ""
         say(f"  hopwall lab exec {where}{workloads[0].name} -- ping -c1 {workloads[-1].ipv4}")
         say("Ctrl-C ends it.")

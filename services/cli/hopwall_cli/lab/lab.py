@@ -14,10 +14,11 @@ import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from hopwall_cli.client import Client
+from hopwall_cli.client import Client, read_token
 from hopwall_cli.lab import build, netns, routes, rules
 from hopwall_cli.lab import topology as topo
 from hopwall_cli.lab.prober import Prober
@@ -25,8 +26,11 @@ from hopwall_cli.lab.responder import DEFAULT_PORT
 from hopwall_cli.lab.run_folder import Description, RunFolder
 from hopwall_cli.lab.topology import LabError, Workload
 from hopwall_cli.nats_server import command as nats_command
+from hopwall_cli.pki.folder import PkiFolder
 from hopwall_cli.supervisor import Child, Say
 from hopwall_cli.supervisor import end as end_process
+from hopwall_model.permissions import User
+from hopwall_model.topics import Role
 
 Proto = Literal["icmp", "tcp", "udp"]
 NATS_LISTEN = f"{topo.PREFIX4}.1:4222"
@@ -53,11 +57,14 @@ class Lab:
         backend: str = "nft",
         dhcp: bool = False,
         services: bool = True,
+        secure: bool = True,
         agent_flags: Sequence[str] = (),
         say: Say = quiet,
     ) -> None:
         """Describe the lab; with `services=False` it is only namespaces and cables.
 
+        Every process has its own credential, as in `hopwall pki`, and `client` the admin's; not so without
+        `secure`.
         `agent_flags` go to every dataplane process.
 
         Errors: LabError for a bad name or number of hosts.
@@ -71,6 +78,7 @@ class Lab:
         self._backend = backend
         self._dhcp = dhcp
         self._with_services = services
+        self.pki = PkiFolder(self.folder.path / "pki") if secure else None
         self._agent_flags = list(agent_flags)
         self._say = say
         self._relays: dict[str, Process] = {}
@@ -125,21 +133,33 @@ class Lab:
     async def _start_services(self) -> None:
         self._stack.push_async_callback(self._stop_services)
         fabric = topo.fabric_namespace(self.name)
-        nats = nats_command(listen=NATS_LISTEN, folder=self.folder.path / "nats")
+        security = await self._make_pki()
+        nats = nats_command(listen=NATS_LISTEN, folder=self.folder.path / "nats", security=security)
         self._keep("nats", fabric, nats)
         api = ["--listen", f"127.0.0.1:8080,unix:{self.folder.api_socket}"]
-        self._keep("api", fabric, self._service("api", api))
-        self._keep("calc", fabric, self._service("calc", []))
+        self._keep("api", fabric, self._service(User(Role.API), api))
+        self._keep("calc", fabric, self._service(User(Role.CALC), []))
         for host in self.hosts:
             namespace = topo.host_namespace(self.name, host)
             flags = ["--host", host, "--backend", self._backend]
             flags += self._agent_flags
-            self._keep(f"dataplane-{host}", namespace, self._service("dataplane", flags))
+            argv = self._service(User(Role.HOST, host), flags)
+            self._keep(f"dataplane-{host}", namespace, argv)
         await self._until(self.client.ready(timeout_s=60.0))
         pool = topo.resource("IPPool", "lab-v4", {"cidr": topo.POOL4})
         pool6 = topo.resource("IPPool", "lab-v6", {"cidr": topo.POOL6})
         await self.client.apply([pool, pool6, *(host.resource() for host in self.hosts.values())])
         self.describe()
+
+    async def _make_pki(self) -> Path | None:
+        """Make the credentials of a secured lab; return what nats-server includes."""
+        if self.pki is None:
+            return None
+        address = NATS_LISTEN.rpartition(":")[0]
+        await asyncio.to_thread(self.pki.make, hosts=list(self.hosts), addresses=[address])
+        await self.client.close()
+        self.client = Client(self.folder.server, token=read_token(str(self.pki.admin_token)))
+        return self.pki.security_conf
 
     async def _until(self, work: Coroutine[Any, Any, None]) -> None:
         """Wait for the work, or for a service that refuses to run, whichever is first."""
@@ -153,9 +173,10 @@ class Lab:
         finally:
             waiting.cancel()
 
-    def _service(self, name: str, flags: list[str]) -> list[str]:
-        module = [sys.executable, "-m", f"hopwall_{name}"]
-        return [*module, "--nats-url", f"nats://{NATS_LISTEN}", *flags]
+    def _service(self, user: User, flags: list[str]) -> list[str]:
+        module = [sys.executable, "-m", f"hopwall_{user.service}"]
+        secrets = self.pki.flags(user) if self.pki is not None else []
+        return [*module, "--nats-url", f"nats://{NATS_LISTEN}", *secrets, *flags]
 
     def _keep(self, name: str, namespace: str, argv: list[str]) -> None:
         log = self.folder.log(name)
@@ -171,6 +192,12 @@ class Lab:
             for task in group:
                 task.cancel()
             await asyncio.gather(*group, return_exceptions=True)
+
+    @property
+    def client_flags(self) -> list[str]:
+        """The flags with which `hopwall` talks to this lab as its admin."""
+        token = ["--token-file", str(self.pki.admin_token)] if self.pki is not None else []
+        return ["--server", self.folder.server, *token]
 
     def describe(self) -> None:
         """Write down what runs, for `lab status` and `lab exec`."""

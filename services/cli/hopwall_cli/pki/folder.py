@@ -169,6 +169,11 @@ class PkiFolder:
         return self.path / "api" / "tokens.json"
 
     @property
+    def admin_token(self) -> Path:
+        """The file with the first token."""
+        return self.path / "admin" / "token"
+
+    @property
     def security_conf(self) -> Path:
         """What nats-server's configuration includes."""
         return self.path / "nats" / "security.conf"
