@@ -131,6 +131,8 @@ class Link:
 
     async def close(self) -> None:
         """Flush what was published and close, within seconds also when the server has just gone."""
+        if self._js is None and not self._nc.is_connecting:
+            return  # it never came so far
         try:
             if self._nc.is_connected:
                 async with asyncio.timeout(_DRAIN_S):
