@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -89,7 +90,7 @@ async def test_a_host_whose_credential_is_revoked_is_cut_off_and_filters_on() ->
         await lab.declare()
         rules = await lab.rules("h2")
         lab.pki.revoke(["h2"])
-        lab.services["nats"].signal(1)
+        lab.services["nats"].signal(signal.SIGHUP)
         log = lab.folder.log("dataplane-h2")
         for _ in range(100):
             if b"disconnected" in log.read_bytes():
