@@ -6,14 +6,17 @@ newcomer: who opens thousands and says nothing takes them from himself.
 """
 
 import logging
+import os
 import resource
 import secrets
+import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http import HttpRequestParser
 from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
@@ -27,8 +30,12 @@ log = logging.getLogger(__name__)
 UNREAD_S = 30.0
 HANDSHAKE_S = 10.0
 _BACKLOG = 1024
+#: The kernel's share of that: it would grow to megabytes for each client that does not read.
+_KERNEL_BYTES = 128 * 1024
 #: Buffered for one client before its answer waits for it.
 _UNSENT_BYTES = 16 * 1024
+#: Requests of one connection that are read before they are answered.
+_AHEAD = 2
 #: Descriptors for all that is no client: NATS, files, sockets that listen.
 _OWN_DESCRIPTORS = 64
 
@@ -43,6 +50,19 @@ class Connection(RequestHandler):
         self._answering = False
         self._broken = False
         self._cut: Any = None
+        # aiohttp reads 32 requests ahead, which costs time and memory before one is answered.
+        self._max_msg_queue_size, self._msg_queue_resume_size = _AHEAD, _AHEAD // 2
+        self._parser = HttpRequestParser(
+            self,
+            self._loop,
+            self._read_bufsize,
+            max_line_size=self.max_line_size,
+            max_field_size=self.max_field_size,
+            max_headers=self.max_headers,
+            payload_exception=web.RequestPayloadError,
+            auto_decompress=False,
+            max_msg_queue_size=_AHEAD,
+        )
 
     @property
     def _places(self) -> "_Server | None":
@@ -241,3 +261,7 @@ class Site(web.TCPSite):
             backlog=_BACKLOG,
             ssl_handshake_timeout=HANDSHAKE_S if context is not None else None,
         )
+        for listening in self._server.sockets:
+            # What is accepted inherits it. A descriptor of our own: the loop's socket takes no options.
+            with socket.socket(fileno=os.dup(listening.fileno())) as own:
+                own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL_BYTES)
