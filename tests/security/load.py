@@ -127,7 +127,7 @@ async def _one_request(session: aiohttp.ClientSession, one: Victim, n: int) -> N
             assert answer.status == 200, answer.status
 
 
-async def measured(one: Victim, attack: Attack | None, *, at_least_s: float = 2.0) -> Seen:
+async def measured(one: Victim, attack: Attack | None, *, at_least_s: float = 1.0) -> Seen:
     """Return what another client meets during an attack, or for a while in peace."""
     seen, end = Seen([], []), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:

@@ -34,13 +34,10 @@ SET_A, SET_B = (f"/v1/namespaces/{ns}/networksets/s" for ns in "ab")
 class Guarded:
     """A running API with tokens, and callers by name."""
 
-    def __init__(self, caller: Caller, path: Path) -> None:
+    def __init__(self, caller: Caller, path: Path, secret: dict[str, str]) -> None:
         self.caller = caller
         self.path = path
-        self.secret = {
-            name: tokens.create(path, name, role, namespaces)
-            for name, (role, namespaces) in WHO.items()
-        }
+        self.secret = secret
 
     def header(self, who: str) -> dict[str, str]:
         """Return the header of a caller."""
@@ -59,9 +56,9 @@ async def api(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[Guarded]
     """Run an API with a token for each of WHO, and something in two namespaces."""
     path = tmp_path / "tokens.json"
     path.write_bytes(write_tokens([]))
+    secret = {who: tokens.create(path, who, *what) for who, what in WHO.items()}
     async with running_api(nats_server.url, tokens_file=str(path)) as caller:
-        guarded = Guarded(caller, path)
-        await asyncio.sleep(1.1)  # the gate looks at its file once in a second
+        guarded = Guarded(caller, path, secret)
         pool = {"kind": "IPPool", "metadata": {"name": "p"}, "spec": {"cidr": "10.65.0.0/16"}}
         items = [pool, node("h1"), network_set("a"), network_set("b")]
         assert (await guarded.ask("admin", "POST", "/v1/apply", items)).status == 200
