@@ -112,7 +112,7 @@ def _named(headers: dict[str, str]) -> dict[str, str]:
 
 @asynccontextmanager
 async def running_api(
-    nats_url: str, *, wait: bool = True, idle_timeout_s: int = 60
+    nats_url: str, *, wait: bool = True, idle_timeout_s: int = 60, tokens_file: str = ""
 ) -> AsyncIterator[Caller]:
     """Run the API, as its process would, on a unix socket."""
     with TemporaryDirectory(prefix="hwt-") as folder:
@@ -122,6 +122,7 @@ async def running_api(
             listen=(f"unix:{socket}",),
             max_connections=200,
             idle_timeout_s=idle_timeout_s,
+            tokens_file=tokens_file,
         )
         async with asyncio.TaskGroup() as tasks:
             service = tasks.create_task(serve(settings))

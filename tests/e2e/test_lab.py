@@ -291,7 +291,7 @@ async def test_hosts_are_in_sync_and_without_complaint(lab: Lab) -> None:
 async def hopwall(lab: Lab, *argv: str, text: str = "") -> tuple[int, str, str]:
     """Run the command against the lab; return exit code and both outputs."""
     process = await asyncio.create_subprocess_exec(
-        *[sys.executable, "-m", "hopwall_cli", "--server", lab.folder.server, *argv],
+        *[sys.executable, "-m", "hopwall_cli", *lab.client_flags, *argv],
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

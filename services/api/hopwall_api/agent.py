@@ -39,6 +39,9 @@ class Api:
         #: Idempotency keys of requests that are being carried out now.
         self.busy_keys: set[str] = set()
         self.stopping = False
+        #: Watches take a place for as long as they last: others must find some.
+        self.n_watchers = 0
+        self.max_watchers = 2048
         #: When each host was last heard, on the monotonic clock.
         self.heard_at: dict[str, float] = {}
         self._spoken: set[str] = set()
@@ -133,11 +136,12 @@ class Api:
         """Fold the last status of each sender, unless it has spoken meanwhile."""
         self._spoken.clear()
         try:
-            async for calc in self.link.last_status(topics.CALC_STATUS):
+            async for calc, _ in self.link.last_status(topics.CALC_STATUS):
                 if "" not in self._spoken:
                     self.tracker.fold_calc(calc)
-            async for host in self.link.last_status(topics.HOST_STATUS):
-                if host.host not in self._spoken:
+            async for host, subject in self.link.last_status(topics.HOST_STATUS):
+                own = subject == topics.host_status_subject(host.host)
+                if own and host.host not in self._spoken:
                     self.tracker.fold_host(host)
                     self.heard_at[host.host] = clock.monotonic()
         except Unavailable as error:
@@ -149,7 +153,11 @@ class Api:
         self.tracker.fold_calc(status)
         self.news.ring()
 
-    def _on_host(self, status: HostStatus, _: str) -> None:
+    def _on_host(self, status: HostStatus, subject: str) -> None:
+        # A host's credential lets it speak on its own subject only: it must not speak of another there.
+        if subject != topics.host_status_subject(status.host):
+            log.warning("%s bears a status of host %s; it is not believed", subject, status.host)
+            return
         self._spoken.add(status.host)
         self.tracker.fold_host(status)
         self.heard_at[status.host] = clock.monotonic()

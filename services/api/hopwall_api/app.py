@@ -1,53 +1,72 @@
-"""The aiohttp application: routes, the wrapper every request passes, and the server around both.
+"""The aiohttp application: routes, and the wrapper every request passes. The server around it: `connections`.
 
 Every answer from 400 on is a problem document, also for requests that are no HTTP and for our own faults.
 """
 
-import logging
+import asyncio
 import re
 import secrets
 from collections.abc import Awaitable, Callable
 from importlib import metadata as packages
 from typing import Any
 
-from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
+from aiohttp import HttpVersion11, web
 from prometheus_client import CollectorRegistry
 
 from hopwall_api import openapi, problems
+from hopwall_api.access.gate import Gate
+from hopwall_api.access.roles import Verb
 from hopwall_api.agent import Api
-from hopwall_api.answers import API, REQUEST_ID, TRACE_ID, json_response
+from hopwall_api.answers import API, REQUEST_ID, TRACE_ID
+from hopwall_api.auth import GATE, Need, admit
+from hopwall_api.bodies import MAX_BULK_BYTES
 from hopwall_api.metrics import Metrics
 from hopwall_api.problems import ApiProblem
+from hopwall_api.refusal import problem_response
 from hopwall_api.routes import Route, all_routes
+from hopwall_model import codec
 from hopwall_model.resources import KEPT_KINDS, KIND_BY_PLURAL
 from hopwall_runtime import clock
 from hopwall_runtime.health import health_routes
 
-log = logging.getLogger(__name__)
-
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_PIECE_BYTES = 16 * 1024
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def make_app(api: Api) -> web.Application:
-    """Return the application that serves this API."""
+def make_app(api: Api, gate: Gate | None = None) -> web.Application:
+    """Return the application that serves this API to whom the gate lets in."""
     registry = CollectorRegistry()
     metrics = Metrics(registry, api)
     app = web.Application(middlewares=[_wrapper(metrics)], client_max_size=0)
     app[API] = api
+    app[GATE] = gate or Gate()
     own = {route.path: route.handler for route in health_routes(api.not_ready, registry)}
     routes = [
         *all_routes(),
-        _text_route("/livez", "live", "Tell whether the process turns.", own["/livez"]),
-        _text_route("/metrics", "metrics", "Return the metrics for Prometheus.", own["/metrics"]),
+        Route(
+            method="GET",
+            path="/livez",
+            name="live",
+            summary="Tell whether the process turns.",
+            handler=own["/livez"],
+            need=None,
+        ),
+        Route(
+            method="GET",
+            path="/metrics",
+            name="metrics",
+            summary="Return the metrics for Prometheus.",
+            handler=own["/metrics"],
+            need=Need(Verb.METRICS),
+        ),
     ]
-    document: dict[str, Any] = {}
+    document = b""
 
-    async def serve_document(_: web.Request) -> web.Response:
-        return json_response(document)
+    async def serve_document(request: web.Request) -> web.StreamResponse:
+        return await _in_pieces(request, document)
 
     about = Route(
         method="GET",
@@ -55,17 +74,55 @@ def make_app(api: Api) -> web.Application:
         name="getOpenApi",
         summary="Return this document.",
         handler=serve_document,
+        need=None,
         answers="OpenApi",
     )
     routes.append(about)
-    document.update(openapi.document(routes, packages.version("hopwall")))
+    document = codec.encode(openapi.document(routes, packages.version("hopwall")))
     for route in routes:
-        app.router.add_route(route.method, route.path, route.handler)
+        app.router.add_route(
+            route.method, route.path, _guarded(route), expect_handler=_not_too_large
+        )
     return app
 
 
-def _text_route(path: str, name: str, summary: str, handler: Any) -> Route:
-    return Route(method="GET", path=path, name=name, summary=summary, handler=handler)
+async def _in_pieces(request: web.Request, body: bytes) -> web.StreamResponse:
+    """Send what everybody may ask for: little of it is buffered for who does not read, others get their turn."""
+    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    response.content_length = len(body)
+    await response.prepare(request)
+    for start in range(0, len(body), _PIECE_BYTES):
+        await response.write(body[start : start + _PIECE_BYTES])
+        await request.writer.drain()
+        await asyncio.sleep(0)
+    await response.write_eof()
+    return response
+
+
+def _guarded(route: Route) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        admit(request, route.need)
+        response: web.StreamResponse = await route.handler(request)
+        return response
+
+    return handle
+
+
+async def _not_too_large(request: web.Request) -> web.StreamResponse | None:
+    """Ask for the body, unless its size says already that it would be refused.
+
+    Source: RFC 9110, 10.1.1 (Expect: 100-continue).
+    """
+    if request.headers.get("Expect", "").lower() != "100-continue":
+        problem = ApiProblem(417, "expectation", "Expect has one value here: 100-continue.")
+    elif (request.content_length or 0) > MAX_BULK_BYTES:
+        problem = problems.too_large(f"The body is larger than {MAX_BULK_BYTES} bytes.")
+    else:
+        if request.version >= HttpVersion11:
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0
+        return None
+    return problem_response(problem, request.path, secrets.token_hex(16))
 
 
 # ---------------------------------------------------------------- around each request
@@ -99,24 +156,11 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except ApiProblem as problem:
-        return _problem_response(problem, request.path, request[TRACE_ID])
+        return problem_response(problem, request.path, request[TRACE_ID])
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        return _problem_response(_translated(request, error), request.path, request[TRACE_ID])
-
-
-def _problem_response(problem: ApiProblem, instance: str, trace_id: str) -> web.Response:
-    response = web.Response(
-        body=problems.document(problem, instance=instance, trace_id=trace_id),
-        status=problem.status,
-        content_type=problems.CONTENT_TYPE,
-        headers=problem.headers,
-    )
-    if problem.status in (408, 413, 415):
-        # The body was not read to its end.
-        response.force_close()
-    return response
+        return problem_response(_translated(request, error), request.path, request[TRACE_ID])
 
 
 def _translated(request: web.Request, error: web.HTTPException) -> ApiProblem:
@@ -137,75 +181,3 @@ def _translated(request: web.Request, error: web.HTTPException) -> ApiProblem:
             f" /v1/namespaces/<namespace>/<plural>, with the plurals {plurals}."
         )
     return ApiProblem(error.status, "refused", error.text or error.reason)
-
-
-# ---------------------------------------------------------------- around each connection
-
-
-class _Connection(RequestHandler):
-    """aiohttp's connection, with problem documents for what never becomes a request of the app."""
-
-    __slots__ = ()
-
-    def connection_made(self, transport: Any) -> None:
-        manager = self._manager
-        super().connection_made(transport)
-        if isinstance(manager, _Server) and len(manager.connections) > manager.most:
-            self.force_close()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Answer a request that cannot be read, or one that met a fault of ours."""
-        if request.writer.output_size > 0:
-            raise ConnectionError("a part of the answer is sent already")
-        trace_id = secrets.token_hex(16)
-        if status >= 500:
-            trace_id = request.get(TRACE_ID, trace_id)
-            log.error("request failed, trace %s", trace_id, exc_info=exc)
-            detail = "The API met a fault of its own; its log names the trace id."
-            problem = ApiProblem(status, "internal", detail)
-        else:
-            line = (message or "").strip().splitlines()[:1]
-            detail = f"The request is not valid HTTP: {''.join(line)[:200] or 'cannot be read'}"
-            problem = ApiProblem(status, "not-http", detail)
-        response = _problem_response(problem, "", trace_id)
-        response.force_close()
-        return response
-
-
-class _Server(web.Server):
-    """aiohttp's server, which makes our connections and admits only so many."""
-
-    most = 4096
-
-    def __call__(self) -> RequestHandler:
-        return _Connection(self, loop=self._loop, **self._kwargs)
-
-
-class Runner(web.AppRunner):
-    """aiohttp's runner, which makes our server."""
-
-    def __init__(
-        self, app: web.Application, *, max_connections: int, idle_timeout_s: float
-    ) -> None:
-        super().__init__(
-            app,
-            access_log=None,
-            keepalive_timeout=idle_timeout_s,
-            lingering_time=2.0,
-            auto_decompress=False,
-            shutdown_timeout=5.0,
-        )
-        self._most = max_connections
-
-    async def _make_server(self) -> web.Server:
-        server = await super()._make_server()
-        server.__class__ = _Server
-        assert isinstance(server, _Server)
-        server.most = self._most
-        return server

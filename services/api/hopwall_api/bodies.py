@@ -12,6 +12,7 @@ from aiohttp.web_exceptions import HTTPBadRequest
 from msgspec import Raw, Struct, UnsetType
 
 from hopwall_api import problems
+from hopwall_api.connections import receiving
 from hopwall_model.problems import Findings, Invalid
 from hopwall_model.resource_names import MAX_RESOURCE_BYTES
 from hopwall_model.resources import KEPT_KINDS, Key, Resource, key_of
@@ -45,6 +46,11 @@ async def read(request: web.Request, *, type_: str, most: int) -> bytes:
         raise problems.unsupported_type("The body must be UTF-8.")
     if (request.content_length or 0) > most:
         raise problems.too_large(f"The body is larger than {most} bytes, the most taken here.")
+    with receiving(request):
+        return await _received(request, most)
+
+
+async def _received(request: web.Request, most: int) -> bytes:
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_TIME_S):
@@ -58,7 +64,7 @@ async def read(request: web.Request, *, type_: str, most: int) -> bytes:
         raise problems.ApiProblem(
             408, "timeout", f"The body did not arrive within {BODY_TIME_S:.0f} s."
         ) from error
-    except web.RequestPayloadError as error:
+    except (web.RequestPayloadError, ConnectionError) as error:
         raise HTTPBadRequest(text="The body cannot be read.") from error
     return bytes(body)
 

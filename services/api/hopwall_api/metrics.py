@@ -53,6 +53,7 @@ class Metrics(Collector):
         yield GaugeMetricFamily(
             "hopwall_api_nats_connected", "1 if NATS is connected.", value=api.link.connected
         )
+        yield GaugeMetricFamily("hopwall_api_watchers", "Open watches.", value=api.n_watchers)
         yield CounterMetricFamily(
             "hopwall_api_write_conflicts",
             "Writes planned again because another came first.",

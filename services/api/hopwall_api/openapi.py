@@ -103,7 +103,10 @@ def document(routes: Sequence[Route], version: str) -> Json:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": paths,
-        "components": {"schemas": schemas},
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
     }
 
 
@@ -114,6 +117,8 @@ def _operation(route: Route, references: Json) -> Json:
         "parameters": _parameters(route),
         "responses": _responses(route, references),
     }
+    if route.need is not None:
+        operation["security"] = [{"token": []}]
     if route.body is not None:
         media, type_ = route.body
         schema = references[type_] if type_ else {"type": "object"}
@@ -149,7 +154,8 @@ def _responses(route: Route, references: Json) -> Json:
             content["text/event-stream"] = {}  # a stream has no schema in OpenAPI 3.1
         responses[str(status)] = {"description": _meaning(status), "content": content}
     problem = {CONTENT_TYPE: {"schema": references[ProblemDocument.__name__]}}
-    for status in route.refusals:
+    guarded = (401, 403, 429) if route.need is not None else ()
+    for status in (*route.refusals, *guarded):
         responses[str(status)] = {"description": HTTPStatus(status).phrase, "content": problem}
     responses["default"] = {"description": "A problem.", "content": problem}
     return responses

@@ -79,6 +79,11 @@ def bad_request(detail: str) -> ApiProblem:
     return ApiProblem(400, "bad-request", detail)
 
 
+def forbidden(detail: str, errors: Sequence[FieldError] = ()) -> ApiProblem:
+    """Return 403: the caller is known, and may not do this."""
+    return ApiProblem(403, "forbidden", detail, errors=errors)
+
+
 def not_found(detail: str) -> ApiProblem:
     """Return 404: there is nothing of this name."""
     return ApiProblem(404, "not-found", detail)

@@ -8,8 +8,10 @@ from aiohttp import web
 from msgspec import Struct
 
 from hopwall_api import problems
+from hopwall_api.access.roles import Caller, Verb
 from hopwall_api.agent import Api
 from hopwall_api.answers import API, etag, json_response, with_status
+from hopwall_api.auth import CALLER, require
 from hopwall_api.bgp_view import BgpView, bgp_view
 from hopwall_api.parameters import ListOptions, list_options, query_of, refuse_unknown, write_token
 from hopwall_api.progress import target_of
@@ -58,16 +60,29 @@ async def list_(request: web.Request, kind: type[Resource]) -> web.StreamRespons
         query_of(request.query), request.headers, kind=kind.__name__, namespace=namespace
     )
     api = await api_in_sync(request)
+    caller = request[CALLER]
     if options.watch:
+        require(request, Verb.WATCH, kind.__name__, namespace)
         return await watch(request, api, kind.__name__, namespace, options)
     at = options.at if options.at is not None else api.store.revision
     if options.limit is not None:
-        return await _page(api, kind.__name__, namespace, at, options, options.limit)
+        return await _page(api, caller, kind.__name__, namespace, at, options, options.limit)
     return await _all(request, api, kind.__name__, namespace, at, options)
 
 
+def _shown(stored: Stored, caller: Caller, options: ListOptions) -> bool:
+    namespace = stored.resource.metadata.namespace or ""
+    return caller.sees(namespace) and options.selector.matches(labels_of(stored.resource))
+
+
 async def _page(
-    api: Api, kind: str, namespace: str | None, at: int, options: ListOptions, limit: int
+    api: Api,
+    caller: Caller,
+    kind: str,
+    namespace: str | None,
+    at: int,
+    options: ListOptions,
+    limit: int,
 ) -> web.Response:
     found: list[bytes] = []
     after, more = options.after, True
@@ -76,7 +91,7 @@ async def _page(
         more = len(some) == _PER_TURN
         for stored in some:
             after = place_of(stored)
-            if options.selector.matches(labels_of(stored.resource)):
+            if _shown(stored, caller, options):
                 found.append(codec.encode(stored.resource))
                 if len(found) == limit:
                     more = bool(next_of(api, kind, namespace, at, after, 1))
@@ -96,16 +111,14 @@ async def _all(
     options: ListOptions,
 ) -> web.StreamResponse:
     """Stream the whole list as it was at `at`, in pieces, so that its size costs no memory."""
-    after, comma = options.after, b""
+    after, comma, caller = options.after, b"", request[CALLER]
     some = next_of(api, kind, namespace, at, after, _PER_TURN)
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     await response.prepare(request)
     piece = _head(kind, at, "")
     while True:
         matching = [
-            codec.encode(stored.resource)
-            for stored in some
-            if options.selector.matches(labels_of(stored.resource))
+            codec.encode(stored.resource) for stored in some if _shown(stored, caller, options)
         ]
         piece += (comma + b",".join(matching)) if matching else b""
         comma = b"," if matching else comma

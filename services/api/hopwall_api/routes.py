@@ -8,7 +8,9 @@ from aiohttp import web
 from msgspec import Struct
 
 from hopwall_api import reads, release, rules, writes
+from hopwall_api.access.roles import Verb
 from hopwall_api.answers import ApplyResult, Removal
+from hopwall_api.auth import Need
 from hopwall_api.ipam import answers as ipam
 from hopwall_api.ipam import calls
 from hopwall_api.parameters import LIST_PARAMETERS, WRITE_PARAMETERS
@@ -33,6 +35,8 @@ class Route(Struct, frozen=True, kw_only=True):
     name: str
     summary: str
     handler: Any
+    #: What the caller must be allowed; None: everybody may.
+    need: Need | None
     #: Media type and type name of the request body.
     body: tuple[str, str] | None = None
     #: Type name of the good answer; "" for text.
@@ -68,6 +72,7 @@ def _kind_routes(kind: type[Resource]) -> list[Route]:
             f"create{name}",
             f"Create a {name}, which must not exist.",
             partial(writes.post, kind=kind),
+            need=Need(Verb.WRITE, name),
             body=("application/json", name),
             answers=name,
             statuses=(201, 202, 200),
@@ -94,6 +99,7 @@ def _list(kind: type[Resource], path: str, name: str) -> Route:
         name,
         f"List or watch resources of kind {kind.__name__}.",
         partial(reads.list_, kind=kind),
+        need=Need(Verb.READ, kind.__name__),
         answers=f"{kind.__name__}List",
         query=LIST_PARAMETERS,
         headers=("Last-Event-ID",),
@@ -109,6 +115,7 @@ def _get(kind: type[Resource], path: str) -> Route:
         f"get{name}",
         f"Return a {name}, and how far its last write has come.",
         partial(reads.get, kind=kind),
+        need=Need(Verb.READ, kind.__name__),
         answers=name,
         refusals=_READ,
     )
@@ -130,6 +137,7 @@ def _one_routes(kind: type[Resource], path: str) -> list[Route]:
             f"put{name}",
             f"Create or replace a {name}.",
             partial(writes.put, kind=kind),
+            need=Need(Verb.WRITE, name),
             body=("application/json", name),
             answers=name,
             statuses=(200, 201, 202),
@@ -141,6 +149,7 @@ def _one_routes(kind: type[Resource], path: str) -> list[Route]:
             f"patch{name}",
             f"Change a {name} by a merge patch (RFC 7396).",
             partial(writes.patch, kind=kind),
+            need=Need(Verb.WRITE, name),
             body=("application/merge-patch+json", ""),
             answers=name,
             statuses=(200, 202),
@@ -152,6 +161,7 @@ def _one_routes(kind: type[Resource], path: str) -> list[Route]:
             f"delete{name}",
             f"Remove a {name}.",
             partial(writes.delete, kind=kind),
+            need=Need(Verb.DELETE, name),
             answers=Removal.__name__,
             statuses=(200, 202),
             **written,
@@ -167,6 +177,7 @@ def _service_routes() -> list[Route]:
             name="apply",
             summary="Create or replace up to 1000 resources, all or none.",
             handler=writes.apply,
+            need=Need(Verb.WRITE, anywhere=True),
             body=("application/json", "ResourceList"),
             answers=ApplyResult.__name__,
             statuses=(200, 202),
@@ -181,6 +192,7 @@ def _service_routes() -> list[Route]:
             name="getVersion",
             summary="Return the version of the product.",
             handler=reads.version,
+            need=None,
             answers="Version",
         ),
         Route(
@@ -189,6 +201,7 @@ def _service_routes() -> list[Route]:
             name="ready",
             summary="Tell whether the API can serve now.",
             handler=reads.readyz,
+            need=None,
             statuses=(200, 503),
             query=("verbose",),
         ),
@@ -203,6 +216,7 @@ def _host_routes() -> list[Route]:
             name="listHosts",
             summary="List the hosts and how far each has come.",
             handler=reads.hosts,
+            need=Need(Verb.HOSTS),
             answers=HostViewList.__name__,
             refusals=(400, 503),
         ),
@@ -212,6 +226,7 @@ def _host_routes() -> list[Route]:
             name="getHost",
             summary="Return one host and how far it has come.",
             handler=reads.host,
+            need=Need(Verb.HOSTS),
             answers=HostView.__name__,
             refusals=_READ,
         ),
@@ -221,6 +236,7 @@ def _host_routes() -> list[Route]:
             name="listHostRules",
             summary="List the rules and default denials in a host's kernel, and how often each was met.",
             handler=rules.host_rules,
+            need=Need(Verb.RULES),
             answers=RuleList.__name__,
             query=RULE_PARAMETERS,
             refusals=_READ,
@@ -231,6 +247,7 @@ def _host_routes() -> list[Route]:
             name="releaseHost",
             summary="Let a host obey the snapshot it holds back, as too much of what it has is missing in it.",
             handler=release.release_host,
+            need=Need(Verb.OPERATE),
             answers=HostReleased.__name__,
             query=RELEASE_PARAMETERS,
             refusals=(400, 404, 409, 503),
@@ -241,6 +258,7 @@ def _host_routes() -> list[Route]:
 def _ipam_routes() -> list[Route]:
     writes_: dict[str, Any] = {
         "method": "POST",
+        "need": Need(Verb.ASSIGN),
         "headers": ("X-Request-Id",),
         "refusals": (400, 408, 409, 413, 415, 422, 503),
     }
@@ -265,7 +283,14 @@ def _ipam_routes() -> list[Route]:
             **writes_,
         ),
         *(
-            Route(method="GET", path=f"/v1/ipam/{path}", name=name, summary=summary, **more)
+            Route(
+                method="GET",
+                path=f"/v1/ipam/{path}",
+                name=name,
+                summary=summary,
+                need=Need(Verb.ADDRESSES),
+                **more,
+            )
             for path, name, summary, more in _IPAM_READS
         ),
     ]

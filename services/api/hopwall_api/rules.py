@@ -70,4 +70,4 @@ async def host_rules(request: web.Request) -> web.StreamResponse:
         ) from error
     if answer.failure:
         raise problems.unavailable(answer.failure)
-    return json_response(RuleList(host=answer.host, at=answer.at, items=answer.rules))
+    return json_response(RuleList(host=name, at=answer.at, items=answer.rules))

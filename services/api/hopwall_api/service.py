@@ -8,8 +8,11 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from hopwall_api.access.gate import Gate
 from hopwall_api.agent import Api
-from hopwall_api.app import Runner, make_app
+from hopwall_api.app import make_app
+from hopwall_api.certificate import ServerCertificate
+from hopwall_api.connections import Runner, Site
 from hopwall_api.settings import ApiSettings, parse_listen
 from hopwall_runtime.health import serve_health
 from hopwall_runtime.link import Link
@@ -22,11 +25,14 @@ async def serve(settings: ApiSettings) -> None:
 
     Errors: OSError when an address cannot be listened on; ConfigError.
     """
+    settings.check()
+    gate = Gate(settings.tokens_file)
     link = Link("api")
     api = Api(link)
+    api.max_watchers = settings.max_connections // 2
     try:
         # On the way out: first the requests end, while the stream is still folded, then the link.
-        async with asyncio.TaskGroup() as tasks, _listening(api, settings):
+        async with asyncio.TaskGroup() as tasks, _listening(api, gate, settings):
             await link.connect(settings)
             await api.make_streams()
             tasks.create_task(api.follow_events(), name="events")
@@ -37,10 +43,13 @@ async def serve(settings: ApiSettings) -> None:
 
 
 @asynccontextmanager
-async def _listening(api: Api, settings: ApiSettings) -> AsyncIterator[None]:
+async def _listening(api: Api, gate: Gate, settings: ApiSettings) -> AsyncIterator[None]:
     places = [parse_listen(text) for text in settings.listen]
+    certificate = None
+    if settings.tls_cert_file:
+        certificate = ServerCertificate(settings.tls_cert_file, settings.tls_key_file)
     runner = Runner(
-        make_app(api),
+        make_app(api, gate),
         max_connections=settings.max_connections,
         idle_timeout_s=settings.idle_timeout_s,
     )
@@ -51,11 +60,20 @@ async def _listening(api: Api, settings: ApiSettings) -> AsyncIterator[None]:
             if isinstance(place, str):
                 site = web.UnixSite(runner, place)
             else:
-                site = web.TCPSite(runner, *place)
+                context = certificate.context if certificate is not None else None
+                site = Site(runner, *place, ssl_context=context)
             await site.start()
             log.info("listening on %s", site.name)
-        async with serve_health(settings.health_listen, api.not_ready, CollectorRegistry()):
-            yield
+        async with (
+            serve_health(settings.health_listen, api.not_ready, CollectorRegistry()),
+            asyncio.TaskGroup() as tasks,
+        ):
+            following = tasks.create_task(certificate.follow()) if certificate is not None else None
+            try:
+                yield
+            finally:
+                if following is not None:
+                    following.cancel()
     finally:
         api.stop()
         await runner.cleanup()

@@ -6,12 +6,42 @@ from hopwall_runtime.config import CommonSettings, ConfigError
 class ApiSettings(CommonSettings, frozen=True, kw_only=True):
     """What `hopwall-api` understands."""
 
-    #: Where to listen: host:port, or unix:/path. Loopback, because callers are not authenticated.
+    #: Where to listen: host:port, or unix:/path. Beyond loopback only with tokens and TLS.
     listen: tuple[str, ...] = ("127.0.0.1:8080",)
     #: Further connections are closed at once.
     max_connections: int = 4096
     #: A connection that sends no whole request head for so long is closed.
     idle_timeout_s: int = 60
+    #: The list `hopwall token` keeps. Without it everybody who reaches the API is an admin.
+    tokens_file: str = ""
+    #: What TCP is served with; unix sockets are not.
+    tls_cert_file: str = ""
+    tls_key_file: str = ""
+
+    def check(self) -> None:
+        """Refuse a door that is open by accident.
+
+        Errors: ConfigError.
+        """
+        if bool(self.tls_cert_file) != bool(self.tls_key_file):
+            raise ConfigError("Settings tls_cert_file and tls_key_file go together: set both.")
+        for text in self.listen:
+            place = parse_listen(text)
+            if isinstance(place, str) or place[0] in _LOOPBACK:
+                continue
+            if not self.tokens_file:
+                raise ConfigError(
+                    f"Setting listen: {text} is beyond loopback, where nobody may be an admin unasked;"
+                    " set tokens_file (`hopwall pki init` makes one)."
+                )
+            if not self.tls_cert_file:
+                raise ConfigError(
+                    f"Setting listen: {text} is beyond loopback, where tokens could be read on their way;"
+                    " set tls_cert_file and tls_key_file."
+                )
+
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def parse_listen(text: str) -> tuple[str, int] | str:

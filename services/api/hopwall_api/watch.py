@@ -7,11 +7,14 @@ Source: WHATWG HTML, server-sent events.
 """
 
 import asyncio
+from collections.abc import Callable
 
 from aiohttp import web
 
 from hopwall_api import problems
+from hopwall_api.access.roles import Caller
 from hopwall_api.agent import Api
+from hopwall_api.auth import CALLER, GATE
 from hopwall_api.parameters import ListOptions
 from hopwall_api.store import Change, Stored, TooOld, labels_of
 from hopwall_model import codec
@@ -19,6 +22,8 @@ from hopwall_model.resources import KIND_BY_NAME, Key
 from hopwall_runtime import clock
 
 BOOKMARK_S = 15.0
+#: How often a watch asks whether its caller's token is still good.
+ADMIT_S = 5.0
 _WRITE_TIME_S = 10.0
 _PER_TURN = 500
 #: How long to wait for a revision the caller has seen and this replica has not.
@@ -28,18 +33,25 @@ _CATCH_UP_S = 3.0
 class _Watch:
     """One watcher's filter, and the text of what passes it."""
 
-    def __init__(self, kind: str, namespace: str | None, options: ListOptions) -> None:
+    def __init__(
+        self, caller: Caller, kind: str, namespace: str | None, options: ListOptions
+    ) -> None:
+        self._caller = caller
         self._kind = kind
         self._namespace = namespace
         self._options = options
 
     def wants(self, stored: Stored | None) -> bool:
-        return stored is not None and self._options.selector.matches(labels_of(stored.resource))
+        if stored is None or not self._caller.sees(stored.resource.metadata.namespace or ""):
+            return False
+        return self._options.selector.matches(labels_of(stored.resource))
 
     def text(self, change: Change) -> bytes:
         """Return the event as this watcher sees it; nothing if it concerns others."""
         key = change.key
         if key.kind != self._kind or self._namespace not in (None, key.namespace):
+            return b""
+        if not self._caller.sees(key.namespace):
             return b""
         if change.after is not None and self.wants(change.after):
             return set_event(change.after, with_id=True)
@@ -74,7 +86,12 @@ async def watch(
     request: web.Request, api: Api, kind: str, namespace: str | None, options: ListOptions
 ) -> web.StreamResponse:
     """Send the changes of a list for ever; without a revision to start from, first all that is there."""
-    one = _Watch(kind, namespace, options)
+    if api.n_watchers >= api.max_watchers:
+        raise problems.unavailable(
+            f"{api.n_watchers} watches are open, the most this API takes; close some, or try again.",
+            retry_after_s=10,
+        )
+    one = _Watch(request[CALLER], kind, namespace, options)
     cursor = await _start(api, options)
     response = web.StreamResponse(
         headers={
@@ -83,18 +100,22 @@ async def watch(
             "X-Accel-Buffering": "no",
         }
     )
-    await response.prepare(request)
+    api.n_watchers += 1
     try:
+        await response.prepare(request)
         if options.since is None:
             await _send_all(response, api, one, kind, namespace, cursor)
         await _send(response, _bookmark(cursor))
-        await _follow(response, api, one, cursor)
+        gate, caller = request.app[GATE], request[CALLER]
+        await _follow(response, api, one, cursor, lambda: gate.admits(caller))
     except TimeoutError:
         # The client does not read. Closing without ceremony frees what is buffered for it.
         if request.transport is not None:
             request.transport.abort()
     except ConnectionError:
         pass
+    finally:
+        api.n_watchers -= 1
     return response
 
 
@@ -141,10 +162,20 @@ async def _send_all(
         after = (metadata.namespace or "", metadata.name)
 
 
-async def _follow(response: web.StreamResponse, api: Api, one: _Watch, cursor: int) -> None:
+async def _follow(
+    response: web.StreamResponse,
+    api: Api,
+    one: _Watch,
+    cursor: int,
+    admitted: Callable[[], bool],
+) -> None:
     lineage = api.store.lineage
     bookmark_at = clock.monotonic() + BOOKMARK_S
     while not api.stopping:
+        if not admitted():
+            over = {"status": 401, "detail": "The token of this watch is revoked or expired."}
+            await _send(response, _event("error", codec.encode(over), None))
+            return
         try:
             changes = api.store.changes_since(cursor, _PER_TURN)
         except TooOld:
@@ -160,7 +191,7 @@ async def _follow(response: web.StreamResponse, api: Api, one: _Watch, cursor: i
         cursor = max(cursor, api.store.revision)
         left = bookmark_at - clock.monotonic()
         if left > 0:
-            await api.news.wait(left)
+            await api.news.wait(min(left, ADMIT_S))
             continue
         await _send(response, _bookmark(cursor))
         bookmark_at = clock.monotonic() + BOOKMARK_S

@@ -5,12 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from aiohttp import web
+from msgspec.structs import replace
 
 from hopwall_api import bodies, intent, problems
 from hopwall_api.agent import Api
 from hopwall_api.answers import API, REQUEST_ID, answer
-from hopwall_api.auth import actor_of
+from hopwall_api.auth import CALLER, GATE, actor_of, check_items, check_plans
 from hopwall_api.intent import Expectation, Plan, Stamp
+from hopwall_api.ipam.spans import span_of
 from hopwall_api.outcomes import Outcome
 from hopwall_api.parameters import WriteOptions, expectation, query_of, write_options
 from hopwall_api.store import Held
@@ -93,6 +95,7 @@ async def apply(request: web.Request) -> web.StreamResponse:
     items, place = bodies.items_of(body)
     check_batch(len(items))
     wanted = {key_of(one): one for one in await bodies.admit_all(items, place)}
+    check_items(request[CALLER], list(wanted), place)
     expected = {
         key: Expectation(version=one.metadata.resource_version) for key, one in wanted.items()
     }
@@ -102,7 +105,7 @@ async def apply(request: web.Request) -> web.StreamResponse:
             intent.check(key, held[key], expected[key])
         return [intent.plan_set(key, one, held[key], stamp) for key, one in wanted.items()]
 
-    return await _carry_out(request, options, body, "many", list(wanted), plan)
+    return await _carry_out(request, options, body, "many", list(wanted), plan, place)
 
 
 # ---------------------------------------------------------------- what they share
@@ -139,8 +142,10 @@ async def _carry_out(
     form: Literal["one", "many"],
     keys: Sequence[Key],
     planner: Planner,
+    place: str | None = None,
 ) -> web.Response:
     api = request.app[API]
+    planner = _confined(request, planner, place)
     if not api.store.in_sync:
         raise problems.unavailable("The API is still reading the events stream; try again.")
     request_hash = _request_hash(request, body)
@@ -150,16 +155,34 @@ async def _carry_out(
         idempotency_key=options.idempotency_key,
         request_hash=f"{form}-{request_hash}",
     )
+    if options.idempotency_key and request.app[GATE].closed:
+        # A key is its caller's own: nobody else's request meets it.
+        source = replace(source, idempotency_key=f"{request[CALLER].name}:{source.idempotency_key}")
     if not options.idempotency_key or options.dry:
         written = await api.writer.write(keys, planner, source, dry=options.dry)
         return await answer(request, Outcome(form=form, written=written, dry=options.dry), options)
     outcome, replayed = await _once(
-        api, options.idempotency_key, request_hash, form, keys, planner, source
+        api, source.idempotency_key, request_hash, form, keys, planner, source
     )
     response = await answer(request, outcome, options)
     if replayed:
         response.headers["Idempotency-Replayed"] = "true"
     return response
+
+
+def _confined(request: web.Request, planner: Planner, place: str | None) -> Planner:
+    """Return the planner with what the caller's role is confined to checked on each plan."""
+    view, caller = request.app[API].ipam.view, request[CALLER]
+
+    def in_pool(address: str) -> bool:
+        return view.pool_of(span_of(address)) is not None
+
+    def plan(held: Mapping[Key, Held], stamp: Stamp) -> Sequence[Plan]:
+        plans = planner(held, stamp)
+        check_plans(caller, held, plans, in_pool, place)
+        return plans
+
+    return plan
 
 
 async def _once(

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -15,6 +17,7 @@ DEFAULT_SERVER = "http://127.0.0.1:8080"
 _PAGE = 500
 
 Json = dict[str, Any]
+_LOOPBACK = ("http://127.0.0.1", "http://localhost", "http://[::1]")
 
 
 class ClientError(RuntimeError):
@@ -49,9 +52,20 @@ def path_of(kind: type[ResourceBase], *, namespace: str = "", name: str = "") ->
 class Client:
     """One connection to the API; opened by the first request, closed by `close`."""
 
-    def __init__(self, server: str = DEFAULT_SERVER) -> None:
-        """Name the server: http://…, https://… or unix:///path/of/socket."""
+    def __init__(self, server: str = DEFAULT_SERVER, *, token: str = "", ca: str = "") -> None:
+        """Name the server: http://…, https://… or unix:///path/of/socket.
+
+        `token` goes with every request; `ca` is the file of the authority that signed the server's certificate.
+
+        Errors: ClientError when the token would go over a network in clear, or the file cannot be used.
+        """
         self.server = server
+        if token and server.startswith("http:") and not server.startswith(_LOOPBACK):
+            raise ClientError(
+                f"The token would be readable on its way to {server}; use https:// (and --ca)."
+            )
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._tls = _trusting(ca) if ca else None
         self._unix = server.removeprefix("unix://") if server.startswith("unix:") else ""
         self._base = "http://hopwall" if self._unix else server.rstrip("/")
         self._session: aiohttp.ClientSession | None = None
@@ -64,9 +78,15 @@ class Client:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.UnixConnector(self._unix) if self._unix else None
+            connector: aiohttp.BaseConnector | None = None
+            if self._unix:
+                connector = aiohttp.UnixConnector(self._unix)
+            elif self._tls is not None:
+                connector = aiohttp.TCPConnector(ssl=self._tls)
             self._session = aiohttp.ClientSession(
-                connector=connector, timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0)
+                headers=self._headers,
+                connector=connector,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0),
             )
         return self._session
 
@@ -203,7 +223,29 @@ class Client:
         raise ClientError(f"The API at {self.server} is not ready after {timeout_s:.0f} s: {said}.")
 
 
+def _trusting(ca: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except (OSError, ssl.SSLError) as error:
+        raise ClientError(f"The authority's certificate {ca} cannot be used: {error}.") from error
+
+
+def read_token(path: str) -> str:
+    """Return the token a file holds; "" for no file's name.
+
+    Errors: ClientError.
+    """
+    if not path:
+        return ""
+    try:
+        return Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ClientError(f"The token file {path} cannot be read: {error}.") from error
+
+
 def _why(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"its certificate is not trusted ({error.certificate_error}); is --ca right"
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"{error.os_error.strerror or error.os_error}; is it running, is --server right"
     return str(error) or type(error).__name__

@@ -9,12 +9,25 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 
-from hopwall_cli.client import DEFAULT_SERVER, Client, ClientError
-from hopwall_cli.commands import apply, cleanup, delete, get, hosts, ipam, lab, rules, up, version
+from hopwall_cli.client import DEFAULT_SERVER, Client, ClientError, read_token
+from hopwall_cli.commands import (
+    apply,
+    cleanup,
+    delete,
+    get,
+    hosts,
+    ipam,
+    lab,
+    pki,
+    rules,
+    token,
+    up,
+    version,
+)
 from hopwall_cli.errors import Failure, Usage
 from hopwall_cli.lab.topology import LabError
 
-COMMANDS = (apply, get, delete, hosts, rules, ipam, up, cleanup, lab, version)
+COMMANDS = (apply, get, delete, hosts, rules, ipam, up, cleanup, lab, pki, token, version)
 
 Run = Callable[[argparse.Namespace, Client], Awaitable[int]]
 
@@ -29,13 +42,26 @@ def parser() -> argparse.ArgumentParser:
     server = os.environ.get("HOPWALL_SERVER", DEFAULT_SERVER)
     text = f"the REST API, http://… or unix:///path (env HOPWALL_SERVER; now {server})"
     whole.add_argument("--server", default=server, metavar="URL", help=text)
+    whole.add_argument(
+        "--token-file",
+        default=os.environ.get("HOPWALL_TOKEN_FILE", ""),
+        metavar="FILE",
+        help="a file with the token for the API (env HOPWALL_TOKEN_FILE)",
+    )
+    whole.add_argument(
+        "--ca",
+        default=os.environ.get("HOPWALL_CA", ""),
+        metavar="FILE",
+        help="who signed the certificate of https://… (env HOPWALL_CA)",
+    )
     commands = whole.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)
     for command_parser in commands.choices.values():
-        command_parser.add_argument(
-            "--server", default=argparse.SUPPRESS, metavar="URL", help=argparse.SUPPRESS
-        )
+        for flag in ("--server", "--token-file", "--ca"):
+            command_parser.add_argument(
+                flag, default=argparse.SUPPRESS, metavar="X", help=argparse.SUPPRESS
+            )
     return whole
 
 
@@ -82,7 +108,7 @@ def _say(fault: Exception, code: int) -> int:
 
 
 async def _run(run: Run, args: argparse.Namespace) -> int:
-    client = Client(args.server)
+    client = Client(args.server, token=read_token(args.token_file), ca=args.ca)
     try:
         return await run(args, client)
     finally:

@@ -46,26 +46,40 @@ def binary() -> str:
     return found
 
 
-def command(*, listen: str, folder: Path) -> list[str]:
+def command(*, listen: str, folder: Path, security: Path | None = None) -> list[str]:
     """Write the server's configuration into the folder and return the command line that runs it.
+
+    `security` is a file to include that says who may do what (`pki.nats_conf`); without it everybody may all.
 
     Errors: NatsServerError when there is no server to run.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "nats-server.conf"
     store = json.dumps(str(folder / "store"))
-    config.write_text(CONFIG.format(listen=json.dumps(listen), store=store))
+    text = CONFIG.format(listen=json.dumps(listen), store=store)
+    if security is not None:
+        # The server takes paths of includes from the file they stand in, absolute ones too.
+        text += f"include {json.dumps(os.path.relpath(security, folder))}\n"
+    config.write_text(text)
     return [binary(), "-c", str(config)]
 
 
 class NatsServer:
     """One server process. It dies with its parent."""
 
-    def __init__(self, *, listen: str, folder: Path, command_prefix: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        listen: str,
+        folder: Path,
+        command_prefix: Sequence[str] = (),
+        security: Path | None = None,
+    ) -> None:
         self.listen = listen
         self.url = f"nats://{listen}"
         self._folder = folder
         self._prefix = list(command_prefix)
+        self._security = security
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -94,7 +108,7 @@ class NatsServer:
 
     def _spawn(self, log_path: Path) -> tuple[subprocess.Popen[bytes], int]:
         """Start the process; return it and where in the log its own words begin."""
-        argv = command(listen=self.listen, folder=self._folder)
+        argv = command(listen=self.listen, folder=self._folder, security=self._security)
         with log_path.open("ab") as log:
             said_before = log.tell()
             process = subprocess.Popen(

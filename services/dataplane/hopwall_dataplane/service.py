@@ -143,7 +143,7 @@ async def serve(settings: DataplaneSettings) -> None:
     """Run the agent until cancelled; the kernel is left as it is."""
     metrics = Metrics()
     kernel = await open_kernel(settings, metrics)
-    link = Link(f"dataplane-{settings.host_name}")
+    link = Link("dataplane", settings.host_name)
     agent = Agent(
         settings=settings,
         link=link,

@@ -1,14 +1,16 @@
-"""Every subject in one table: pattern, type, direction, retention.
+"""Every subject in one table: pattern, type, who sends it to whom, retention.
 
 Publishing and subscribing take a `Topic[T]`, so a type checker knows what arrives. Header names are
-here too; the body of a message is only its value.
+here too; the body of a message is only its value. Who may do what on the bus is made from this table
+(`permissions`), so a topic cannot be added without saying it.
 
 Names become subject tokens by `token`: what NATS forbids or treats specially is `=XX` (hex of UTF-8).
 Source: NATS ADR-6 (naming), ADR-50 (atomic batch), CloudEvents NATS binding (binary mode).
 """
 
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from enum import StrEnum
+from typing import Generic, Literal, TypeVar
 
 from msgspec import Struct
 
@@ -32,14 +34,34 @@ HDR_BATCH_SEQ = "Nats-Batch-Sequence"
 HDR_BATCH_COMMIT = "Nats-Batch-Commit"
 
 
+class Role(StrEnum):
+    """What a process is on the bus."""
+
+    API = "api"
+    CALC = "calc"
+    HOST = "host"
+    AUDITOR = "auditor"
+
+
 class Topic(Struct, Generic[T], frozen=True, kw_only=True):
-    """One kind of message: where it travels, what it is, who sends it to whom, how it is kept."""
+    """One kind of message: where it travels, what it is, who sends it to whom, how it is kept.
+
+    Shape:  `receivers` subscribe; `readers` read the stream that keeps it, by consumers of their own.
+            `varies` says what the pattern's `*` stands for: a host, or the service that sends. A host sends
+            and receives with its own name there, and a service sends with its own.
+            `answered`: each message has an answer in chunks, on the asker's inbox.
+    """
 
     #: With `*` and `>` for the parts that vary, as a subscriber writes it.
     pattern: str
     type: type[T]
     decode: Callable[[bytes], T]
-    direction: str
+    senders: tuple[Role, ...]
+    receivers: tuple[Role, ...]
+    readers: tuple[Role, ...] = ()
+    varies: Literal["", "host", "service"] = ""
+    answered: bool = False
+    stream: str = ""
     retention: str
 
 
@@ -57,70 +79,96 @@ EVENT: Topic[Event] = Topic(
     pattern="hopwall.event.>",
     type=Event,  # type: ignore[arg-type]
     decode=codec.decode_event,
-    direction="api → calc, auditors",
+    senders=(Role.API,),
+    receivers=(Role.AUDITOR,),
+    readers=(Role.API, Role.CALC),
+    stream=EVENTS_STREAM,
     retention=f"stream {EVENTS_STREAM}: file, last value per subject for ever, 64 older ones",
 )
 HOST_BATCH: Topic[HostBatch] = Topic(
     pattern="hopwall.update.host.*",
     type=HostBatch,
     decode=codec.decoder(HostBatch),
-    direction="calc → one host",
+    senders=(Role.CALC,),
+    receivers=(Role.HOST,),
+    varies="host",
     retention="none: rebuilt on request",
 )
 SHARED: Topic[SharedUpdate] = Topic(
     pattern="hopwall.update.shared.>",
     type=SharedUpdate,
     decode=codec.decoder(SharedUpdate),
-    direction="calc → the hosts that need the scope",
+    senders=(Role.CALC,),
+    receivers=(Role.HOST,),
     retention="none: rebuilt on request",
 )
 SNAPSHOT: Topic[SnapshotRequest] = Topic(
     pattern="hopwall.snapshot.*",
     type=SnapshotRequest,
     decode=codec.decoder(SnapshotRequest),
-    direction="host → calc, answered in chunks",
+    senders=(Role.HOST,),
+    receivers=(Role.CALC,),
+    varies="host",
+    answered=True,
     retention="none",
 )
 RULES: Topic[RulesRequest] = Topic(
     pattern="hopwall.rules.*",
     type=RulesRequest,
     decode=codec.decoder(RulesRequest),
-    direction="api → host, answered in chunks by a HostRules",
+    senders=(Role.API,),
+    receivers=(Role.HOST,),
+    varies="host",
+    answered=True,
     retention="none",
 )
 RELEASE: Topic[ReleaseRequest] = Topic(
     pattern="hopwall.release.*",
     type=ReleaseRequest,
     decode=codec.decoder(ReleaseRequest),
-    direction="api → host, answered by a Released",
+    senders=(Role.API,),
+    receivers=(Role.HOST,),
+    varies="host",
+    answered=True,
     retention="none: it concerns what the host holds back now",
 )
 HOST_STATUS: Topic[HostStatus] = Topic(
     pattern="hopwall.status.host.*",
     type=HostStatus,
     decode=codec.decoder(HostStatus),
-    direction="host → api",
+    senders=(Role.HOST,),
+    receivers=(Role.API,),
+    readers=(Role.API,),
+    varies="host",
+    stream=STATUS_STREAM,
     retention=f"stream {STATUS_STREAM}: memory, last value",
 )
 CALC_STATUS: Topic[CalcStatus] = Topic(
     pattern="hopwall.status.calc",
     type=CalcStatus,
     decode=codec.decoder(CalcStatus),
-    direction="calc → api",
+    senders=(Role.CALC,),
+    receivers=(Role.API,),
+    readers=(Role.API,),
+    stream=STATUS_STREAM,
     retention=f"stream {STATUS_STREAM}: memory, last value",
 )
 DRIFT: Topic[Drift] = Topic(
     pattern="hopwall.drift.*",
     type=Drift,
     decode=codec.decoder(Drift),
-    direction="host → auditors",
+    senders=(Role.HOST,),
+    receivers=(Role.AUDITOR,),
+    varies="host",
     retention="none",
 )
 REJECTED: Topic[Rejected] = Topic(
     pattern="hopwall.rejected.*",
     type=Rejected,
     decode=codec.decoder(Rejected),
-    direction="any service → operators",
+    senders=tuple(Role),
+    receivers=(Role.AUDITOR,),
+    varies="service",
     retention="none",
 )
 
@@ -183,3 +231,20 @@ def drift_subject(host: str) -> str:
 def rejected_subject(service: str) -> str:
     """Return the subject on which a service reports messages it could not understand."""
     return f"hopwall.rejected.{token(service)}"
+
+
+# ---------------------------------------------------------------- who is who on the bus
+
+#: Where every answer goes; nothing else is published below it.
+INBOXES = "_INBOX"
+HOST_INBOXES = f"{INBOXES}.host.*.>"
+
+
+def service_name(service: str, host: str = "") -> str:
+    """Return what a process is called in its connection's name and its reports."""
+    return f"{service}-{host}" if host else service
+
+
+def inbox_prefix(service: str, host: str = "") -> str:
+    """Return the prefix of a process's own inboxes: nobody else may listen there."""
+    return f"{INBOXES}.host.{token(host)}" if host else f"{INBOXES}.{token(service)}"

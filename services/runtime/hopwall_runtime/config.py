@@ -19,11 +19,12 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What every service understands."""
 
     nats_url: tuple[str, ...] = ("nats://127.0.0.1:4222",)
-    #: Files, so that no secret is in argv: an NKEY seed and a CA certificate for TLS.
+    #: Files, so that no secret is in argv: an NKEY seed; the CA of the server's certificate, which makes TLS
+    #: compulsory; a certificate and key of our own, for a server that demands one.
     nats_nkey_file: str = ""
     nats_ca_file: str = ""
-    #: Prefix of reply subjects; a host's credential allows only its own.
-    nats_inbox_prefix: str = "_INBOX"
+    nats_cert_file: str = ""
+    nats_key_file: str = ""
     log_level: str = "info"
     log_format: str = "text"
     #: host:port of /livez, /readyz and /metrics; "" for none.

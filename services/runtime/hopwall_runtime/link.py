@@ -10,10 +10,8 @@ What it adds to the client, each for a reason (experiments in docs/design/wire.m
 
 import asyncio
 import logging
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import nats
@@ -33,6 +31,7 @@ from hopwall_model.status import Rejected
 from hopwall_model.topics import Topic
 from hopwall_runtime import clock
 from hopwall_runtime.config import CommonSettings
+from hopwall_runtime.credentials import credentials
 from hopwall_runtime.follower import (
     DoubtError,
     Followed,
@@ -85,8 +84,10 @@ class Append:
 class Link:
     """One connection of one service."""
 
-    def __init__(self, service: str) -> None:
-        self._service = service
+    def __init__(self, service: str, host: str = "") -> None:
+        """Name the service, and for the agent of a host which: its reports and its inboxes bear the name."""
+        self._service = topics.service_name(service, host)
+        self._inbox_prefix = topics.inbox_prefix(service, host)
         self._nc: Any = nats.aio.client.Client()
         self._js: Any = None
         self.rejected_messages = 0
@@ -98,7 +99,10 @@ class Link:
     # ------------------------------------------------------------ connection
 
     async def connect(self, settings: CommonSettings) -> None:
-        """Connect, waiting as long as it takes for a server to appear."""
+        """Connect, waiting as long as it takes for a server to appear.
+
+        Errors: ConfigError when a file of the settings cannot be used.
+        """
         self._servers = ", ".join(settings.nats_url)
         options: dict[str, Any] = {
             "servers": list(settings.nats_url),
@@ -108,16 +112,13 @@ class Link:
             "connect_timeout": 5,
             "ping_interval": 5,
             "max_outstanding_pings": 2,
-            "inbox_prefix": settings.nats_inbox_prefix.encode(),
+            "inbox_prefix": self._inbox_prefix.encode(),
             "error_cb": self._on_error,
             "reconnected_cb": self._on_reconnected,
             "disconnected_cb": self._on_disconnected,
             "pending_size": 64 * 1024 * 1024,
         }
-        if settings.nats_nkey_file:
-            options["nkeys_seed_str"] = _secret(settings.nats_nkey_file)
-        if settings.nats_ca_file:
-            options["tls"] = _tls(settings.nats_ca_file)
+        options |= credentials(settings)
         while True:
             try:
                 await self._nc.connect(**options, allow_reconnect=True)
@@ -130,6 +131,8 @@ class Link:
 
     async def close(self) -> None:
         """Flush what was published and close, within seconds also when the server has just gone."""
+        if self._js is None and not self._nc.is_connecting:
+            return  # it never came so far
         try:
             if self._nc.is_connected:
                 async with asyncio.timeout(_DRAIN_S):
@@ -158,7 +161,8 @@ class Link:
         text = str(error) or type(error).__name__
         if text != self._last_error:
             self._last_error = text
-            log.warning("NATS at %s: %s; trying again", self._servers, text)
+            again = "" if "permissions violation" in text else "; trying again"
+            log.warning("NATS at %s: %s%s", self._servers, text, again)
 
     async def _on_disconnected(self) -> None:
         log.warning("NATS: disconnected")
@@ -245,7 +249,8 @@ class Link:
         An answer that is awaited holds up the requests behind it, so no more than one is worked on.
 
         None refuses: the request is reported as rejected and not answered. What a caller may ask is bound
-        to the subject its credential lets it use, so the body must not be believed against it.
+        to the subject its credential lets it use, so the body must not be believed against it. Nor is the
+        reply subject: what is no inbox would make us say for the caller what it may not say itself.
         """
 
         async def on_request(message: Msg) -> None:
@@ -253,6 +258,9 @@ class Link:
                 request = topic.decode(message.data)
             except CodecError as error:
                 await self.reject(message.subject, str(error))
+                return
+            if not message.reply.startswith(f"{topics.INBOXES}."):
+                await self.reject(message.subject, "the request asks for its answer on no inbox")
                 return
             given = answer(request, message.subject)
             body = await given if isinstance(given, Awaitable) else given
@@ -326,6 +334,9 @@ class Link:
             storage=StorageType.MEMORY,
             max_msgs_per_subject=1,
             allow_direct=True,
+            # The server would send its acknowledgement wherever a host's status asks for it: to
+            # hopwall.event.>, for one, where 65 of them push the good values out.
+            no_ack=True,
         )
         for config in (events, status):
             try:
@@ -441,8 +452,8 @@ class Link:
                 log.warning("following the events again from a snapshot: %s", error)
                 await asyncio.sleep(0.2)
 
-    async def last_status(self, topic: Topic[T]) -> AsyncIterator[T]:
-        """Yield the last status message of each subject of the topic: what a late starter missed."""
+    async def last_status(self, topic: Topic[T]) -> AsyncIterator[tuple[T, str]]:
+        """Yield the last status of each subject of the topic, and the subject: what a late starter missed."""
         consumer_inbox = self._nc.new_inbox()
         subscription = await self._nc.subscribe(consumer_inbox)
         config = follower_config(consumer_inbox, topic.pattern)
@@ -457,7 +468,7 @@ class Link:
                 except CodecError as error:
                     await self.reject(message.subject, str(error))
                     continue
-                yield value
+                yield value, message.subject
         except (NatsError, TimeoutError) as error:
             raise Unavailable(f"cannot read {topics.STATUS_STREAM}: {error}") from error
         finally:
@@ -471,11 +482,3 @@ def _cas_headers(write: Append) -> dict[str, str]:
     if (write_id := headers.pop(topics.HDR_MSG_ID, None)) is not None:
         headers[_HDR_WRITE_ID] = write_id
     return headers
-
-
-def _tls(ca_file: str) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=ca_file)
-
-
-def _secret(path: str) -> str:
-    return Path(path).read_text().strip()

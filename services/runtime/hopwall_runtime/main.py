@@ -13,9 +13,12 @@ from collections.abc import Awaitable, Callable
 import uvloop
 
 from hopwall_runtime import logs
-from hopwall_runtime.config import CommonSettings
+from hopwall_runtime.config import CommonSettings, ConfigError
 
 log = logging.getLogger(__name__)
+
+#: Exit code for settings that cannot be used: starting again is no use.
+WRONG_SETTING = 2
 
 #: Allocations between two looks for cycles. Our values are trees: the default of 700 spends a third of a
 #: large batch on looking in vain (10,000 routes: 1.5 against 1.1 of the bare kernel's time).
@@ -41,16 +44,25 @@ async def _supervise(service: Callable[[], Awaitable[None]]) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    failed = False
+    code = 0
     try:
         async with asyncio.TaskGroup() as tasks:
             work = tasks.create_task(_run(service, stop), name="service")
             await stop.wait()
             work.cancel()
+    except* ConfigError as group:
+        log.error("%s", _first(group))
+        code = WRONG_SETTING
     except* Exception as group:
         log.error("the service failed", exc_info=group)
-        failed = True
-    return 1 if failed else 0
+        code = 1
+    return code
+
+
+def _first(fault: BaseException) -> BaseException:
+    while isinstance(fault, BaseExceptionGroup):
+        fault = fault.exceptions[0]
+    return fault
 
 
 async def _run(service: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:

@@ -40,6 +40,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         + "; ".join(f"{name}: {text}" for name, text in TOPOLOGIES.items()),
     )
     up.add_argument("--backend", choices=("auto", "nft", "legacy"), default="nft")
+    up.add_argument("--insecure", action="store_true", help="without TLS, tokens and permissions")
     up.set_defaults(run=run_up)
     down = parts.add_parser("down", help="end a lab, also one that a crash left")
     down.set_defaults(run=run_down)
@@ -81,6 +82,7 @@ async def _keep_up(args: argparse.Namespace) -> None:
     topology: Topology = args.topology or "mesh"
     async with Lab(
         args.name,
+        secure=not args.insecure,
         hosts=args.hosts,
         backend=args.backend,
         routing=routing_of(args),
@@ -96,7 +98,7 @@ async def _keep_up(args: argparse.Namespace) -> None:
         await lab.add(*workloads)
         await lab.declare()
         say(f"lab {lab.name} is up: {', '.join(lab.machines)}; {', '.join(lab.workloads)}.")
-        say(f"  hopwall --server {lab.folder.server} get wep")
+        say(f"  hopwall {' '.join(lab.client_flags)} get wep")
         where = f"--name {lab.name} " if lab.name != DEFAULT_NAME else ""
         say(f"  hopwall lab exec {where}{workloads[0].name} -- ping -c1 {workloads[-1].ipv4}")
         say("Ctrl-C ends it.")

@@ -16,7 +16,10 @@ from hopwall_cli.errors import Failure
 from hopwall_cli.interrupt import until_interrupted
 from hopwall_cli.nats_server import NatsServerError
 from hopwall_cli.nats_server import command as nats_command
+from hopwall_cli.pki.folder import PkiFolder
 from hopwall_cli.supervisor import Child, ChildRefused
+from hopwall_model.permissions import User
+from hopwall_model.topics import Role
 
 #: tool → the Debian package it comes in.
 TOOLS = {
@@ -38,6 +41,12 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser.add_argument("--interface-prefixes", default="tap,cali")
     parser.add_argument("--backend", choices=("auto", "nft", "legacy"), default="auto")
     parser.add_argument("--log-level", default="info")
+    parser.add_argument(
+        "--pki",
+        type=Path,
+        metavar="FOLDER",
+        help="with TLS, tokens and permissions: a folder that `hopwall pki init` made",
+    )
     parser.set_defaults(run=run)
 
 
@@ -83,14 +92,25 @@ def children_of(args: argparse.Namespace) -> list[Child]:
 
     Errors: Failure when the embedded NATS server is not installed.
     """
+    pki = PkiFolder(args.pki) if args.pki is not None else None
+    users = {
+        "api": User(Role.API),
+        "calc": User(Role.CALC),
+        "dataplane": User(Role.HOST, args.host),
+    }
     try:
-        nats = nats_command(listen=args.nats_listen, folder=args.state_dir / "nats")
+        security = pki.security_conf if pki is not None else None
+        nats = nats_command(
+            listen=args.nats_listen, folder=args.state_dir / "nats", security=security
+        )
     except NatsServerError as error:
         raise Failure(str(error)) from error
     common = ["--nats-url", f"nats://{args.nats_listen}", "--log-level", args.log_level]
     dataplane = ["--host", args.host, "--interface-prefixes", args.interface_prefixes]
     dataplane += ["--backend", args.backend, "--state-dir", str(args.state_dir.absolute())]
     flags = {"api": ["--listen", args.listen], "calc": [], "dataplane": dataplane}
+    if pki is not None:
+        flags = {name: [*own, *pki.flags(users[name])] for name, own in flags.items()}
     services = [
         Child(name, [sys.executable, "-m", f"hopwall_{name}", *common, *own], say=say)
         for name, own in flags.items()
@@ -101,13 +121,29 @@ def children_of(args: argparse.Namespace) -> list[Child]:
 async def _announce(args: argparse.Namespace) -> None:
     first = args.listen.split(",")[0]
     unix = first.startswith("unix:")
-    server = f"unix://{first.removeprefix('unix:')}" if unix else f"http://{first}"
-    client = Client(server)
+    scheme = "http" if args.pki is None else "https"
+    server = f"unix://{first.removeprefix('unix:')}" if unix else f"{scheme}://{_own(first)}"
+    client = Client(server, ca=str(args.pki / "ca.crt") if args.pki is not None else "")
     try:
         await client.ready(timeout_s=3600.0)
         say(f"ready: the REST API answers at {server}; this host is {args.host}.")
     finally:
         await client.close()
+
+
+def _own(place: str) -> str:
+    """Return where this machine itself reaches what listens at a place."""
+    host, _, port = place.rpartition(":")
+    return f"127.0.0.1:{port}" if host in ("0.0.0.0", "[::]") else place  # noqa: S104
+
+
+def _check_pki(args: argparse.Namespace) -> None:
+    pki = PkiFolder(args.pki)
+    if User(Role.HOST, args.host) not in pki.users():
+        raise Failure(
+            f"host {args.host} has no credential in {args.pki}:"
+            f" `hopwall pki issue --folder {args.pki} {args.host}` makes one."
+        )
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -117,10 +153,12 @@ def _check(args: argparse.Namespace) -> None:
     if missing:
         tools, packages = ", ".join(missing), " ".join(sorted(set(missing.values())))
         raise Failure(f"{tools} is missing: install it with apt-get install {packages}.")
-    for place in args.listen.split(","):
+    if args.pki is not None:
+        _check_pki(args)
+    for place in args.listen.split(",") if args.pki is None else ():
         if not place.startswith(_LOOPBACK):
             raise Failure(
-                f"--listen {place}: the API of `hopwall up` has no authentication, so it listens on "
+                f"--listen {place}: without --pki the API lets in whoever reaches it, so it listens on "
                 "loopback or a unix socket only."
             )
 

@@ -15,10 +15,11 @@ import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from hopwall_cli.client import Client
+from hopwall_cli.client import Client, read_token
 from hopwall_cli.lab import bgp, build, declared, netns, routes, rules
 from hopwall_cli.lab import topology as topo
 from hopwall_cli.lab.bgp import Routing, Topology
@@ -29,8 +30,11 @@ from hopwall_cli.lab.run_folder import Description, RunFolder
 from hopwall_cli.lab.services import Services
 from hopwall_cli.lab.topology import Host, LabError, Workload
 from hopwall_cli.nats_server import command as nats_command
+from hopwall_cli.pki.folder import PkiFolder
 from hopwall_cli.supervisor import Child, Say
 from hopwall_cli.supervisor import end as end_process
+from hopwall_model.permissions import User
+from hopwall_model.topics import Role
 
 Proto = Literal["icmp", "tcp", "udp"]
 NATS_LISTEN = f"{topo.PREFIX4}.1:4222"
@@ -60,6 +64,7 @@ class Lab:
         backend: str = "nft",
         dhcp: bool = False,
         services: bool = True,
+        secure: bool = True,
         routing: Routing = "direct",
         topology: Topology = "mesh",
         agent_flags: Sequence[str] = (),
@@ -67,7 +72,8 @@ class Lab:
     ) -> None:
         """Describe the lab; with `services=False` it is only namespaces and cables.
 
-        `topology` says who speaks BGP with whom, where `routing` is bgp; `agent_flags` go to every
+        Every process has its own credential, as in `hopwall pki`, and `client` the admin's; not so without
+        `secure`. `topology` says who speaks BGP with whom, where `routing` is bgp; `agent_flags` go to every
         dataplane process.
 
         Errors: LabError for a bad name or number of hosts.
@@ -87,6 +93,7 @@ class Lab:
         self._backend = backend
         self._dhcp = dhcp
         self._with_services = services
+        self.pki = PkiFolder(self.folder.path / "pki") if secure else None
         self._agent_flags = list(agent_flags)
         self._say = say
         self._relays: dict[str, Process] = {}
@@ -150,11 +157,12 @@ class Lab:
 
     async def _start_services(self) -> None:
         self._stack.push_async_callback(self._stop_services)
-        nats = nats_command(listen=NATS_LISTEN, folder=self.folder.path / "nats")
+        security = await self._make_pki()
+        nats = nats_command(listen=NATS_LISTEN, folder=self.folder.path / "nats", security=security)
         self._keep("nats", "fabric", nats)
         api = ["--listen", f"127.0.0.1:8080,unix:{self.folder.api_socket}"]
-        self._keep("api", "fabric", self._service("api", api))
-        self._keep("calc", "fabric", self._service("calc", ["--routing", self.routing]))
+        self._keep("api", "fabric", self._service(User(Role.API), api))
+        self._keep("calc", "fabric", self._service(User(Role.CALC), ["--routing", self.routing]))
         if self.routing == "bgp":
             await self._start_bgp()
         for machine in self.machines:
@@ -168,6 +176,22 @@ class Lab:
         await self.client.apply(items)
         await self._services.until(self._settle(*self.machines))
         self.describe()
+
+    async def _make_pki(self) -> Path | None:
+        """Make the credentials of a secured lab; return what nats-server includes."""
+        if self.pki is None:
+            return None
+        address = NATS_LISTEN.rpartition(":")[0]
+        await asyncio.to_thread(self.pki.make, hosts=list(self.machines), addresses=[address])
+        await self.client.close()
+        self.client = Client(self.folder.server, token=read_token(str(self.pki.admin_token)))
+        return self.pki.security_conf
+
+    async def _admit(self, host: str) -> None:
+        """Give a host that joins a credential, and let nats-server learn of it."""
+        if self.pki is not None:
+            await asyncio.to_thread(self.pki.issue, [host])
+            self.services["nats"].signal(signal.SIGHUP)
 
     async def _start_bgp(self) -> None:
         """Start what BGP needs beside the machines: in a fabric its router, with what lies behind it."""
@@ -183,7 +207,7 @@ class Lab:
         if self.routing == "bgp":
             self._keep(f"bird-{name}", name, self.birds.command(name))
             flags += self.birds.agent_flags(name)
-        self._keep(f"dataplane-{name}", name, self._service("dataplane", flags))
+        self._keep(f"dataplane-{name}", name, self._service(User(Role.HOST, name), flags))
 
     async def _settle(self, *machines: str) -> None:
         """Wait until all BGP sessions of these machines are up."""
@@ -196,9 +220,10 @@ class Lab:
         """Return with whom a machine speaks BGP, once for each family; reflectors first."""
         return bgp.peers(self.topology, machine, self.machines)
 
-    def _service(self, name: str, flags: list[str]) -> list[str]:
-        module = [sys.executable, "-m", f"hopwall_{name}"]
-        return [*module, "--nats-url", f"nats://{NATS_LISTEN}", *flags]
+    def _service(self, user: User, flags: list[str]) -> list[str]:
+        module = [sys.executable, "-m", f"hopwall_{user.service}"]
+        secrets = self.pki.flags(user) if self.pki is not None else []
+        return [*module, "--nats-url", f"nats://{NATS_LISTEN}", *secrets, *flags]
 
     def _keep(self, name: str, place: str, argv: list[str]) -> None:
         self._services.keep(name, self.namespace(place), argv, log=self.folder.log(name))
@@ -206,6 +231,12 @@ class Lab:
     async def _stop_services(self) -> None:
         await self.client.close()  # first: an API that ends waits for its callers
         await self._services.end_all(last="nats")
+
+    @property
+    def client_flags(self) -> list[str]:
+        """The flags with which `hopwall` talks to this lab as its admin."""
+        token = ["--token-file", str(self.pki.admin_token)] if self.pki is not None else []
+        return ["--server", self.folder.server, *token]
 
     def describe(self) -> None:
         """Write down what runs, for `lab status` and `lab exec`."""
@@ -233,6 +264,7 @@ class Lab:
         await declared.withdraw(self.client, host.name)  # what one of this name left when it died
         await build.host(self.name, host)
         self.hosts[host.name] = host
+        await self._admit(host.name)
         self._start_machine(host.name)
         await self.client.apply([host.resource()])
         await self._services.until(self._settle(host.name))

@@ -1,0 +1,1 @@
+"""A secured set-up: who is who (`users`), their keys and certificates, and the folder that holds them."""

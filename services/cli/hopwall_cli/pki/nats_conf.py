@@ -1,0 +1,81 @@
+"""The part of nats-server's configuration that says who may connect and what each may do.
+
+Pure: users in, text out. It holds public keys and paths, no secret. Everything else of the configuration
+(listening, storage, cluster) is written elsewhere and includes this.
+
+The users are in the server's global account on purpose: what was stored before there were users stays in reach.
+
+Source: NATS server configuration: authorization, TLS.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from hopwall_model.permissions import Permissions, User, permissions
+
+#: A host's answer to a question for its rules: 512 KiB each.
+_MAX_ANSWERS = 512
+_ANSWER_TIME = "30s"
+#: Of one connection: no host needs more scopes than this, and none may fill the server's memory.
+_MAX_SUBSCRIPTIONS = 200_000
+
+_HEAD = """\
+# Written by `hopwall pki`; changed by hand it will be written again. Public keys only, no secret.
+max_subscriptions: {subscriptions}
+tls {{
+  cert_file: {cert}
+  key_file: {key}
+  ca_file: {ca}
+  verify: {verify}
+  # Our services begin with TLS; other clients may wait for the greeting.
+  handshake_first: auto
+  timeout: 5
+}}
+authorization {{
+  timeout: 5
+  users: [
+"""
+
+
+def security_conf(
+    users: Mapping[User, str], *, cert: Path, key: Path, ca: Path, mutual: bool = False
+) -> str:
+    """Return the blocks `tls` and `authorization` for these users, with the public key of each.
+
+    Shape:  with `mutual` every client must also show a certificate of the CA.
+    """
+    head = _HEAD.format(
+        subscriptions=_MAX_SUBSCRIPTIONS,
+        cert=json.dumps(str(cert)),
+        key=json.dumps(str(key)),
+        ca=json.dumps(str(ca)),
+        verify="true" if mutual else "false",
+    )
+    return head + "".join(_user(user, users[user]) for user in sorted(users)) + "  ]\n}\n"
+
+
+def _user(user: User, public_key: str) -> str:
+    allowed = permissions(user)
+    answers = (
+        f"        allow_responses: {{ max: {_MAX_ANSWERS}, expires: {json.dumps(_ANSWER_TIME)} }}\n"
+        if allowed.answers
+        else ""
+    )
+    return f"""\
+    # {user.name}
+    {{
+      nkey: {json.dumps(public_key)}
+      permissions: {{
+        publish: {{ allow: {_subjects(allowed, allowed.publish)} }}
+        subscribe: {{ allow: {_subjects(allowed, allowed.subscribe)} }}
+{answers}      }}
+    }}
+"""
+
+
+def _subjects(whose: Permissions, subjects: Iterable[str]) -> str:
+    found = list(subjects)
+    # To the server an empty list is no list, and allows everything.
+    assert found, whose
+    return json.dumps(found)

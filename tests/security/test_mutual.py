@@ -1,0 +1,53 @@
+"""Mutual TLS on the bus: a key alone does not let in."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from hopwall_cli.nats_server import NatsServer
+from hopwall_cli.pki.folder import PkiFolder
+from hopwall_runtime.link import Link
+from tests.conftest import free_port
+from tests.security.conftest import H1, settings_of
+
+pytestmark = pytest.mark.nats
+
+
+async def test_with_mutual_tls_a_client_shows_a_certificate_too(tmp_path: Path) -> None:
+    """With key and certificate it works; with the key alone the server does not talk."""
+    pki = PkiFolder(tmp_path / "pki")
+    pki.make(hosts=["h1"], mutual=True)
+    server = NatsServer(
+        listen=f"127.0.0.1:{free_port()}", folder=tmp_path / "nats", security=pki.security_conf
+    )
+    await server.start()
+    folder = pki.folder_of(H1)
+    bare = settings_of(pki, server, H1)
+    whole = replace(
+        bare, nats_cert_file=str(folder / "client.crt"), nats_key_file=str(folder / "client.key")
+    )
+    try:
+        link = Link("dataplane", "h1")
+        await link.connect(whole)
+        await link.flush()
+        await link.close()
+        other = Link("dataplane", "h1")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1.5):
+                await other.connect(bare)
+        await other.close()
+    finally:
+        await server.stop()
+
+
+def test_the_flags_of_a_process_name_its_certificate(tmp_path: Path) -> None:
+    """What a service is started with follows from what its folder holds."""
+    pki = PkiFolder(tmp_path / "pki")
+    pki.make(hosts=["h1"], mutual=True)
+    flags = pki.flags(H1)
+    assert flags[4:] == [
+        *("--nats-cert-file", f"{pki.path}/hosts/h1/client.crt"),
+        *("--nats-key-file", f"{pki.path}/hosts/h1/client.key"),
+    ]
