@@ -1,12 +1,12 @@
 """Fixtures shared by all tests."""
 
-import socket
 from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 
 import pytest
 
 from hopwall_cli.nats_server import NatsServer
+from tests.support.ports import free_port
 
 
 @pytest.hookimpl(wrapper=True)
@@ -19,13 +19,6 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} could not run: {call.excinfo and call.excinfo.value}"
     return report
-
-
-def free_port() -> int:
-    """Return a TCP port of loopback that nothing uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

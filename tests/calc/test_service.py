@@ -21,9 +21,9 @@ from hopwall_model.updates import BgpSet, HostBatch, SharedUpdate, SnapshotReque
 from hopwall_runtime.config import CommonSettings
 from hopwall_runtime.follower import CaughtUp, Record, Reset
 from hopwall_runtime.link import Append, Link
-from tests.conftest import free_port
 from tests.support.fold import FoldedHost
 from tests.support.oracle import Oracle
+from tests.support.ports import free_port
 from tests.support.states import DB1, POLICED, TIERED, TWO_HOSTS, WEB1, State, endpoint
 from tests.support.states_bgp import MESH_SAID, config
 

@@ -12,6 +12,10 @@ class ApiSettings(CommonSettings, frozen=True, kw_only=True):
     max_connections: int = 4096
     #: A connection that sends no whole request head for so long is closed.
     idle_timeout_s: int = 60
+    #: The monitoring page of the nats-server, as http://127.0.0.1:8222; "" for port 8222 of its host.
+    nats_monitor_url: str = ""
+    #: What was removed is remembered for so long; never less than a day and an hour.
+    tombstone_hours: int = 168
 
 
 def parse_listen(text: str) -> tuple[str, int] | str:

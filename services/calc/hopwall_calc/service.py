@@ -39,7 +39,8 @@ class CalcService:
         self._settings = settings
         self._link = link
         self._metrics = Metrics()
-        self._graph = Graph(_new_epoch(), routing=settings.routing)
+        self._graph = Graph(_new_epoch(""), routing=settings.routing)
+        self._store = ""
         self._stream_id: str | None = None
         self._stream_changed = False
         self._resyncing = False
@@ -95,7 +96,7 @@ class CalcService:
     def _take(self, items: Sequence[Followed]) -> None:
         for item in items:
             if isinstance(item, Reset):
-                self._on_reset(item.stream_id)
+                self._on_reset(item)
             elif isinstance(item, CaughtUp):
                 self._on_caught_up(item.revision)
             else:
@@ -106,15 +107,18 @@ class CalcService:
         self._metrics.events.inc()
         self._graph.on_event(event, revision)
 
-    def _on_reset(self, stream_id: str) -> None:
+    def _on_reset(self, reset: Reset) -> None:
         # Nothing that is loaded becomes garbage: collecting meanwhile only costs (frozen after it).
         gc.disable()
         if not self._resyncing:
             self._revision_at_reset = self._graph.revision
         self._resyncing = True
         self._graph.begin_resync()
-        self._stream_changed |= self._stream_id not in (None, stream_id)
-        self._stream_id = stream_id
+        self._store = reset.store
+        if self._stream_id is None:
+            self._graph.new_epoch(_new_epoch(self._store))
+        self._stream_changed |= self._stream_id not in (None, reset.stream_id)
+        self._stream_id = reset.stream_id
 
     def _on_caught_up(self, revision: int) -> None:
         self._graph.end_resync(revision)
@@ -126,7 +130,7 @@ class CalcService:
                 self._revision_at_reset,
             )
             # Only now: until the flush that follows, hosts are answered from the old epoch.
-            self._graph.new_epoch(_new_epoch())
+            self._graph.new_epoch(_new_epoch(self._store))
         self._stream_changed = self._resyncing = False
 
     # ------------------------------------------------------------ out
@@ -233,5 +237,6 @@ class CalcService:
             metrics.node_updates.labels(node.name, "recompute").set(node.n_recomputed)
 
 
-def _new_epoch() -> str:
-    return uuid.uuid4().hex
+def _new_epoch(store: str) -> str:
+    """Return the name of a new life of calc. It begins with the store's id: whose intent it speaks of."""
+    return f"{store}.{uuid.uuid4().hex}" if store else uuid.uuid4().hex

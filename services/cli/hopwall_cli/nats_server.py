@@ -1,12 +1,9 @@
 """The embedded nats-server: one real server as a child process, set up so that acknowledged means stored.
 
-`sync_interval: always` makes the server fsync before it acknowledges; its default acknowledges first and
-loses everything since the last sync in a power cut.
-Source: NATS server configuration, JetStream block.
+What it is told is `nats_config`'s; how much it may store follows from the disk it stands on.
 """
 
 import asyncio
-import json
 import os
 import shutil
 import signal
@@ -14,22 +11,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from hopwall_cli import nats_config
 from hopwall_cli.child import bound
+from hopwall_cli.nats_config import Cluster, Storage
 
-CONFIG = """\
-# Written by hopwall; changed by hand it will be written again.
-listen: {listen}
-server_name: hopwall
-max_payload: 8MB
-write_deadline: "10s"
-jetstream {{
-  store_dir: {store}
-  sync_interval: always
-  max_file_store: 4GB
-  max_memory_store: 256MB
-}}
-"""
 _READY = "Server is ready"
 
 
@@ -46,23 +33,56 @@ def binary() -> str:
     return found
 
 
-def command(*, listen: str, folder: Path) -> list[str]:
+def command(
+    *,
+    listen: str,
+    folder: Path,
+    name: str = "hopwall",
+    http: str = "",
+    cluster: Cluster | None = None,
+) -> list[str]:
     """Write the server's configuration into the folder and return the command line that runs it.
 
     Errors: NatsServerError when there is no server to run.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    store = folder / "store"
+    storage = Storage(folder=str(store), file_bytes=nats_config.bytes_for(*_room(store)))
     config = folder / "nats-server.conf"
-    store = json.dumps(str(folder / "store"))
-    config.write_text(CONFIG.format(listen=json.dumps(listen), store=store))
+    config.write_text(
+        nats_config.render(listen=listen, storage=storage, name=name, http=http, cluster=cluster)
+    )
     return [binary(), "-c", str(config)]
+
+
+def _room(store: Path) -> tuple[int, int]:
+    """Return the bytes that are free where the store is, and those it has."""
+    used = sum(p.stat().st_size for p in store.rglob("*") if p.is_file()) if store.exists() else 0
+    return shutil.disk_usage(store.parent).free, used
 
 
 class NatsServer:
     """One server process. It dies with its parent."""
 
-    def __init__(self, *, listen: str, folder: Path, command_prefix: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        listen: str,
+        folder: Path,
+        command_prefix: Sequence[str] = (),
+        name: str = "hopwall",
+        http: str = "",
+        cluster: Cluster | None = None,
+    ) -> None:
+        """Describe the server; `command_prefix` is put before its command line, as `ip netns exec` is."""
         self.listen = listen
+        self._command: dict[str, Any] = {
+            "listen": listen,
+            "folder": folder,
+            "name": name,
+            "http": http,
+        }
+        self._cluster = cluster
         self.url = f"nats://{listen}"
         self._folder = folder
         self._prefix = list(command_prefix)
@@ -92,9 +112,13 @@ class NatsServer:
         await self.stop()
         raise NatsServerError(f"nats-server does not start on {self.listen}: {' '.join(tail)}")
 
+    def _argv(self) -> list[str]:
+        """Write the configuration and return the command line."""
+        return command(**self._command, cluster=self._cluster)
+
     def _spawn(self, log_path: Path) -> tuple[subprocess.Popen[bytes], int]:
         """Start the process; return it and where in the log its own words begin."""
-        argv = command(listen=self.listen, folder=self._folder)
+        argv = self._argv()
         with log_path.open("ab") as log:
             said_before = log.tell()
             process = subprocess.Popen(

@@ -10,6 +10,7 @@ What it adds to the client, each for a reason (experiments in docs/design/wire.m
 
 import asyncio
 import logging
+import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,18 +21,13 @@ import nats
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
-from nats.js.api import (
-    DiscardPolicy,
-    StorageType,
-    StreamConfig,
-)
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from hopwall_model import codec, topics
 from hopwall_model.codec import CodecError
 from hopwall_model.status import Rejected
 from hopwall_model.topics import Topic
-from hopwall_runtime import clock
+from hopwall_runtime import clock, streams
 from hopwall_runtime.config import CommonSettings
 from hopwall_runtime.follower import (
     DoubtError,
@@ -41,6 +37,7 @@ from hopwall_runtime.follower import (
     Unreadable,
     follower_config,
 )
+from hopwall_runtime.history import History
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -49,8 +46,9 @@ T = TypeVar("T")
 CHUNK_BYTES = 512 * 1024
 #: Messages in one atomic batch. Source: NATS ADR-50.
 MAX_BATCH = 1000
-HISTORY_PER_SUBJECT = 65
 _DRAIN_S = 2.0
+#: Within so much time those who lost a server together try the next.
+_SPREAD_S = 0.5
 _ERR_WRONG_LAST_SEQUENCE = 10071
 _HDR_PART = "Hopwall-Part"
 _HDR_WRITE_ID = "Hopwall-Write-Id"
@@ -92,19 +90,23 @@ class Link:
         self.rejected_messages = 0
         self._servers = ""
         self._last_error = ""
+        self._settings = CommonSettings()
+        self._closing = False
         self._follower: Follower | None = None
+        self._history = History()
         self._reconnect_listeners: list[Callable[[], Awaitable[None]]] = []
 
     # ------------------------------------------------------------ connection
 
     async def connect(self, settings: CommonSettings) -> None:
         """Connect, waiting as long as it takes for a server to appear."""
-        self._servers = ", ".join(settings.nats_url)
+        self._servers, self._settings = ", ".join(settings.nats_url), settings
         options: dict[str, Any] = {
             "servers": list(settings.nats_url),
             "name": f"hopwall-{self._service}",
             "max_reconnect_attempts": -1,
-            "reconnect_time_wait": 0.25,
+            # Not all at once: hundreds of clients lose a server at the same moment.
+            "reconnect_time_wait": 0.25 + _chance() * 0.5,
             "connect_timeout": 5,
             "ping_interval": 5,
             "max_outstanding_pings": 2,
@@ -130,6 +132,7 @@ class Link:
 
     async def close(self) -> None:
         """Flush what was published and close, within seconds also when the server has just gone."""
+        self._closing = True
         try:
             if self._nc.is_connected:
                 async with asyncio.timeout(_DRAIN_S):
@@ -161,7 +164,9 @@ class Link:
             log.warning("NATS at %s: %s; trying again", self._servers, text)
 
     async def _on_disconnected(self) -> None:
-        log.warning("NATS: disconnected")
+        if not self._closing:
+            log.warning("NATS: disconnected")
+            await asyncio.sleep(_chance() * _SPREAD_S)
 
     async def _on_reconnected(self) -> None:
         self._last_error = ""
@@ -304,40 +309,35 @@ class Link:
     # ------------------------------------------------------------ the events stream
 
     async def ensure_streams(self) -> None:
-        """Create the events and status streams where they are missing.
+        """Create the events and status streams where they are missing, and amend what is not as the settings say.
 
         The status stream is in memory: it is missing after a restart of the server.
 
         Errors: Unavailable.
         """
-        events = StreamConfig(
-            name=topics.EVENTS_STREAM,
-            subjects=[topics.EVENT.pattern],
-            storage=StorageType.FILE,
-            max_msgs_per_subject=HISTORY_PER_SUBJECT,
-            discard=DiscardPolicy.OLD,
-            allow_direct=True,
-            allow_atomic=True,
-            duplicate_window=120,
-        )
-        status = StreamConfig(
-            name=topics.STATUS_STREAM,
-            subjects=["hopwall.status.>"],
-            storage=StorageType.MEMORY,
-            max_msgs_per_subject=1,
-            allow_direct=True,
-        )
-        for config in (events, status):
-            try:
-                await self._ensure_stream(config)
-            except (NatsError, TimeoutError) as error:
-                raise Unavailable(f"cannot make the stream {config.name}: {error}") from error
-
-    async def _ensure_stream(self, config: StreamConfig) -> None:
+        wanted = streams.wanted_of(self._settings, clustered=self.cluster != "")
         try:
-            await self._js.stream_info(config.name)
-        except NotFoundError:
-            await self._js.add_stream(config)
+            await streams.ensure(self._js, wanted)
+        except (NatsError, TimeoutError) as error:
+            raise Unavailable(f"cannot make the streams as they should be: {error}") from error
+
+    @property
+    def cluster(self) -> str:
+        """The name of the cluster the server is in; "" for a single server."""
+        return str(self._nc._server_info.get("cluster") or "")
+
+    @property
+    def server(self) -> tuple[str, str]:
+        """The id of the server that is connected, and its host name or address; "" while there is none."""
+        url = self._nc.connected_url
+        return str(self._nc._server_info.get("server_id") or ""), (
+            url.hostname if url else ""
+        ) or ""
+
+    @property
+    def store(self) -> str:
+        """The id minted with the events stream that is followed; "" before the first look."""
+        return self._history.store
 
     async def append(self, writes: Sequence[Append]) -> list[int]:
         """Store the events, all or none; return their revisions in order.
@@ -434,7 +434,7 @@ class Link:
         """
         while True:
             try:
-                self._follower = Follower(self._nc, self._js, self.reject)
+                self._follower = Follower(self._nc, self._js, self.reject, self._history)
                 async for items in self._follower.follow():
                     yield items
             except (NatsError, TimeoutError, DoubtError) as error:
@@ -463,6 +463,10 @@ class Link:
         finally:
             if not self._nc.is_closed:
                 await subscription.unsubscribe()
+
+
+def _chance() -> float:
+    return os.urandom(1)[0] / 255
 
 
 def _cas_headers(write: Append) -> dict[str, str]:
