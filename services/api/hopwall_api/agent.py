@@ -15,7 +15,7 @@ from hopwall_api.progress import Tracker
 from hopwall_api.store import Store, shown
 from hopwall_api.writer import Writer
 from hopwall_model import topics
-from hopwall_model.events import ResourceRemoved
+from hopwall_model.events import ResourceRemoved, ResourceSet
 from hopwall_model.status import CalcStatus, HostStatus
 from hopwall_runtime import clock
 from hopwall_runtime.follower import CaughtUp, Followed, Record, Reset
@@ -86,7 +86,7 @@ class Api:
 
     def _gather(self, record: Record) -> None:
         key = record.headers.get(HDR_KEY)
-        if not key:
+        if not key or not isinstance(record.event, ResourceSet | ResourceRemoved):
             return
         form, _, request_hash = record.headers.get(HDR_REQUEST_HASH, "").partition("-")
         left = KEEP_S - _age_s(record.headers)
@@ -158,7 +158,7 @@ class Api:
 
 def _written(record: Record) -> Written:
     event = record.event
-    if isinstance(event, ResourceRemoved):
+    if not isinstance(event, ResourceSet):
         return Written(key=event.key, word="removed", revision=record.revision, resource=None)
     resource = shown(event.resource, record.revision).resource
     created = resource.metadata.generation == 1
