@@ -130,6 +130,11 @@ class NatsServer:
             )
             return process, said_before
 
+    def send(self, number: int) -> None:
+        """Send the server a signal, if it runs."""
+        if self._process is not None and self._process.poll() is None:
+            os.kill(self._process.pid, number)
+
     async def stop(self, number: int = signal.SIGTERM) -> None:
         """End the server and wait for it."""
         process, self._process = self._process, None
