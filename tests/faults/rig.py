@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from hopwall_cli.child import bound
@@ -271,7 +272,12 @@ async def judged(load: Load, urls: Sequence[str], shown: dict[str, str]) -> Judg
     link = Link("judge")
     await link.connect(CommonSettings(nats_url=tuple(urls)))
     try:
-        return judge(load.writes, await events_of(link), shown)
+        async with asyncio.timeout(60):
+            while True:
+                try:
+                    return judge(load.writes, await events_of(link), shown)
+                except (NatsError, TimeoutError):  # the servers have not found together again yet
+                    await asyncio.sleep(0.5)
     finally:
         await link.close()
 

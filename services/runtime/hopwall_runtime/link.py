@@ -12,22 +12,30 @@ import asyncio
 import logging
 import os
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import nats
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.errors import NoRespondersError
-from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
+from nats.js.errors import NotFoundError
 
 from hopwall_model import codec, topics
 from hopwall_model.codec import CodecError
 from hopwall_model.status import Rejected
 from hopwall_model.topics import Topic
 from hopwall_runtime import clock, streams
+from hopwall_runtime.appender import (
+    MAX_BATCH,
+    Append,
+    Appender,
+    Conflict,
+    Full,
+    LinkError,
+    Unavailable,
+    Unconfirmed,
+)
 from hopwall_runtime.config import CommonSettings
 from hopwall_runtime.follower import (
     DoubtError,
@@ -39,45 +47,26 @@ from hopwall_runtime.follower import (
 )
 from hopwall_runtime.history import History
 
+__all__ = [
+    "MAX_BATCH",
+    "Append",
+    "Conflict",
+    "Full",
+    "Link",
+    "LinkError",
+    "Unavailable",
+    "Unconfirmed",
+]
+
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 #: Largest body of one chunk; the server's default max_payload is 1 MiB and headers count.
 CHUNK_BYTES = 512 * 1024
-#: Messages in one atomic batch. Source: NATS ADR-50.
-MAX_BATCH = 1000
 _DRAIN_S = 2.0
 #: Within so much time those who lost a server together try the next.
 _SPREAD_S = 0.5
-_ERR_WRONG_LAST_SEQUENCE = 10071
 _HDR_PART = "Hopwall-Part"
-_HDR_WRITE_ID = "Hopwall-Write-Id"
-
-
-class LinkError(Exception):
-    """The bus did not do what was asked."""
-
-
-class Unavailable(LinkError):
-    """The bus cannot be reached or does not accept writes now; the same call may succeed later."""
-
-
-class Unconfirmed(Unavailable):
-    """The server was silent: whether the events were stored is unknown."""
-
-
-class Conflict(LinkError):
-    """Compare-and-set failed: the subject's last sequence is not the one expected. Nothing was stored."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Append:
-    """One event to store, if its subject's last message is still `expected` (0: none yet)."""
-
-    subject: str
-    body: bytes
-    expected: int
-    headers: Mapping[str, str]
 
 
 class Link:
@@ -92,6 +81,7 @@ class Link:
         self._last_error = ""
         self._settings = CommonSettings()
         self._closing = False
+        self._appender = Appender(self._nc, None)
         self._follower: Follower | None = None
         self._history = History()
         self._reconnect_listeners: list[Callable[[], Awaitable[None]]] = []
@@ -129,6 +119,7 @@ class Link:
                 await asyncio.sleep(0.5)
                 self._nc = nats.aio.client.Client()
         self._js = self._nc.jetstream(timeout=5)
+        self._appender = Appender(self._nc, self._js)
 
     async def close(self) -> None:
         """Flush what was published and close, within seconds also when the server has just gone."""
@@ -340,40 +331,11 @@ class Link:
         return self._history.store
 
     async def append(self, writes: Sequence[Append]) -> list[int]:
-        """Store the events, all or none; return their revisions in order.
+        """Store the events, all or none; return their revisions in order. See `Appender.append`.
 
-        Shape:  one write is one publish; more are one atomic batch (at most MAX_BATCH).
-        Errors: Conflict when an expectation fails; Unavailable when the server refuses; Unconfirmed when it is silent. Then
-                the outcome is unknown: trying the same writes again (same Nats-Msg-Id) is safe
-                and answers with the first try's revisions if it was stored.
-        Source: NATS ADR-50 (atomic batch publish).
+        Errors: Conflict, Unavailable, Full, Unconfirmed.
         """
-        try:
-            return await self._append_once(writes)
-        except Conflict:
-            # Ours, come back: an earlier try was stored although its answer was lost.
-            stored = await self._revision_if_stored(writes[-1])
-            if stored is None:
-                raise
-            return list(range(stored - len(writes) + 1, stored + 1))
-
-    async def _append_once(self, writes: Sequence[Append]) -> list[int]:
-        try:
-            if len(writes) == 1:
-                write = writes[0]
-                ack = await self._js.publish(
-                    write.subject, write.body, headers=_cas_headers(write), timeout=5
-                )
-                return [int(ack.seq)]
-            return await self._append_batch(writes)
-        except APIError as error:
-            if error.err_code == _ERR_WRONG_LAST_SEQUENCE:
-                raise Conflict("another write came first") from error
-            raise Unavailable(f"NATS refused the write: {error.description}") from error
-        except (NoRespondersError, NoStreamResponseError) as error:
-            raise Unavailable("NATS has no events stream that takes writes now") from error
-        except (NatsError, TimeoutError) as error:
-            raise Unconfirmed(f"NATS did not confirm the write: {error}") from error
+        return await self._appender.append(writes)
 
     async def last(self, subject: str) -> Record | Unreadable | None:
         """Return the last word on a subject, asked of the server itself; None: never written.
@@ -392,39 +354,6 @@ class Link:
         except CodecError:
             return Unreadable(revision)
         return Record(revision=revision, event=event, headers=dict(message.headers or {}))
-
-    async def _revision_if_stored(self, write: Append) -> int | None:
-        """Return the revision of the subject's last message if it is this very write.
-
-        The server checks the expected sequence before it looks for a duplicate id, so its own
-        deduplication never answers a compare-and-set write that is tried again.
-        """
-        wanted = write.headers.get(topics.HDR_MSG_ID)
-        if wanted is None:
-            return None
-        try:
-            last = await self._js.get_last_msg(topics.EVENTS_STREAM, write.subject)
-        except NotFoundError:
-            return None  # it was another write of the batch that met the conflict
-        except (NatsError, TimeoutError) as error:
-            raise Unavailable(f"NATS does not say what it stored: {error}") from error
-        found = (last.headers or {}).get(_HDR_WRITE_ID)
-        return int(last.seq) if found == wanted else None
-
-    async def _append_batch(self, writes: Sequence[Append]) -> list[int]:
-        batch_id = self._nc.new_inbox().rpartition(".")[2]
-        last = len(writes)
-        for index, write in enumerate(writes, start=1):
-            headers = _cas_headers(write)
-            headers[topics.HDR_BATCH_ID] = batch_id
-            headers[topics.HDR_BATCH_SEQ] = str(index)
-            if index < last:
-                await self._nc.publish(write.subject, write.body, headers=headers)
-            else:
-                headers[topics.HDR_BATCH_COMMIT] = "1"
-                ack = await self._js.publish(write.subject, write.body, headers=headers, timeout=10)
-        top = int(ack.seq)
-        return list(range(top - last + 1, top + 1))
 
     async def follow(self) -> AsyncIterator[list[Followed]]:
         """Yield the events stream for ever: Reset, its records, CaughtUp, then what comes.
@@ -467,14 +396,6 @@ class Link:
 
 def _chance() -> float:
     return os.urandom(1)[0] / 255
-
-
-def _cas_headers(write: Append) -> dict[str, str]:
-    headers = {**write.headers, topics.HDR_EXPECTED_LAST_SUBJECT_SEQ: str(write.expected)}
-    # Our own name for the id: a batch may not carry the server's deduplication header.
-    if (write_id := headers.pop(topics.HDR_MSG_ID, None)) is not None:
-        headers[_HDR_WRITE_ID] = write_id
-    return headers
 
 
 def _tls(ca_file: str) -> ssl.SSLContext:
