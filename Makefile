@@ -1,7 +1,7 @@
 # Every target sets up what it needs by itself. `make help` lists them.
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
-.PHONY: help setup demo test test-deep test-faults lint fmt types bench lock clean
+.PHONY: help setup demo test test-deep test-faults test-fuzz lint fmt types bench lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-11s %s\n", $$1, $$2}'
@@ -9,17 +9,21 @@ help: ## list the targets
 setup: ## install what is missing (Debian packages, .venv, locked Python packages)
 	@bash tools/setup.sh
 
-demo: setup ## three hosts on this machine: routes, ARP, isolation, both bookends, latency
+demo: setup ## three hosts on this machine: routes by BGP, ARP, isolation, both bookends, latency
 	@$(PY) -m hopwall_cli.demo
 
 test: setup ## every test, on the real kernel
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n 3 --dist loadfile
 
 test-deep: setup ## the proof at length: documents, rendered lines and real packets must agree
 	@$(PY) -m tests.proof
 
 test-faults: setup ## everything that can break, broken at length: writes docs/reliability.md (30 minutes)
 	@$(PY) -m tests.faults
+
+test-fuzz: setup ## a million hostile inputs: REST, selectors, messages, settings, what tools print
+	@bash tools/setup.sh fuzz
+	@$(PY) -m tests.fuzz
 
 lint: setup ## format, lint, types, import contracts, budgets
 	@.venv/bin/ruff format --check . && .venv/bin/ruff check .
@@ -37,4 +41,4 @@ lock: ## pin all dependencies anew
 	@bash tools/lock.sh
 
 clean: ## remove what the targets made here
-	@rm -rf .venv .setup .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf .venv .setup .schemathesis .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
