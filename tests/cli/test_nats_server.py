@@ -5,7 +5,13 @@ import pytest
 
 from hopwall_cli import nats_config
 from hopwall_cli.nats_config import MIB, Cluster, Storage
-from hopwall_cli.nats_server import NatsServer, NatsServerError, command
+from hopwall_cli.nats_server import (
+    ROOM_BYTES,
+    NatsServer,
+    NatsServerError,
+    StuckStore,
+    command,
+)
 from hopwall_model import topics
 from hopwall_runtime.config import CommonSettings
 from hopwall_runtime.link import Link, Unavailable
@@ -94,3 +100,16 @@ async def test_three_servers_keep_three_copies(tmp_path: Path) -> None:
         found = await link._js.stream_info(topics.EVENTS_STREAM)
         assert found.config.num_replicas == 3
         await link.close()
+
+
+def test_a_store_that_is_stuck_is_started_again_when_there_is_room() -> None:
+    """After a full disk the server refuses for ever; it is started again once, and only when that helps."""
+    stuck = StuckStore()
+    assert not stuck.may_restart(10**12)
+    stuck.hear("[ERR] JetStream failed to store a msg: write …/4.blk: no space left on device")
+    assert not stuck.may_restart(ROOM_BYTES - 1)
+    assert stuck.may_restart(ROOM_BYTES)
+    assert not stuck.may_restart(ROOM_BYTES)
+    stuck.hear("no space left on device")
+    stuck.hear("[INF] Server is ready")
+    assert not stuck.may_restart(ROOM_BYTES)

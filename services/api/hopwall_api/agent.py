@@ -20,6 +20,7 @@ from hopwall_model.status import CalcStatus, HostStatus
 from hopwall_runtime import clock
 from hopwall_runtime.follower import CaughtUp, Followed, Record, Reset
 from hopwall_runtime.link import Link, Unavailable
+from hopwall_runtime.sync_check import Syncs
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,8 @@ class Api:
         #: Idempotency keys of requests that are being carried out now.
         self.busy_keys: set[str] = set()
         self.stopping = False
+        #: Whether the server syncs before it acknowledges.
+        self.syncs: Syncs = "unknown"
         #: When each host was last heard, on the monotonic clock.
         self.heard_at: dict[str, float] = {}
         self._spoken: set[str] = set()

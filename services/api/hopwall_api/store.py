@@ -158,6 +158,8 @@ class Store:
         key = event.key
         if key.kind not in self._picture.held:
             (self._loading or self._picture).note(revision, event)
+            if isinstance(event, TombstonesPurged) and self._loading is None:
+                self._on_purge(event.revision)
             return
         stored = None
         if isinstance(event, ResourceSet):
@@ -169,6 +171,14 @@ class Store:
         before = self._picture.put(key, held)
         if before.stored is not None or stored is not None:
             self._remember([Change(revision=revision, key=key, before=before.stored, after=stored)])
+
+    def _on_purge(self, revision: int) -> None:
+        """Forget tombstones that the stream has no more, or will not have soon."""
+        self._floor = max(self._floor, revision)
+        for of_kind in self._picture.held.values():
+            gone = [p for p, held in of_kind.items() if not held.stored and held.last <= revision]
+            for place in gone:
+                del of_kind[place]
 
     def caught_up(self, revision: int) -> None:
         """Take the folded snapshot as the picture."""
@@ -259,13 +269,6 @@ class Store:
         """Return removed resources with the revision of their removal, the oldest first; at most so many."""
         found = [(held.last, key) for key, held in self._picture.all() if held.stored is None]
         return [(key, last) for last, key in sorted(found)[:n]]
-
-    def forget(self, key: Key, last: int) -> None:
-        """Forget a tombstone that the stream has no more, unless the resource has been written since."""
-        of_kind = self._picture.held[key.kind]
-        place = (key.namespace, key.name)
-        if of_kind.get(place) == Held(last=last, stored=None):
-            del of_kind[place]
 
     def counts(self) -> dict[str, int]:
         """Return how many resources of each kind there are."""

@@ -18,6 +18,8 @@ from hopwall_cli.child import bound
 from hopwall_cli.nats_config import Cluster, Storage
 
 _READY = "Server is ready"
+#: With so much free a stuck server may go on.
+ROOM_BYTES = 32 * 1024 * 1024
 
 
 class NatsServerError(RuntimeError):
@@ -59,6 +61,30 @@ def _room(store: Path) -> tuple[int, int]:
     """Return the bytes that are free where the store is, and those it has."""
     used = sum(p.stat().st_size for p in store.rglob("*") if p.is_file()) if store.exists() else 0
     return shutil.disk_usage(store.parent).free, used
+
+
+class StuckStore:
+    """Whether the server's store is stuck: a write has failed for want of room.
+
+    The server refuses from then on, also when there is room again, until it is started anew.
+    """
+
+    def __init__(self) -> None:
+        """Begin with a store that is well."""
+        self._stuck = False
+
+    def hear(self, line: str) -> None:
+        """Take in a line of the server's log."""
+        if "no space left on device" in line or "disk quota exceeded" in line:
+            self._stuck = True
+        elif _READY in line:
+            self._stuck = False
+
+    def may_restart(self, free: int) -> bool:
+        """Tell whether it is stuck and there is room to go on; it is told once."""
+        ready = self._stuck and free >= ROOM_BYTES
+        self._stuck = self._stuck and not ready
+        return ready
 
 
 class NatsServer:

@@ -13,6 +13,7 @@ import logging
 import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,6 +47,7 @@ from hopwall_runtime.follower import (
     follower_config,
 )
 from hopwall_runtime.history import History
+from hopwall_runtime.streams import Usage
 
 __all__ = [
     "MAX_BATCH",
@@ -355,6 +357,38 @@ class Link:
             return Unreadable(revision)
         return Record(revision=revision, event=event, headers=dict(message.headers or {}))
 
+    # ------------------------------------------------------------ upkeep of the events stream
+
+    async def usage(self) -> Usage:
+        """Return how full the events stream is.
+
+        Errors: Unavailable.
+        """
+        return await _asked(streams.usage(self._js))
+
+    async def set_history(self, n: int) -> None:
+        """Keep this many values of each resource; older ones are dropped.
+
+        Errors: Unavailable.
+        """
+        await _asked(streams.set_history(self._js, n))
+
+    async def stored_at(self, revision: int = 0) -> datetime | None:
+        """Return when the server stored this message, or the newest; None when there is none.
+
+        Errors: Unavailable.
+        """
+        return await _asked(streams.stored_at(self._js, revision))
+
+    async def purge_removed(self, subject: str, revision: int) -> None:
+        """Take a removed resource's messages out of the stream, up to its tombstone at this revision.
+
+        What was written on the subject after the tombstone stays.
+
+        Errors: Unavailable.
+        """
+        await _asked(streams.purge_up_to(self._js, subject, revision))
+
     async def follow(self) -> AsyncIterator[list[Followed]]:
         """Yield the events stream for ever: Reset, its records, CaughtUp, then what comes.
 
@@ -392,6 +426,13 @@ class Link:
         finally:
             if not self._nc.is_closed:
                 await subscription.unsubscribe()
+
+
+async def _asked(answer: Awaitable[T]) -> T:
+    try:
+        return await answer
+    except (NatsError, TimeoutError) as error:
+        raise Unavailable(f"NATS does not answer about its streams: {error}") from error
 
 
 def _chance() -> float:

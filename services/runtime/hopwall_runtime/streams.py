@@ -8,6 +8,7 @@ of their resource (its history) are ever dropped, by the limit of messages per s
 import logging
 import uuid
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from nats.js.api import DiscardPolicy, StorageType, StreamConfig, StreamInfo
@@ -189,3 +190,30 @@ async def set_history(js: Any, n: int) -> None:
     found = await js.stream_info(topics.EVENTS_STREAM)
     if found.config.max_msgs_per_subject != n:
         await js.update_stream(replace(found.config, max_msgs_per_subject=n))
+
+
+# ---------------------------------------------------------------- what was removed
+
+
+async def stored_at(js: Any, revision: int) -> datetime | None:
+    """Return when the server stored a message, by its clock; 0 is the newest. None when there is none.
+
+    Errors: those of the client.
+    """
+    try:
+        if revision:
+            message = await js.get_msg(topics.EVENTS_STREAM, revision)
+        else:
+            message = await js.get_last_msg(topics.EVENTS_STREAM, topics.EVENT.pattern)
+    except NotFoundError:
+        return None
+    found: datetime = message.time
+    return found
+
+
+async def purge_up_to(js: Any, subject: str, revision: int) -> None:
+    """Take a subject's messages out of the stream up to this one, and none after it.
+
+    Errors: those of the client.
+    """
+    await js.purge_stream(topics.EVENTS_STREAM, subject=subject, seq=revision + 1)
