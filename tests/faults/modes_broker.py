@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import aiohttp
 
@@ -15,9 +16,10 @@ from hopwall_cli.nats_server import NatsServer, StuckStore
 from hopwall_model import codec, topics
 from hopwall_model.events import ResourceRemoved, ResourceSet
 from hopwall_model.resources import Key, Metadata, Node
-from hopwall_runtime import clock, follower
+from hopwall_runtime import clock
+from hopwall_runtime import link as link_module
 from hopwall_runtime.config import CommonSettings
-from hopwall_runtime.follower import CaughtUp, Record, Reset
+from hopwall_runtime.follower import CaughtUp, Follower, Record, Reset
 from hopwall_runtime.link import Append, Conflict, Link, Unavailable
 from tests.faults.modes_store import one_of_each
 from tests.faults.rig import Load, SmallDisk, add, judged, shown_by
@@ -189,6 +191,20 @@ class _Rough(asyncio.Queue[Any]):
             super().put_nowait(before)
 
 
+class _RoughFollower(Follower):
+    """A follower whose deliveries come this way."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._queue = _Rough()
+
+
+@contextlib.asynccontextmanager
+async def _rough() -> AsyncIterator[None]:
+    with mock.patch.object(link_module, "Follower", _RoughFollower):
+        yield
+
+
 async def rough_deliveries(trial: Trial) -> Result:
     """Follow over such a way while much is written; the fold must come to what is stored."""
     result = Result()
@@ -199,11 +215,9 @@ async def rough_deliveries(trial: Trial) -> Result:
     for link in (writer, reader):
         await link.connect(CommonSettings(nats_url=(server.url,)))
     await writer.ensure_streams()
-    usual = follower.asyncio.Queue
     folded: dict[str, int] = {}
     try:
-        async with asyncio.TaskGroup() as tasks:
-            follower.asyncio.Queue = _Rough  # type: ignore[misc]
+        async with _rough(), asyncio.TaskGroup() as tasks:
             folding = tasks.create_task(_fold(reader.follow(), folded))
             wanted: dict[str, int] = {}
             while trial.goes_on():
@@ -217,7 +231,6 @@ async def rough_deliveries(trial: Trial) -> Result:
                 result.tries += 1
             folding.cancel()
     finally:
-        follower.asyncio.Queue = usual  # type: ignore[misc]
         for link in (writer, reader):
             await link.close()
         await server.stop()

@@ -84,6 +84,7 @@ class Api:
                         # Another history: what was promised of the old one cannot be shown.
                         log.error("the events stream is not the one that was read before")
                         self.writer.stored = 0
+                        self.tracker.forget()
         self.ipam.view.follow(self.store)
         self.news.ring()
 
@@ -138,7 +139,7 @@ class Api:
         try:
             async for calc in self.link.last_status(topics.CALC_STATUS):
                 if "" not in self._spoken:
-                    self.tracker.fold_calc(calc)
+                    self.tracker.fold_calc(calc, self.store.revision)
             async for host in self.link.last_status(topics.HOST_STATUS):
                 if host.host not in self._spoken:
                     self.tracker.fold_host(host)
@@ -149,7 +150,7 @@ class Api:
 
     def _on_calc(self, status: CalcStatus, _: str) -> None:
         self._spoken.add("")
-        self.tracker.fold_calc(status)
+        self.tracker.fold_calc(status, self.store.revision)
         self.news.ring()
 
     def _on_host(self, status: HostStatus, _: str) -> None:

@@ -237,7 +237,8 @@ class CalcService:
     async def _heartbeat(self) -> None:
         while True:
             await asyncio.sleep(self._settings.heartbeat_s)
-            if not self._in_sync:
+            # Of a stream that is in doubt nothing is repeated: it may not hold these revisions any more.
+            if not self._in_sync or not self._link.settled:
                 continue
             sequencer = self._graph.sequencer
             for host in sorted(

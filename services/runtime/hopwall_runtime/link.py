@@ -39,6 +39,7 @@ from hopwall_runtime.appender import (
 )
 from hopwall_runtime.config import CommonSettings
 from hopwall_runtime.follower import (
+    CaughtUp,
     DoubtError,
     Followed,
     Follower,
@@ -86,6 +87,7 @@ class Link:
         self._appender = Appender(self._nc, None)
         self._follower: Follower | None = None
         self._history = History()
+        self._settled = False
         self._reconnect_listeners: list[Callable[[], Awaitable[None]]] = []
 
     # ------------------------------------------------------------ connection
@@ -156,7 +158,13 @@ class Link:
             self._last_error = text
             log.warning("NATS at %s: %s; trying again", self._servers, text)
 
+    @property
+    def settled(self) -> bool:
+        """Whether what was followed is surely the stream: nothing is in doubt since the last snapshot."""
+        return self._settled
+
     async def _on_disconnected(self) -> None:
+        self._settled = False
         if not self._closing:
             log.warning("NATS: disconnected")
             await asyncio.sleep(_chance() * _SPREAD_S)
@@ -399,9 +407,13 @@ class Link:
             try:
                 self._follower = Follower(self._nc, self._js, self.reject, self._history)
                 async for items in self._follower.follow():
+                    self._settled |= any(isinstance(item, CaughtUp) for item in items)
                     yield items
             except (NatsError, TimeoutError, DoubtError) as error:
-                log.warning("following the events again from a snapshot: %s", error)
+                self._settled = False
+                log.warning(
+                    "following the events again from a snapshot: %s", error or type(error).__name__
+                )
                 await asyncio.sleep(0.2)
 
     async def last_status(self, topic: Topic[T]) -> AsyncIterator[T]:
