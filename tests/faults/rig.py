@@ -58,6 +58,12 @@ class Service:
             self._process.wait()
 
     @property
+    def pid(self) -> int:
+        """The process id of its present life."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def runs(self) -> bool:
         """Whether it has not ended by itself."""
         return self._process is not None and self._process.poll() is None
