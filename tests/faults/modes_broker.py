@@ -22,7 +22,7 @@ from hopwall_runtime.config import CommonSettings
 from hopwall_runtime.follower import CaughtUp, Follower, Record, Reset
 from hopwall_runtime.link import Append, Conflict, Link, Unavailable
 from tests.faults.modes_store import one_of_each
-from tests.faults.rig import Load, SmallDisk, add, judged, shown_by
+from tests.faults.rig import Load, SmallDisk, add, judged, pause, shown_by
 from tests.faults.table import Mode, Result, Trial
 from tests.support.ports import free_port
 
@@ -55,6 +55,7 @@ async def disk_full(trial: Trial) -> Result:
             async with load.running():
                 while trial.goes_on():
                     await load.recovered(clock.monotonic())
+                    await asyncio.sleep(pause(trial.chance, 0.3, 1.0))
                     with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
                         while file.write(b"x" * 65536) == 65536:
                             pass

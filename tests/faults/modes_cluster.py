@@ -144,7 +144,7 @@ async def _cut_leader(cloud: Cloud, leader: int, trial: Trial) -> None:
     for other in {0, 1, 2} - {leader}:
         for chain, side in (("INPUT", "-s"), ("OUTPUT", "-d")):
             place.run(["iptables", "-A", chain, side, f"10.66.0.{other + 1}", "-j", "DROP"])
-    await asyncio.sleep(pause(trial.chance, 8.0, 20.0))
+    await asyncio.sleep(6.0 if trial.brief else pause(trial.chance, 8.0, 20.0))
     place.run(["iptables", "-F"])
 
 

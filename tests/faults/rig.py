@@ -251,7 +251,7 @@ async def events_of(link: Link) -> list[Stored]:
     for _ in range(consumer.num_pending or 0):
         message = await subscription.next_msg(timeout=20)
         event = topics.EVENT.decode(message.data)
-        if isinstance(event, ResourceSet):
+        if isinstance(event, ResourceSet) and event.key.kind == "Node":
             found.append(
                 Stored(
                     key=event.key.name,
@@ -293,6 +293,40 @@ def add(result: Result, found: Judgement) -> None:
     result.acked += found.acked
     result.lost += found.lost
     result.faults += found.faults
+
+
+async def programmed(socket: Path, token: str, host: str = "h1", within_s: float = 60.0) -> None:
+    """Declare something that concerns the host until the host is said to enforce it."""
+    documents = [
+        {
+            "kind": "WorkloadEndpoint",
+            "metadata": {"name": "w", "namespace": "default", "labels": {"token": token}},
+            "spec": {"node": host, "interfaceName": "tapw", "ipNetworks": ["10.65.0.9/32"]},
+        },
+        {
+            "kind": "GlobalNetworkPolicy",
+            "metadata": {"name": "p", "labels": {"token": token}},
+            "spec": {
+                "selector": "has(token)",
+                "ingress": [
+                    {"action": "Allow", "protocol": "TCP", "destination": {"ports": [1000]}}
+                ],
+            },
+        },
+    ]
+    timeout = aiohttp.ClientTimeout(total=_ANSWER_S)
+    connector = aiohttp.UnixConnector(str(socket))
+    async with (
+        asyncio.timeout(within_s),
+        aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+    ):
+        while True:
+            with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
+                url = "http://api/v1/apply?wait=programmed&timeout=5s"
+                async with session.post(url, json={"items": documents}) as answer:
+                    if answer.status == 200:
+                        return
+            await asyncio.sleep(0.1)
 
 
 async def api_ready(socket: Path, within_s: float = 60.0) -> None:

@@ -47,6 +47,11 @@ class Trial:
         self.chance = random.Random(self.seed)
         self._end = clock.monotonic() + self.budget_s
 
+    @property
+    def brief(self) -> bool:
+        """Whether this is the short form: waits may be as short as they can."""
+        return self.budget_s <= 0
+
     def goes_on(self) -> bool:
         """Tell whether to try once more."""
         self._n += 1

@@ -108,7 +108,7 @@ class Appender:
             if len(writes) == 1:
                 write = writes[0]
                 ack = await self._js.publish(
-                    write.subject, write.body, headers=_cas_headers(write), timeout=5
+                    write.subject, write.body, headers=cas_headers(write), timeout=5
                 )
                 return [int(ack.seq)]
             return await self._append_batch(writes)
@@ -144,7 +144,7 @@ class Appender:
         batch_id = self._nc.new_inbox().rpartition(".")[2]
         last = len(writes)
         for index, write in enumerate(writes, start=1):
-            headers = _cas_headers(write)
+            headers = cas_headers(write)
             headers[topics.HDR_BATCH_ID] = batch_id
             headers[topics.HDR_BATCH_SEQ] = str(index)
             if index < last:
@@ -156,7 +156,8 @@ class Appender:
         return list(range(top - last + 1, top + 1))
 
 
-def _cas_headers(write: Append) -> dict[str, str]:
+def cas_headers(write: Append) -> dict[str, str]:
+    """Return the headers of a write: what it is to replace, and the name by which it is known again."""
     headers = {**write.headers, topics.HDR_EXPECTED_LAST_SUBJECT_SEQ: str(write.expected)}
     # Our own name for the id: a batch may not carry the server's deduplication header.
     if (write_id := headers.pop(topics.HDR_MSG_ID, None)) is not None:

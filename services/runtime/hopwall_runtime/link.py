@@ -352,6 +352,8 @@ class Link:
 
         Errors: Unavailable.
         """
+        if not self.connected:
+            raise Unavailable(f"cannot read {subject}: NATS is not connected")
         try:
             message = await self._js.get_last_msg(topics.EVENTS_STREAM, subject)
         except NotFoundError:
