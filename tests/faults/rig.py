@@ -263,14 +263,17 @@ async def events_of(link: Link) -> list[Stored]:
     return found
 
 
-async def shown_by(socket: Path) -> dict[str, str]:
-    """Return what reads show of each key."""
-    async with (
-        aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket))) as session,
-        session.get("http://api/v1/nodes") as answer,
-    ):
-        items = (await answer.json())["items"]
-    return {one["metadata"]["name"]: one["metadata"]["labels"]["token"] for one in items}
+async def shown_by(socket: Path, within_s: float = 60.0) -> dict[str, str]:
+    """Return what reads show of each key, as soon as they are answered."""
+    connector = aiohttp.UnixConnector(str(socket))
+    async with asyncio.timeout(within_s), aiohttp.ClientSession(connector=connector) as session:
+        while True:
+            async with session.get("http://api/v1/nodes") as answer:
+                said = await answer.json(content_type=None)
+                if answer.status == 200:
+                    break
+            await asyncio.sleep(0.1)
+    return {one["metadata"]["name"]: one["metadata"]["labels"]["token"] for one in said["items"]}
 
 
 async def judged(load: Load, urls: Sequence[str], shown: dict[str, str]) -> Judgement:
