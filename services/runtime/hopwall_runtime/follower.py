@@ -83,6 +83,9 @@ class _Cursor:
         self.delivered = 0
         #: Quiet heartbeats in a row with some of the snapshot still to come.
         self.n_stuck = 0
+        #: The newest message as the stream's leader has it, and the newest that was delivered.
+        self.newest = 0
+        self.highest = 0
         #: Stored, as the last audit saw, but not delivered by then.
         self.overdue: int | None = None
 
@@ -100,7 +103,16 @@ class _Cursor:
             raise DoubtError(f"delivery {consumer_seq} came after {self.delivered}")
         self.delivered = consumer_seq
         self.revision = max(self.revision, stream_seq)
+        self.highest = max(self.highest, stream_seq)
         return stream_seq, stored_at
+
+    def check_whole(self) -> None:
+        """Refuse a snapshot that ends before the stream does: it is of a copy that lags behind.
+
+        Errors: DoubtError.
+        """
+        if self.highest < self.newest:
+            raise DoubtError(f"the snapshot ends at {self.highest}, the stream at {self.newest}")
 
     @property
     def complete(self) -> bool:
@@ -154,12 +166,15 @@ class Follower:
         )
         try:
             info = await self._resume()
+            newest = await self._newest()
             consumer = await self._js.add_consumer(
                 topics.EVENTS_STREAM, follower_config(inbox, topics.EVENT.pattern)
             )
             yield [Reset(self._history.id, self._history.store)]
             cursor = _Cursor(remaining=consumer.num_pending or 0, revision=info.state.last_seq)
+            cursor.newest = newest
             if cursor.remaining == 0:
+                cursor.check_whole()
                 yield [CaughtUp(cursor.revision)]
             audit_at = clock.monotonic() + AUDIT_S
             while True:
@@ -184,6 +199,13 @@ class Follower:
         if reason:
             log.error("the events stream is not the one followed before: %s", reason)
         return info
+
+    async def _newest(self) -> int:
+        try:
+            message = await self._js.get_last_msg(topics.EVENTS_STREAM, topics.EVENT.pattern)
+        except NotFoundError:
+            return 0
+        return int(message.seq)
 
     async def _audit(self, cursor: _Cursor) -> None:
         """Look whether the stream still is what was followed, and whether all of it was delivered.
@@ -240,6 +262,7 @@ class Follower:
                     Record(revision=revision, event=event, headers=dict(message.headers or {}))
                 )
             if cursor.just_caught_up():
+                cursor.check_whole()
                 items.append(CaughtUp(cursor.revision))
         return items
 
