@@ -1,10 +1,10 @@
 # Every target sets up what it needs by itself. `make help` lists them.
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
-.PHONY: help setup demo test test-deep test-fuzz lint fmt types bench bgp-report lock clean
+.PHONY: help setup demo test test-deep test-faults test-fuzz lint fmt types bench bgp-report lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-11s %s\n", $$1, $$2}'
 
 setup: ## install what is missing (Debian packages, .venv, locked Python packages)
 	@bash tools/setup.sh
@@ -17,6 +17,9 @@ test: setup ## every test, on the real kernel
 
 test-deep: setup ## the proof at length: documents, rendered lines and real packets must agree
 	@$(PY) -m tests.proof
+
+test-faults: setup ## everything that can break, broken at length: writes docs/reliability.md (30 minutes)
+	@$(PY) -m tests.faults
 
 test-fuzz: setup ## a million hostile inputs: REST, selectors, messages, settings, what tools print
 	@bash tools/setup.sh fuzz

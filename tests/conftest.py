@@ -1,7 +1,6 @@
 """Fixtures shared by all tests."""
 
 import os
-import socket
 from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from hopwall_cli.nats_server import NatsServer
+from tests.support.ports import free_port
 
 # No agent that a test starts may find what another kept, unless the test says where.
 os.environ["HOPWALL_STATE_DIR"] = ""
@@ -28,13 +28,6 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} could not run: {call.excinfo and call.excinfo.value}"
     return report
-
-
-def free_port() -> int:
-    """Return a TCP port of loopback that nothing uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

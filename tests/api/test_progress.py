@@ -15,6 +15,10 @@ TIER = Key("Tier", "", "security")
 POLICY = Key("GlobalNetworkPolicy", "", "isolate")
 
 
+#: What reads show, where that is no matter.
+SHOWN = 1000
+
+
 def stages(progress: Progress) -> dict[str, tuple[str, str]]:
     """Return each condition's status and reason."""
     return {c.type: (c.status, c.reason) for c in progress.conditions}
@@ -27,7 +31,7 @@ def tracked(*statuses: Any) -> Tracker:
         if hasattr(status, "host"):
             tracker.fold_host(status)
         else:
-            tracker.fold_calc(status)
+            tracker.fold_calc(status, SHOWN)
     return tracker
 
 
@@ -48,7 +52,7 @@ def test_computed_when_a_report_covers_the_revision() -> None:
     """A report of an earlier revision does not do."""
     tracker = tracked(calc_status(0, 4, "h1"))
     assert stages(tracker.progress([Target(VM, 5)]))["Computed"] == ("False", "Pending")
-    tracker.fold_calc(calc_status(5, 6, "h1"))
+    tracker.fold_calc(calc_status(5, 6, "h1"), SHOWN)
     assert tracker.progress([Target(VM, 5)]).reached("computed")
 
 
@@ -114,7 +118,7 @@ def test_a_new_epoch_covers_everything_and_forgets_the_old() -> None:
     """The first report of an epoch names all hosts, and only reports of that epoch count."""
     tracker = tracked(calc_status(0, 5, "h1"), host_status("h1", 5))
     assert programmed(tracker) == ("True", "Enforced")
-    tracker.fold_calc(calc_status(0, 5, "h1", "h2", epoch="e2"))
+    tracker.fold_calc(calc_status(0, 5, "h1", "h2", epoch="e2"), SHOWN)
     progress = tracker.progress([Target(VM, 5)])
     assert stages(progress)["Programmed"] == ("False", "Pending")
     assert [one.host for one in progress.laggards] == ["h1", "h2"]
@@ -225,3 +229,17 @@ def test_many_laggards_are_counted_and_some_named() -> None:
     progress = tracked(calc_status(0, 5, *hosts)).progress([Target(VM, 5)])
     assert progress.hosts.desired == 500
     assert len(progress.laggards) == 100
+
+
+def test_reports_of_a_lost_stream_say_nothing_of_the_one_that_is_there() -> None:
+    """When the stream turns out another one, calc has resolved nothing until it says so of this one."""
+    tracker = Tracker()
+    tracker.fold_calc(calc_status(0, 150, "h1"), 150)
+    target = Target(Key("Node", "", "a"), 105)
+    assert tracker.progress([target]).reached("computed")
+    tracker.forget()
+    assert not tracker.progress([target]).reached("computed")
+    tracker.fold_calc(calc_status(0, 150, "h1"), 104)  # a repetition that comes late
+    assert not tracker.progress([target]).reached("computed")
+    tracker.fold_calc(calc_status(0, 105, "h1", epoch="e2"), 104)
+    assert tracker.progress([target]).reached("computed")

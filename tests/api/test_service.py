@@ -15,7 +15,7 @@ from hopwall_api.settings import ApiSettings, parse_listen
 from hopwall_cli.nats_server import NatsServer
 from hopwall_runtime.config import ConfigError
 from tests.api.caller import Caller, node, running_api
-from tests.conftest import free_port
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.nats
 

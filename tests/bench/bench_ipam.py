@@ -20,7 +20,7 @@ from hopwall_cli.nats_server import NatsServer
 from hopwall_model.resources import IPAMBlock
 from hopwall_runtime import clock
 from tests.bench.result import Result, table
-from tests.conftest import free_port
+from tests.support.ports import free_port
 
 N_CLIENTS, N_ADDRESSES, N_HOSTS, N_APIS = 8, 10_000, 16, 2
 #: Milliseconds. Source: the product's own promise for allocation.

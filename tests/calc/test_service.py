@@ -13,17 +13,24 @@ from hopwall_calc.service import CalcService
 from hopwall_calc.settings import CalcSettings
 from hopwall_cli.nats_server import NatsServer
 from hopwall_model import codec, topics
-from hopwall_model.events import Event, ResourceRemoved, ResourceSet
+from hopwall_model.events import (
+    Event,
+    ResourceRemoved,
+    ResourceSet,
+    RestoreBegun,
+    RestoreEnded,
+)
 from hopwall_model.resources import Resource, key_of
 from hopwall_model.status import CalcStatus, Rejected
 from hopwall_model.topics import Topic
 from hopwall_model.updates import BgpSet, HostBatch, SharedUpdate, SnapshotRequest
 from hopwall_runtime.config import CommonSettings
 from hopwall_runtime.follower import CaughtUp, Record, Reset
-from hopwall_runtime.link import Append, Link
-from tests.conftest import free_port
+from hopwall_runtime.link import Append, Link, Unavailable
+from hopwall_runtime.streams import store_of
 from tests.support.fold import FoldedHost
 from tests.support.oracle import Oracle
+from tests.support.ports import free_port
 from tests.support.states import DB1, FROM_WEB, POLICED, TIERED, TWO_HOSTS, WEB1, State, endpoint
 from tests.support.states_bgp import MESH_SAID, config
 
@@ -377,3 +384,49 @@ async def test_health_and_metrics(nats_server: NatsServer, listener: Listener) -
     assert "hopwall_cluster_workload_endpoints 3.0" in text
     assert "hopwall_calc_graph_update_time_seconds_count" in text
     assert 'hopwall_calc_output_messages_total{kind="status"}' in text
+
+
+async def test_hosts_stay_as_they_are_until_a_restore_ends(
+    nats_server: NatsServer, listener: Listener
+) -> None:
+    """A mixture is told to nobody, by a calc that starts meanwhile neither; the end is one step of all of it."""
+    last = await listener.put(*POLICED)
+    removed = next(r for r in POLICED if "Policy" in type(r).__name__)
+    mixture: list[Event] = [
+        RestoreBegun(file="f", at="now"),
+        ResourceRemoved(key=key_of(removed)),
+    ]
+    async with running(nats_server) as first:
+        await listener.resolved(last)
+        before = await listener.snapshot("h1")
+        heard = len([b for b in listener.batches if b.updates])
+        await listener.write(*mixture)
+        await eventually(lambda: first._restoring and first._graph.revision > last)
+        # Another stream in the middle of it: the new epoch waits too.
+        marker = Record(revision=last + 1, event=mixture[0], headers={})
+        first._take([Reset("another"), marker, CaughtUp(last)])
+        await asyncio.sleep(0.5)
+        assert (await listener.snapshot("h1")).updates == before.updates
+        assert len([b for b in listener.batches if b.updates]) == heard
+        assert first._not_ready()
+    n_statuses = len(listener.statuses)
+    async with running(nats_server) as second:
+        await eventually(lambda: second._graph.revision > last and not second._resyncing)
+        await asyncio.sleep(0.5)
+        assert len(listener.statuses) == n_statuses
+        with pytest.raises(Unavailable):
+            await listener.link.request_chunked(
+                topics.snapshot_subject("h1"), SnapshotRequest(host="h1"), timeout_s=0.5
+            )
+        end = await listener.write(ResourceSet(resource=removed), RestoreEnded(file="f"))
+        status = await listener.resolved(end)
+        assert status.revision == end
+        await assert_hosts(listener, POLICED)
+
+
+async def test_an_epoch_names_the_store(nats_server: NatsServer, listener: Listener) -> None:
+    """A host can tell calc's new life from another store's intent."""
+    async with running(nats_server):
+        status = await listener.resolved(0)
+    found = await listener.link._js.stream_info(topics.EVENTS_STREAM)
+    assert status.epoch.startswith(store_of(found.config) + ".")

@@ -1,9 +1,24 @@
+import asyncio
 from pathlib import Path
 
 import pytest
 
-from hopwall_cli.nats_server import NatsServer, NatsServerError, command
-from tests.conftest import free_port
+from hopwall_cli import nats_config
+from hopwall_cli.nats_config import MIB, Cluster, Storage
+from hopwall_cli.nats_server import (
+    ROOM_BYTES,
+    NatsServer,
+    NatsServerError,
+    StuckStore,
+    command,
+)
+from hopwall_model import topics
+from hopwall_runtime.config import CommonSettings
+from hopwall_runtime.link import Link, Unavailable
+from tests.support.brokers import running_cluster
+from tests.support.ports import free_port
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "nats-cluster"
 
 pytestmark = pytest.mark.nats
 
@@ -39,3 +54,62 @@ def test_acknowledged_means_stored(tmp_path: Path) -> None:
     text = (folder / "nats-server.conf").read_text()
     assert "sync_interval: always" in text
     assert r"odd \" name/store" in text
+
+
+@pytest.mark.parametrize(
+    ("free", "used", "wanted"),
+    [
+        (1000 * MIB, 0, 800 * MIB),
+        (500 * MIB, 500 * MIB, 800 * MIB),
+        (10**13, 0, nats_config.MOST_BYTES),
+        (MIB, 0, nats_config.LEAST_BYTES),
+    ],
+)
+def test_a_store_stays_below_the_disk(free: int, used: int, wanted: int) -> None:
+    """The server refuses before the disk is full, and the next start does not make the store smaller."""
+    assert nats_config.bytes_for(free, used) == wanted
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_the_example_of_a_cluster_is_what_is_rendered(n: int) -> None:
+    """The files of the example are the renderer's words, so they are as good as it is."""
+    text = (EXAMPLE / f"nats-{n}.conf").read_text()
+    routes = [f"nats-{i}.example.net:6222" for i in (1, 2, 3)]
+    wanted = nats_config.render(
+        listen="0.0.0.0:4222",
+        storage=Storage(folder="/var/lib/nats"),
+        name=f"nats-{n}",
+        http="127.0.0.1:8222",
+        cluster=Cluster(listen="0.0.0.0:6222", routes=routes),
+    )
+    assert text.splitlines()[1:] == wanted.splitlines()[1:]
+
+
+async def test_three_servers_keep_three_copies(tmp_path: Path) -> None:
+    """In a cluster the streams have three copies without being told, and a write is taken."""
+    async with running_cluster(tmp_path) as servers:
+        link = Link("test")
+        await link.connect(CommonSettings(nats_url=tuple(s.url for s in servers)))
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    await link.ensure_streams()
+                    break
+                except Unavailable:
+                    await asyncio.sleep(0.2)
+        found = await link._js.stream_info(topics.EVENTS_STREAM)
+        assert found.config.num_replicas == 3
+        await link.close()
+
+
+def test_a_store_that_is_stuck_is_started_again_when_there_is_room() -> None:
+    """After a full disk the server refuses for ever; it is started again once, and only when that helps."""
+    stuck = StuckStore()
+    assert not stuck.may_restart(10**12)
+    stuck.hear("[ERR] JetStream failed to store a msg: write …/4.blk: no space left on device")
+    assert not stuck.may_restart(ROOM_BYTES - 1)
+    assert stuck.may_restart(ROOM_BYTES)
+    assert not stuck.may_restart(ROOM_BYTES)
+    stuck.hear("no space left on device")
+    stuck.hear("[INF] Server is ready")
+    assert not stuck.may_restart(ROOM_BYTES)

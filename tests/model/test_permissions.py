@@ -52,6 +52,7 @@ def test_what_a_host_may_do_is_this() -> None:
             "hopwall.update.host.h1",
             "hopwall.update.shared.>",
             "hopwall.rules.h1",
+            "hopwall.release.h1",
         ),
         answers=True,
     )

@@ -12,7 +12,7 @@ from hopwall_model.permissions import User
 from hopwall_model.topics import Role
 from hopwall_runtime.config import CommonSettings
 from hopwall_runtime.link import Link
-from tests.conftest import free_port
+from tests.support.ports import free_port
 
 Connect = Callable[[User], Awaitable[Link]]
 

@@ -13,7 +13,7 @@ import aiohttp
 
 from hopwall_runtime import clock
 from tests.api.caller import node
-from tests.conftest import free_port
+from tests.support.ports import free_port
 
 Attack = Callable[["Victim"], Awaitable[None]]
 

@@ -140,8 +140,6 @@ APIS = [
     *publish("_INBOX.host.h1.x", "hopwall.snapshot.h1", "hopwall.status.calc"),
     *subscribe("_INBOX.>", "_INBOX.host.*.>", "hopwall.update.>", "hopwall.snapshot.*"),
     ask(f"STREAM.DELETE.{E}"),
-    ask(f"STREAM.PURGE.{E}"),
-    ask(f"STREAM.UPDATE.{E}", {"name": E}),
 ]
 
 

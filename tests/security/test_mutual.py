@@ -9,8 +9,8 @@ from msgspec.structs import replace
 from hopwall_cli.nats_server import NatsServer
 from hopwall_cli.pki.folder import PkiFolder
 from hopwall_runtime.link import Link
-from tests.conftest import free_port
 from tests.security.conftest import H1, settings_of
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.nats
 

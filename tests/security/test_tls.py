@@ -17,7 +17,7 @@ from hopwall_cli.pki.folder import PkiFolder
 from hopwall_model.permissions import User
 from hopwall_model.topics import Role
 from hopwall_runtime.config import ConfigError
-from tests.conftest import free_port
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.nats
 

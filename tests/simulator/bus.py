@@ -154,6 +154,16 @@ class FakeLink:
         """Whether the server is reachable."""
         return not self._cut
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing that was followed is in doubt."""
+        return not self._cut
+
+    @property
+    def store(self) -> str:
+        """The id of the events stream."""
+        return self._bus.stream.name
+
     async def connect(self, _settings: CommonSettings) -> None:
         """Appear on the bus."""
         self._bus.links.add(self)

@@ -5,11 +5,10 @@ packets are asked at once (`judge`).
 """
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, cast
+from typing import cast
 
 from msgspec.structs import replace
 
@@ -104,7 +103,14 @@ class World:
         self._calc_link = FakeLink(self.bus, "calc")
         self._calc_link.is_watch = self.calc_watches
         service = CalcService(CalcSettings(), cast(Link, self._calc_link))
-        self._calc = asyncio.get_running_loop().create_task(_quietly(service.run()))
+        self._calc = asyncio.get_running_loop().create_task(self._run_calc(service))
+
+    async def _run_calc(self, service: CalcService) -> None:
+        try:
+            await service.run()
+        except Exception as error:
+            self.broken.append(f"calc: {error!r}")
+            raise
 
     def kill_calc(self) -> None:
         """Kill calc."""
@@ -325,11 +331,6 @@ _BEFALLS = (
     World._tables_fail_once,
     World._wrong_server,
 )
-
-
-async def _quietly(work: Coroutine[Any, Any, None]) -> None:
-    with contextlib.suppress(asyncio.CancelledError):
-        await work
 
 
 def live(world: World, n_steps: int) -> World:

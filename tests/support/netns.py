@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
@@ -37,6 +37,19 @@ def enter(name: str) -> None:
         if libc.setns(handle.fileno(), _CLONE_NEWNET) != 0:
             code = ctypes.get_errno()
             raise OSError(code, f"setns {name}: {os.strerror(code)}")
+
+
+@contextlib.contextmanager
+def entered(name: str) -> Iterator[None]:
+    """Have the calling thread, and what it starts, in a named namespace while the block runs."""
+    with Path("/proc/thread-self/ns/net").open("rb") as home:
+        enter(name)
+        try:
+            yield
+        finally:
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.setns(home.fileno(), _CLONE_NEWNET) != 0:
+                raise OSError(ctypes.get_errno(), "setns back")
 
 
 class NetnsError(AssertionError):

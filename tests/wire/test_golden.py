@@ -30,6 +30,9 @@ FILES = sorted(GOLDEN.glob("*/v*.json"))
 
 DECODERS: dict[str, Callable[[bytes], Any]] = {
     "resource-removed": topics.EVENT.decode,
+    "restore-begun": topics.EVENT.decode,
+    "restore-ended": topics.EVENT.decode,
+    "tombstones-purged": topics.EVENT.decode,
     "host-batch": topics.HOST_BATCH.decode,
     "shared-policy": topics.SHARED.decode,
     "shared-set": topics.SHARED.decode,

@@ -15,11 +15,12 @@ from hopwall_api.progress import Tracker
 from hopwall_api.store import Store, shown
 from hopwall_api.writer import Writer
 from hopwall_model import topics
-from hopwall_model.events import ResourceRemoved
+from hopwall_model.events import ResourceRemoved, ResourceSet
 from hopwall_model.status import CalcStatus, HostStatus
 from hopwall_runtime import clock
 from hopwall_runtime.follower import CaughtUp, Followed, Record, Reset
 from hopwall_runtime.link import Link, Unavailable
+from hopwall_runtime.sync_check import Syncs
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ class Api:
         #: Watches take a place for as long as they last: others must find some.
         self.n_watchers = 0
         self.max_watchers = 2048
+        #: Whether the server syncs before it acknowledges.
+        self.syncs: Syncs = "unknown"
         #: When each host was last heard, on the monotonic clock.
         self.heard_at: dict[str, float] = {}
         self._spoken: set[str] = set()
@@ -84,12 +87,13 @@ class Api:
                         # Another history: what was promised of the old one cannot be shown.
                         log.error("the events stream is not the one that was read before")
                         self.writer.stored = 0
+                        self.tracker.forget()
         self.ipam.view.follow(self.store)
         self.news.ring()
 
     def _gather(self, record: Record) -> None:
         key = record.headers.get(HDR_KEY)
-        if not key:
+        if not key or not isinstance(record.event, ResourceSet | ResourceRemoved):
             return
         form, _, request_hash = record.headers.get(HDR_REQUEST_HASH, "").partition("-")
         left = KEEP_S - _age_s(record.headers)
@@ -138,7 +142,7 @@ class Api:
         try:
             async for calc, _ in self.link.last_status(topics.CALC_STATUS):
                 if "" not in self._spoken:
-                    self.tracker.fold_calc(calc)
+                    self.tracker.fold_calc(calc, self.store.revision)
             async for host, subject in self.link.last_status(topics.HOST_STATUS):
                 own = subject == topics.host_status_subject(host.host)
                 if own and host.host not in self._spoken:
@@ -150,7 +154,7 @@ class Api:
 
     def _on_calc(self, status: CalcStatus, _: str) -> None:
         self._spoken.add("")
-        self.tracker.fold_calc(status)
+        self.tracker.fold_calc(status, self.store.revision)
         self.news.ring()
 
     def _on_host(self, status: HostStatus, subject: str) -> None:
@@ -166,7 +170,7 @@ class Api:
 
 def _written(record: Record) -> Written:
     event = record.event
-    if isinstance(event, ResourceRemoved):
+    if not isinstance(event, ResourceSet):
         return Written(key=event.key, word="removed", revision=record.revision, resource=None)
     resource = shown(event.resource, record.revision).resource
     created = resource.metadata.generation == 1

@@ -172,10 +172,10 @@ def items_of(data: bytes) -> tuple[list[bytes], str]:
     return [bytes(item) for item in envelope.items], "/items"
 
 
-async def admit_all(items: list[bytes], place: str) -> list[Resource]:
+async def admit_all(items: list[bytes], place: str, *, kept: bool = False) -> list[Resource]:
     """Return the canonical resources, or every problem of every item.
 
-    Others get their turn between the items.
+    Others get their turn between the items. With `kept` also those that only the services write.
 
     Errors: ApiProblem 422.
     """
@@ -192,7 +192,7 @@ async def admit_all(items: list[bytes], place: str) -> list[Resource]:
             errors.extend(problems.field_errors(error.problems, f"{place}/{index}"))
             continue
         key = key_of(resource)
-        if type(resource) in KEPT_KINDS:
+        if type(resource) in KEPT_KINDS and not kept:
             errors.append(
                 problems.FieldError(
                     pointer=f"{place}/{index}/kind",

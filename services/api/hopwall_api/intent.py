@@ -103,6 +103,32 @@ def plan_set(key: Key, wanted: Resource, held: Held, stamp: Stamp) -> Plan:
     return _written(key, "configured", held, replace(users, metadata=metadata))
 
 
+def plan_restored(key: Key, wanted: Resource, held: Held, stamp: Stamp) -> Plan:
+    """Return the plan that gives the key this very value: also what the server set of its metadata then.
+
+    The older of two that claim an address has it, so when a resource was made is a part of intent.
+    """
+    metadata = replace(
+        wanted.metadata,
+        resource_version=None,
+        uid=wanted.metadata.uid or stamp.uid_of(key),
+        creation_timestamp=wanted.metadata.creation_timestamp or stamp.at,
+        generation=wanted.metadata.generation or 1,
+    )
+    restored = replace(wanted, metadata=metadata, status=None)
+    if held.stored is None:
+        return _written(key, "created", held, restored)
+    if bare(held.stored.resource) == restored:
+        return Plan(key=key, word="unchanged", expected=held.last, event=None, resource=restored)
+    return _written(key, "configured", held, restored)
+
+
+def bare(resource: Resource) -> Resource:
+    """Return the resource without what only this moment of this stream says of it."""
+    metadata = replace(resource.metadata, resource_version=None)
+    return replace(resource, metadata=metadata, status=None)
+
+
 def plan_removal(key: Key, held: Held) -> Plan:
     """Return the plan that removes the key.
 

@@ -54,6 +54,12 @@ class Metrics(Collector):
             "hopwall_api_nats_connected", "1 if NATS is connected.", value=api.link.connected
         )
         yield GaugeMetricFamily("hopwall_api_watchers", "Open watches.", value=api.n_watchers)
+        known = {"always": 1.0, "late": 0.0, "unknown": float("nan")}
+        yield GaugeMetricFamily(
+            "hopwall_api_nats_sync_always",
+            "1 if NATS syncs before it acknowledges, 0 if not, NaN if that is not known.",
+            value=known[api.syncs],
+        )
         yield CounterMetricFamily(
             "hopwall_api_write_conflicts",
             "Writes planned again because another came first.",

@@ -15,12 +15,14 @@ from hopwall_api.problems import CONTENT_TYPE, ProblemDocument
 from hopwall_api.progress import Progress
 from hopwall_api.reads import HostView, HostViewList
 from hopwall_api.release import HostReleased
+from hopwall_api.restore import RestoreBegin, RestoreEnd, RestorePart, RestoreState
 from hopwall_api.routes import Route
 from hopwall_api.rules import RuleList
 from hopwall_model.resources import KEPT_KINDS, KINDS
 from hopwall_model.schema import components
 
 Json = dict[str, Any]
+RESTORE_TYPES = (RestoreBegin, RestorePart, RestoreEnd, RestoreState)
 IPAM_TYPES = (Assign, Release, Assignment, ReleaseAnswer, AddressView, BlockList, CheckReport)
 
 _TEXT: Json = {"type": "string"}
@@ -79,6 +81,7 @@ def document(routes: Sequence[Route], version: str) -> Json:
             RuleList,
             HostReleased,
             *IPAM_TYPES,
+            *RESTORE_TYPES,
         ]
     )
     references, schemas = dict(references), dict(schemas)

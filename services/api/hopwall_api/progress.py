@@ -93,11 +93,24 @@ class Tracker:
         self.hosts: dict[str, HostStatus] = {}
         self._reports: list[CalcStatus] = []
         self._named: set[str] = set()
+        self._doubted = ""
 
     # ------------------------------------------------------------ folding
 
-    def fold_calc(self, status: CalcStatus) -> None:
-        """Fold one report of calc; another epoch than the last forgets what came before."""
+    def forget(self) -> None:
+        """Forget calc's reports: they speak of revisions of a stream that is not there any more."""
+        self._doubted = self.calc.epoch if self.calc is not None else ""
+        self.calc = None
+        self._reports.clear()
+        self._named.clear()
+
+    def fold_calc(self, status: CalcStatus, shown: int) -> None:
+        """Fold one report of calc; another epoch than the last forgets what came before.
+
+        `shown` is the revision that reads show: an epoch that is doubted cannot have resolved more than there is.
+        """
+        if status.epoch == self._doubted and status.revision > shown:
+            return
         if self.calc is not None and self.calc.epoch != status.epoch:
             self._reports.clear()
             self._named.clear()

@@ -272,6 +272,9 @@ async def version(request: web.Request) -> web.StreamResponse:
     return json_response({"version": packages.version("hopwall"), "apiVersion": API_VERSION})
 
 
+_SYNCS = {"always": "yes", "late": "NO", "unknown": "not known"}
+
+
 async def readyz(request: web.Request) -> web.StreamResponse:
     """Tell whether the API can serve now; with `verbose`, each check."""
     api = request.app[API]
@@ -285,4 +288,7 @@ async def readyz(request: web.Request) -> web.StreamResponse:
     }
     lines = [f"[{'+' if good else '-'}] {name}" for name, good in checks.items()]
     lines.append(f"revision {api.store.revision}")
+    lines.append(f"nats-server syncs before it acknowledges: {_SYNCS[api.syncs]}")
+    if api.store.restoring is not None:
+        lines.append(f"a restore has begun at {api.store.restoring.at} and not ended")
     return web.Response(text="\n".join(lines) + "\n", status=503 if reason else 200)

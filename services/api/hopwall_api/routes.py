@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 from msgspec import Struct
 
-from hopwall_api import reads, release, rules, writes
+from hopwall_api import reads, release, restore, rules, writes
 from hopwall_api.access.roles import Verb
 from hopwall_api.answers import ApplyResult, Removal
 from hopwall_api.auth import Need
@@ -55,7 +55,7 @@ _WRITE = (400, 404, 408, 409, 412, 413, 415, 422, 503)
 def all_routes() -> list[Route]:
     """Return every route of the app."""
     of_kinds = [route for kind in KINDS for route in _kind_routes(kind)]
-    return [*_service_routes(), *_ipam_routes(), *of_kinds]
+    return [*_service_routes(), *_backup_routes(), *_ipam_routes(), *of_kinds]
 
 
 def _kind_routes(kind: type[Resource]) -> list[Route]:
@@ -204,6 +204,40 @@ def _service_routes() -> list[Route]:
             need=None,
             statuses=(200, 503),
             query=("verbose",),
+        ),
+    ]
+
+
+def _backup_routes() -> list[Route]:
+    posts: tuple[tuple[str, str, str, Handler, type[Struct]], ...] = (
+        ("", "begin", "Begin a restore, or go on with it.", restore.begin, restore.RestoreBegin),
+        ("/items", "write", "Write a part of it.", restore.part, restore.RestorePart),
+        ("/end", "end", "End it: hosts take over all of it.", restore.end, restore.RestoreEnd),
+    )
+    return [
+        Route(
+            method="GET",
+            path="/v1/backup",
+            name="backup",
+            summary="Return all resources as of one revision: JSON lines, the first says what they are.",
+            handler=restore.backup,
+            need=Need(Verb.OPERATE),
+            refusals=(400, 503),
+        ),
+        *(
+            Route(
+                method="POST",
+                path=f"/v1/restore{path}",
+                name=f"{word}Restore",
+                summary=summary,
+                handler=handler,
+                need=Need(Verb.OPERATE),
+                body=("application/json", body.__name__),
+                answers=restore.RestoreState.__name__,
+                headers=("X-Request-Id",),
+                refusals=(400, 408, 409, 413, 415, 422, 503),
+            )
+            for path, word, summary, handler, body in posts
         ),
     ]
 

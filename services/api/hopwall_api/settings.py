@@ -18,6 +18,11 @@ class ApiSettings(CommonSettings, frozen=True, kw_only=True):
     tls_cert_file: str = ""
     tls_key_file: str = ""
 
+    #: The monitoring page of the nats-server, as http://127.0.0.1:8222; "" for port 8222 of its host.
+    nats_monitor_url: str = ""
+    #: What was removed is remembered for so long; never less than a day and an hour.
+    tombstone_hours: int = 168
+
     def check(self) -> None:
         """Refuse a door that is open by accident.
 

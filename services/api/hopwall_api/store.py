@@ -12,7 +12,13 @@ from collections.abc import Iterator
 from msgspec import Struct
 from msgspec.structs import replace
 
-from hopwall_model.events import Event, ResourceSet
+from hopwall_model.events import (
+    Event,
+    ResourceSet,
+    RestoreBegun,
+    RestoreEnded,
+    TombstonesPurged,
+)
 from hopwall_model.resources import KINDS, IPAMBlock, Key, Resource
 from hopwall_model.selectors import NAMESPACE_LABEL
 
@@ -72,6 +78,20 @@ class _Picture:
         self.held: dict[str, dict[Place, Held]] = {kind.__name__: {} for kind in KINDS}
         self.order: dict[str, list[Place]] = {kind.__name__: [] for kind in KINDS}
         self.revision = 0
+        #: The restore that has begun and not ended: until then this is a mixture.
+        self.restoring: RestoreBegun | None = None
+        #: Tombstones up to this revision may be missing.
+        self.purged = 0
+
+    def note(self, revision: int, event: Event) -> None:
+        """Fold an event that is no word on a resource that is known here."""
+        self.revision = max(self.revision, revision)
+        if isinstance(event, RestoreBegun):
+            self.restoring = event
+        elif isinstance(event, RestoreEnded):
+            self.restoring = None
+        elif isinstance(event, TombstonesPurged):
+            self.purged = max(self.purged, event.revision)
 
     def get(self, key: Key) -> Held:
         of_kind = self.held.get(key.kind)
@@ -137,6 +157,9 @@ class Store:
         """Fold one event. A kind that is not known here is passed over."""
         key = event.key
         if key.kind not in self._picture.held:
+            (self._loading or self._picture).note(revision, event)
+            if isinstance(event, TombstonesPurged) and self._loading is None:
+                self._on_purge(event.revision)
             return
         stored = None
         if isinstance(event, ResourceSet):
@@ -148,6 +171,14 @@ class Store:
         before = self._picture.put(key, held)
         if before.stored is not None or stored is not None:
             self._remember([Change(revision=revision, key=key, before=before.stored, after=stored)])
+
+    def _on_purge(self, revision: int) -> None:
+        """Forget tombstones that the stream has no more, or will not have soon."""
+        self._floor = max(self._floor, revision)
+        for of_kind in self._picture.held.values():
+            gone = [p for p, held in of_kind.items() if not held.stored and held.last <= revision]
+            for place in gone:
+                del of_kind[place]
 
     def caught_up(self, revision: int) -> None:
         """Take the folded snapshot as the picture."""
@@ -188,7 +219,8 @@ class Store:
         ]
         changes.sort(key=lambda change: change.revision)
         if old is None:
-            self._ring, self._floor = [], 0
+            # Who knows less than the last purge cannot be told all that is gone.
+            self._ring, self._floor = [], new.purged
         self._remember(changes)
         self._undo_floor = new.revision
 
@@ -207,6 +239,16 @@ class Store:
         """The revision this picture includes."""
         return self._picture.revision
 
+    @property
+    def restoring(self) -> RestoreBegun | None:
+        """The restore that has begun and not ended."""
+        return self._picture.restoring
+
+    @property
+    def stream_id(self) -> str:
+        """The history of the stream that is shown."""
+        return self._stream_id
+
     def held(self, key: Key) -> Held:
         """Return what is known of the key."""
         return self._picture.get(key)
@@ -214,6 +256,19 @@ class Store:
     def get(self, key: Key) -> Stored | None:
         """Return the resource, or None."""
         return self._picture.get(key).stored
+
+    def everything(self) -> list[Resource]:
+        """Return all resources as of now, what is named before what names it; by namespace and name."""
+        return [
+            self._picture.held[kind.__name__][place].stored.resource  # type: ignore[union-attr]
+            for kind in KINDS
+            for place in self._picture.order[kind.__name__]
+        ]
+
+    def tombstones(self, n: int) -> list[tuple[Key, int]]:
+        """Return removed resources with the revision of their removal, the oldest first; at most so many."""
+        found = [(held.last, key) for key, held in self._picture.all() if held.stored is None]
+        return [(key, last) for last, key in sorted(found)[:n]]
 
     def counts(self) -> dict[str, int]:
         """Return how many resources of each kind there are."""
@@ -290,6 +345,8 @@ def _continues(old: _Picture, new: _Picture) -> bool:
         return False
     for key, held in old.all():
         now = new.get(key)
+        if held.stored is None and now is NOTHING and held.last <= new.purged:
+            continue
         if now.last < held.last or (now.last == held.last and now.stored != held.stored):
             return False
     return True

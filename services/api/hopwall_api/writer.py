@@ -22,7 +22,7 @@ from hopwall_api.outcomes import HDR_KEY, HDR_REQUEST_HASH, Written
 from hopwall_api.problems import ApiProblem
 from hopwall_api.store import NOTHING, Held, Store, shown
 from hopwall_model import codec, topics
-from hopwall_model.events import ResourceRemoved, ResourceSet
+from hopwall_model.events import Event, ResourceSet
 from hopwall_model.resources import KIND_BY_NAME, Key
 from hopwall_runtime import clock
 from hopwall_runtime.follower import Record, Unreadable
@@ -48,6 +48,8 @@ class Source(Struct, frozen=True, kw_only=True):
     request_id: str
     idempotency_key: str = ""
     request_hash: str = ""
+    #: A part of the restore that has begun: then, and only then, it is written meanwhile.
+    restores: bool = False
 
 
 class Writer:
@@ -103,6 +105,7 @@ class Writer:
 
         Errors: Conflict when another write came first; ApiProblem 413, 503.
         """
+        self._check_restore(source)
         writes = [plan for plan in plans if plan.event is not None]
         revisions: list[int] = []
         if writes:
@@ -113,6 +116,37 @@ class Writer:
                 log.warning("revision %d is stored, but reads do not show it yet", self.stored)
         of_key = dict(zip((plan.key for plan in writes), revisions, strict=True))
         return tuple(_written(plan, of_key.get(plan.key)) for plan in plans)
+
+    def _check_restore(self, source: Source) -> None:
+        begun = self._store.restoring
+        if begun is not None and not source.restores:
+            raise problems.unavailable(
+                f"A restore has begun at {begun.at} and has not ended; nothing is written until then."
+                " `hopwall restore` of the same file goes on with it.",
+                retry_after_s=5,
+            )
+
+    async def mark(self, key: Key, decide: Callable[[Event | None], Event], source: Source) -> int:
+        """Store an event that is no word on a resource; return its revision when reads show it.
+
+        Shape:  `decide` is asked with the last one, as the server has it.
+        Errors: ApiProblem: what `decide` raises; 409 after too many races; 503.
+        """
+        for _ in range(MAX_TRIES):
+            try:
+                last = await self._link.last(topics.event_subject(key))
+            except Unavailable as error:
+                raise problems.unavailable(f"{error}; nothing was stored. Try again.") from error
+            event = decide(last.event if isinstance(last, Record) else None)
+            expected = last.revision if last is not None else 0
+            try:
+                [revision] = await self._append_all([self._event(key, event, expected, source)])
+            except Conflict:
+                continue
+            self.stored = max(self.stored, revision)
+            await self.shown(_READ_OWN_WRITE_S)
+            return revision
+        raise problems.conflict("Too many writers at once; try again.")
 
     async def shown(self, timeout_s: float = _READ_OWN_WRITE_S) -> bool:
         """Wait until reads show everything that was acknowledged here; tell whether they do."""
@@ -174,28 +208,31 @@ class Writer:
         if isinstance(found, Unreadable):
             # Somebody's bad message is the last word. The next good write goes on top of it.
             return Held(last=found.revision, stored=self._store.get(key))
-        if isinstance(found.event, ResourceRemoved):
+        if not isinstance(found.event, ResourceSet):
             return Held(last=found.revision, stored=None)
         return Held(last=found.revision, stored=shown(found.event.resource, found.revision))
 
     def _append(self, plan: Plan, source: Source) -> Append:
-        body = codec.encode(plan.event)
+        assert plan.event is not None
+        return self._event(plan.key, plan.event, plan.expected, source)
+
+    def _event(self, key: Key, event: Event, expected: int, source: Source) -> Append:
+        body = codec.encode(event)
         most = self._link.max_payload - _HEADER_BYTES
         if len(body) > most:
             raise problems.too_large(
-                f"{plan.key} is {len(body)} bytes as an event; at most {most} fit one message of this"
+                f"{key} is {len(body)} bytes as an event; at most {most} fit one message of this"
                 " NATS server. Divide it into several resources, or raise the server's max_payload."
             )
         event_id = str(uuid.uuid4())
-        word = "set" if isinstance(plan.event, ResourceSet) else "removed"
         headers = {
             topics.HDR_MSG_ID: event_id,
             "ce-specversion": "1.0",
             "ce-id": event_id,
             "ce-source": "/hopwall/api",
-            "ce-type": f"hopwall.resource.{word}.v1",
+            "ce-type": f"hopwall.{type(event).__struct_config__.tag}.v1",
             "ce-time": clock.now_text(),
-            "ce-subject": path_of(plan.key),
+            "ce-subject": path_of(key),
             "ce-actor": source.actor,
             "ce-requestid": source.request_id,
         }
@@ -203,9 +240,9 @@ class Writer:
             headers[HDR_KEY] = source.idempotency_key
             headers[HDR_REQUEST_HASH] = source.request_hash
         return Append(
-            subject=topics.event_subject(plan.key),
+            subject=topics.event_subject(key),
             body=body,
-            expected=plan.expected,
+            expected=expected,
             headers=headers,
         )
 
@@ -223,7 +260,9 @@ def check_batch(n: int) -> None:
 
 
 def path_of(key: Key) -> str:
-    """Return the path of a resource in the API."""
+    """Return the path of a resource in the API, or of what speaks of all of them."""
+    if key.kind not in KIND_BY_NAME:
+        return f"/v1/{key.kind.lower()}"
     place = f"/namespaces/{key.namespace}" if key.namespace else ""
     return f"/v1{place}/{KIND_BY_NAME[key.kind].PLURAL}/{key.name}"
 

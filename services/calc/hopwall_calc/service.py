@@ -16,7 +16,7 @@ from hopwall_calc.metrics import Metrics
 from hopwall_calc.sequencer import Output
 from hopwall_calc.settings import CalcSettings
 from hopwall_model import codec, topics
-from hopwall_model.events import Event
+from hopwall_model.events import Event, RestoreBegun, RestoreEnded
 from hopwall_model.status import CalcStatus
 from hopwall_model.updates import HostBatch, SnapshotRequest
 from hopwall_runtime import clock
@@ -39,10 +39,13 @@ class CalcService:
         self._settings = settings
         self._link = link
         self._metrics = Metrics()
-        self._graph = Graph(_new_epoch(), routing=settings.routing)
+        self._graph = Graph(_new_epoch(""), routing=settings.routing)
+        self._store = ""
         self._stream_id: str | None = None
         self._stream_changed = False
         self._resyncing = False
+        #: A restore has begun and not ended: what was taken in is a mixture.
+        self._restoring = False
         self._in_sync = False
         self._revision_at_reset = 0
         self._status: CalcStatus | None = None
@@ -66,6 +69,8 @@ class CalcService:
     def _not_ready(self) -> str | None:
         if not self._link.connected:
             return "NATS is not connected"
+        if self._restoring:
+            return "a restore has begun and has not ended"
         return None if self._in_sync else "the stored events are still being read"
 
     async def _ensure_streams(self) -> None:
@@ -84,7 +89,7 @@ class CalcService:
         serving: Callable[[], Awaitable[None]] | None = None
         async for items in self._link.follow():
             self._take(items)
-            if self._resyncing:
+            if self._resyncing or self._restoring:
                 continue
             await self._flush()
             if serving is None:
@@ -95,7 +100,7 @@ class CalcService:
     def _take(self, items: Sequence[Followed]) -> None:
         for item in items:
             if isinstance(item, Reset):
-                self._on_reset(item.stream_id)
+                self._on_reset(item)
             elif isinstance(item, CaughtUp):
                 self._on_caught_up(item.revision)
             else:
@@ -104,17 +109,33 @@ class CalcService:
 
     def _on_event(self, event: Event, revision: int) -> None:
         self._metrics.events.inc()
+        if isinstance(event, RestoreBegun | RestoreEnded):
+            self._on_restore(event)
         self._graph.on_event(event, revision)
 
-    def _on_reset(self, stream_id: str) -> None:
+    def _on_restore(self, event: RestoreBegun | RestoreEnded) -> None:
+        """Hold the hosts where they are while a restore is under way; its end makes one step of all of it."""
+        began = isinstance(event, RestoreBegun)
+        if began != self._restoring:
+            word = "begun: hosts stay as they are until it ends" if began else "ended"
+            log.warning("a restore has %s", word)
+        self._restoring = began
+        if not began and not self._resyncing:
+            self._settle_epoch()
+
+    def _on_reset(self, reset: Reset) -> None:
         # Nothing that is loaded becomes garbage: collecting meanwhile only costs (frozen after it).
         gc.disable()
         if not self._resyncing:
             self._revision_at_reset = self._graph.revision
         self._resyncing = True
+        self._restoring = False
         self._graph.begin_resync()
-        self._stream_changed |= self._stream_id not in (None, stream_id)
-        self._stream_id = stream_id
+        self._store = reset.store
+        if self._stream_id is None:
+            self._graph.new_epoch(_new_epoch(self._store))
+        self._stream_changed |= self._stream_id not in (None, reset.stream_id)
+        self._stream_id = reset.stream_id
 
     def _on_caught_up(self, revision: int) -> None:
         n_lost = self._graph.end_resync(revision)
@@ -126,9 +147,18 @@ class CalcService:
                 self._revision_at_reset,
                 n_lost,
             )
-            # Only now: until the flush that follows, hosts are answered from the old epoch.
-            self._graph.new_epoch(_new_epoch())
-        self._stream_changed = self._resyncing = False
+            self._stream_changed = True
+        self._resyncing = False
+        if not self._restoring:
+            self._settle_epoch()
+
+    def _settle_epoch(self) -> None:
+        """Begin a new epoch if the stream asks for one. Only now: until the flush that follows, hosts are
+        answered from the old epoch.
+        """
+        if self._stream_changed:
+            self._graph.new_epoch(_new_epoch(self._store))
+        self._stream_changed = False
 
     # ------------------------------------------------------------ out
 
@@ -208,7 +238,8 @@ class CalcService:
     async def _heartbeat(self) -> None:
         while True:
             await asyncio.sleep(self._settings.heartbeat_s)
-            if not self._in_sync:
+            # Of a stream that is in doubt nothing is repeated: it may not hold these revisions any more.
+            if not self._in_sync or not self._link.settled:
                 continue
             sequencer = self._graph.sequencer
             for host in sorted(
@@ -234,5 +265,6 @@ class CalcService:
             metrics.node_updates.labels(node.name, "recompute").set(node.n_recomputed)
 
 
-def _new_epoch() -> str:
-    return uuid.uuid4().hex
+def _new_epoch(store: str) -> str:
+    """Return the name of a new life of calc. It begins with the store's id: whose intent it speaks of."""
+    return f"{store}.{uuid.uuid4().hex}" if store else uuid.uuid4().hex

@@ -204,6 +204,25 @@ class Client:
         except (aiohttp.ClientError, OSError) as error:
             raise ClientError(f"The watch at {self.server} broke: {_why(error)}.") from error
 
+    async def lines(self, path: str) -> AsyncIterator[bytes]:
+        """Yield the lines of a long answer as they come.
+
+        Errors: Problem when the API refuses; ClientError when the answer breaks off.
+        """
+        rest = b""
+        try:
+            async with self._open().get(self._base + path) as answer:
+                if answer.status >= 400:
+                    _answer(self.server, answer.status, await answer.text())
+                async for chunk in answer.content.iter_any():
+                    *whole, rest = (rest + chunk).split(b"\n")
+                    for line in whole:
+                        yield line
+        except (aiohttp.ClientError, OSError) as error:
+            raise ClientError(f"The answer of {self.server} broke off: {_why(error)}.") from error
+        if rest:
+            raise ClientError(f"The answer of {self.server} broke off within a line.")
+
     async def ready(self, *, timeout_s: float) -> None:
         """Wait until the API says it is ready.
 

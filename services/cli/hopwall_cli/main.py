@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from hopwall_cli.client import DEFAULT_SERVER, Client, ClientError, read_token
 from hopwall_cli.commands import (
     apply,
+    backup,
     cleanup,
     delete,
     get,
@@ -19,6 +20,7 @@ from hopwall_cli.commands import (
     ipam,
     lab,
     pki,
+    restore,
     rules,
     token,
     up,
@@ -27,7 +29,22 @@ from hopwall_cli.commands import (
 from hopwall_cli.errors import Failure, Usage
 from hopwall_cli.lab.topology import LabError
 
-COMMANDS = (apply, get, delete, hosts, rules, ipam, up, cleanup, lab, pki, token, version)
+COMMANDS = (
+    apply,
+    get,
+    delete,
+    hosts,
+    rules,
+    ipam,
+    backup,
+    restore,
+    up,
+    cleanup,
+    lab,
+    pki,
+    token,
+    version,
+)
 
 Run = Callable[[argparse.Namespace, Client], Awaitable[int]]
 

@@ -1,8 +1,6 @@
 """The embedded nats-server: one real server as a child process, set up so that acknowledged means stored.
 
-`sync_interval: always` makes the server fsync before it acknowledges; its default acknowledges first and
-loses everything since the last sync in a power cut.
-Source: NATS server configuration, JetStream block.
+What it is told is `nats_config`'s; how much it may store follows from the disk it stands on.
 """
 
 import asyncio
@@ -14,23 +12,15 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from hopwall_cli import nats_config
 from hopwall_cli.child import bound
+from hopwall_cli.nats_config import Cluster, Storage
 
-CONFIG = """\
-# Written by hopwall; changed by hand it will be written again.
-listen: {listen}
-server_name: hopwall
-max_payload: 8MB
-write_deadline: "10s"
-jetstream {{
-  store_dir: {store}
-  sync_interval: always
-  max_file_store: 4GB
-  max_memory_store: 256MB
-}}
-"""
 _READY = "Server is ready"
+#: With so much free a stuck server may go on.
+ROOM_BYTES = 32 * 1024 * 1024
 
 
 class NatsServerError(RuntimeError):
@@ -46,7 +36,15 @@ def binary() -> str:
     return found
 
 
-def command(*, listen: str, folder: Path, security: Path | None = None) -> list[str]:
+def command(
+    *,
+    listen: str,
+    folder: Path,
+    name: str = "hopwall",
+    http: str = "",
+    cluster: Cluster | None = None,
+    security: Path | None = None,
+) -> list[str]:
     """Write the server's configuration into the folder and return the command line that runs it.
 
     `security` is a file to include that says who may do what (`pki.nats_conf`); without it everybody may all.
@@ -54,14 +52,45 @@ def command(*, listen: str, folder: Path, security: Path | None = None) -> list[
     Errors: NatsServerError when there is no server to run.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    store = folder / "store"
+    storage = Storage(folder=str(store), file_bytes=nats_config.bytes_for(*_room(store)))
     config = folder / "nats-server.conf"
-    store = json.dumps(str(folder / "store"))
-    text = CONFIG.format(listen=json.dumps(listen), store=store)
+    text = nats_config.render(listen=listen, storage=storage, name=name, http=http, cluster=cluster)
     if security is not None:
         # The server takes paths of includes from the file they stand in, absolute ones too.
         text += f"include {json.dumps(os.path.relpath(security, folder))}\n"
     config.write_text(text)
     return [binary(), "-c", str(config)]
+
+
+def _room(store: Path) -> tuple[int, int]:
+    """Return the bytes that are free where the store is, and those it has."""
+    used = sum(p.stat().st_size for p in store.rglob("*") if p.is_file()) if store.exists() else 0
+    return shutil.disk_usage(store.parent).free, used
+
+
+class StuckStore:
+    """Whether the server's store is stuck: a write has failed for want of room.
+
+    The server refuses from then on, also when there is room again, until it is started anew.
+    """
+
+    def __init__(self) -> None:
+        """Begin with a store that is well."""
+        self._stuck = False
+
+    def hear(self, line: str) -> None:
+        """Take in a line of the server's log."""
+        if "no space left on device" in line or "disk quota exceeded" in line:
+            self._stuck = True
+        elif _READY in line:
+            self._stuck = False
+
+    def may_restart(self, free: int) -> bool:
+        """Tell whether it is stuck and there is room to go on; it is told once."""
+        ready = self._stuck and free >= ROOM_BYTES
+        self._stuck = self._stuck and not ready
+        return ready
 
 
 class NatsServer:
@@ -73,9 +102,20 @@ class NatsServer:
         listen: str,
         folder: Path,
         command_prefix: Sequence[str] = (),
+        name: str = "hopwall",
+        http: str = "",
+        cluster: Cluster | None = None,
         security: Path | None = None,
     ) -> None:
+        """Describe the server; `command_prefix` is put before its command line, as `ip netns exec` is."""
         self.listen = listen
+        self._command: dict[str, Any] = {
+            "listen": listen,
+            "folder": folder,
+            "name": name,
+            "http": http,
+        }
+        self._cluster = cluster
         self.url = f"nats://{listen}"
         self._folder = folder
         self._prefix = list(command_prefix)
@@ -106,9 +146,13 @@ class NatsServer:
         await self.stop()
         raise NatsServerError(f"nats-server does not start on {self.listen}: {' '.join(tail)}")
 
+    def _argv(self) -> list[str]:
+        """Write the configuration and return the command line."""
+        return command(**self._command, cluster=self._cluster, security=self._security)
+
     def _spawn(self, log_path: Path) -> tuple[subprocess.Popen[bytes], int]:
         """Start the process; return it and where in the log its own words begin."""
-        argv = command(listen=self.listen, folder=self._folder, security=self._security)
+        argv = self._argv()
         with log_path.open("ab") as log:
             said_before = log.tell()
             process = subprocess.Popen(
@@ -119,6 +163,11 @@ class NatsServer:
                 start_new_session=True,
             )
             return process, said_before
+
+    def send(self, number: int) -> None:
+        """Send the server a signal, if it runs."""
+        if self._process is not None and self._process.poll() is None:
+            os.kill(self._process.pid, number)
 
     async def stop(self, number: int = signal.SIGTERM) -> None:
         """End the server and wait for it."""

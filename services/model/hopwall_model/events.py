@@ -27,4 +27,46 @@ class ResourceRemoved(Struct, frozen=True, kw_only=True, tag_field="event", tag=
     key: Key
 
 
-Event = ResourceSet | ResourceRemoved
+class RestoreBegun(Struct, frozen=True, kw_only=True, tag_field="event", tag="restore.begun"):
+    """What follows is a restore, and a mixture until it ends: calc takes it in and tells the hosts nothing."""
+
+    #: SHA-256 of the backup: who goes on with a restore names the same.
+    file: str
+    #: RFC 3339; for people.
+    at: str
+
+    @property
+    def key(self) -> Key:
+        """The key of all events of this kind."""
+        return RESTORE
+
+
+class RestoreEnded(Struct, frozen=True, kw_only=True, tag_field="event", tag="restore.ended"):
+    """The restore is whole: the stream says again what is wanted."""
+
+    file: str
+
+    @property
+    def key(self) -> Key:
+        """The key of all events of this kind."""
+        return RESTORE
+
+
+class TombstonesPurged(
+    Struct, frozen=True, kw_only=True, tag_field="event", tag="tombstones.purged"
+):
+    """Tombstones up to this revision may be missing: whoever knows less begins with a list."""
+
+    revision: int
+
+    @property
+    def key(self) -> Key:
+        """The key of all events of this kind."""
+        return PURGE
+
+
+#: Not resources: no kind of this name can be declared.
+RESTORE = Key("Restore", "", "current")
+PURGE = Key("Tombstones", "", "purged")
+
+Event = ResourceSet | ResourceRemoved | RestoreBegun | RestoreEnded | TombstonesPurged

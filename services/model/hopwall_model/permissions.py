@@ -93,11 +93,16 @@ def _stream_calls(role: Role) -> list[str]:
         api, stream = "$JS.API", topic.stream
         if role in _MAKERS:
             calls += [f"{api}.STREAM.INFO.{stream}", f"{api}.STREAM.CREATE.{stream}"]
+        if role is Role.API:
+            calls.append(f"{api}.STREAM.UPDATE.{stream}")
         if role in topic.readers:
             # The echo of the server's flow control goes to $JS.FC.
             calls += [f"{api}.CONSUMER.CREATE.{stream}", f"$JS.FC.{stream}.>"]
-        if role in topic.senders and role in topic.readers:
+        if topic is topics.EVENT and role in topic.readers:
+            # What the stream is known by: its newest message, and the one that was last seen of it.
             calls.append(f"{api}.STREAM.MSG.GET.{stream}")
+        if topic is topics.EVENT and role in topic.senders:
+            calls.append(f"{api}.STREAM.PURGE.{stream}")  # of tombstones that all have seen
     return calls
 
 

@@ -25,6 +25,10 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
     nats_ca_file: str = ""
     nats_cert_file: str = ""
     nats_key_file: str = ""
+    #: Copies of each stream: 0 is 3 where the servers are a cluster, else 1.
+    nats_replicas: int = 0
+    #: Bytes of the events stream; when they are used up, writes are refused and nothing is deleted.
+    nats_max_bytes: int = 2 * 1024**3
     log_level: str = "info"
     log_format: str = "text"
     #: host:port of /livez, /readyz and /metrics; "" for none.

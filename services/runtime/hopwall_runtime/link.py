@@ -10,29 +10,35 @@ What it adds to the client, each for a reason (experiments in docs/design/wire.m
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 
 import nats
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.errors import NoRespondersError
-from nats.js.api import (
-    DiscardPolicy,
-    StorageType,
-    StreamConfig,
-)
-from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
+from nats.js.errors import NotFoundError
 
 from hopwall_model import codec, topics
 from hopwall_model.codec import CodecError
 from hopwall_model.status import Rejected
 from hopwall_model.topics import Topic
-from hopwall_runtime import clock
+from hopwall_runtime import clock, streams
+from hopwall_runtime.appender import (
+    MAX_BATCH,
+    Append,
+    Appender,
+    Conflict,
+    Full,
+    LinkError,
+    Unavailable,
+    Unconfirmed,
+)
 from hopwall_runtime.config import CommonSettings
 from hopwall_runtime.credentials import credentials
 from hopwall_runtime.follower import (
+    CaughtUp,
     DoubtError,
     Followed,
     Follower,
@@ -40,45 +46,29 @@ from hopwall_runtime.follower import (
     Unreadable,
     follower_config,
 )
+from hopwall_runtime.history import History
+from hopwall_runtime.streams import Usage
+
+__all__ = [
+    "MAX_BATCH",
+    "Append",
+    "Conflict",
+    "Full",
+    "Link",
+    "LinkError",
+    "Unavailable",
+    "Unconfirmed",
+]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 #: Largest body of one chunk; the server's default max_payload is 1 MiB and headers count.
 CHUNK_BYTES = 512 * 1024
-#: Messages in one atomic batch. Source: NATS ADR-50.
-MAX_BATCH = 1000
-HISTORY_PER_SUBJECT = 65
 _DRAIN_S = 2.0
-_ERR_WRONG_LAST_SEQUENCE = 10071
+#: Within so much time those who lost a server together try the next.
+_SPREAD_S = 0.5
 _HDR_PART = "Hopwall-Part"
-_HDR_WRITE_ID = "Hopwall-Write-Id"
-
-
-class LinkError(Exception):
-    """The bus did not do what was asked."""
-
-
-class Unavailable(LinkError):
-    """The bus cannot be reached or does not accept writes now; the same call may succeed later."""
-
-
-class Unconfirmed(Unavailable):
-    """The server was silent: whether the events were stored is unknown."""
-
-
-class Conflict(LinkError):
-    """Compare-and-set failed: the subject's last sequence is not the one expected. Nothing was stored."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Append:
-    """One event to store, if its subject's last message is still `expected` (0: none yet)."""
-
-    subject: str
-    body: bytes
-    expected: int
-    headers: Mapping[str, str]
 
 
 class Link:
@@ -93,7 +83,12 @@ class Link:
         self.rejected_messages = 0
         self._servers = ""
         self._last_error = ""
+        self._settings = CommonSettings()
+        self._closing = False
+        self._appender = Appender(self._nc, None)
         self._follower: Follower | None = None
+        self._history = History()
+        self._settled = False
         self._reconnect_listeners: list[Callable[[], Awaitable[None]]] = []
 
     # ------------------------------------------------------------ connection
@@ -103,12 +98,13 @@ class Link:
 
         Errors: ConfigError when a file of the settings cannot be used.
         """
-        self._servers = ", ".join(settings.nats_url)
+        self._servers, self._settings = ", ".join(settings.nats_url), settings
         options: dict[str, Any] = {
             "servers": list(settings.nats_url),
             "name": f"hopwall-{self._service}",
             "max_reconnect_attempts": -1,
-            "reconnect_time_wait": 0.25,
+            # Not all at once: hundreds of clients lose a server at the same moment.
+            "reconnect_time_wait": 0.25 + _chance() * 0.5,
             "connect_timeout": 5,
             "ping_interval": 5,
             "max_outstanding_pings": 2,
@@ -128,9 +124,11 @@ class Link:
                 await asyncio.sleep(0.5)
                 self._nc = nats.aio.client.Client()
         self._js = self._nc.jetstream(timeout=5)
+        self._appender = Appender(self._nc, self._js)
 
     async def close(self) -> None:
         """Flush what was published and close, within seconds also when the server has just gone."""
+        self._closing = True
         if self._js is None and not self._nc.is_connecting:
             return  # it never came so far
         try:
@@ -164,8 +162,16 @@ class Link:
             again = "" if "permissions violation" in text else "; trying again"
             log.warning("NATS at %s: %s%s", self._servers, text, again)
 
+    @property
+    def settled(self) -> bool:
+        """Whether what was followed is surely the stream: nothing is in doubt since the last snapshot."""
+        return self._settled
+
     async def _on_disconnected(self) -> None:
-        log.warning("NATS: disconnected")
+        self._settled = False
+        if not self._closing:
+            log.warning("NATS: disconnected")
+            await asyncio.sleep(_chance() * _SPREAD_S)
 
     async def _on_reconnected(self) -> None:
         self._last_error = ""
@@ -314,83 +320,48 @@ class Link:
     async def ensure_streams(self) -> None:
         """Create the events and status streams where they are missing.
 
-        The status stream is in memory: it is missing after a restart of the server.
+        All but calc, which may not, amend what is not as the settings say. The status stream is in memory: it is missing after a restart of the server.
 
         Errors: Unavailable.
         """
-        events = StreamConfig(
-            name=topics.EVENTS_STREAM,
-            subjects=[topics.EVENT.pattern],
-            storage=StorageType.FILE,
-            max_msgs_per_subject=HISTORY_PER_SUBJECT,
-            discard=DiscardPolicy.OLD,
-            allow_direct=True,
-            allow_atomic=True,
-            duplicate_window=120,
-        )
-        status = StreamConfig(
-            name=topics.STATUS_STREAM,
-            subjects=["hopwall.status.>"],
-            storage=StorageType.MEMORY,
-            max_msgs_per_subject=1,
-            allow_direct=True,
-            # The server would send its acknowledgement wherever a host's status asks for it: to
-            # hopwall.event.>, for one, where 65 of them push the good values out.
-            no_ack=True,
-        )
-        for config in (events, status):
-            try:
-                await self._ensure_stream(config)
-            except (NatsError, TimeoutError) as error:
-                raise Unavailable(f"cannot make the stream {config.name}: {error}") from error
-
-    async def _ensure_stream(self, config: StreamConfig) -> None:
+        wanted = streams.wanted_of(self._settings, clustered=self.cluster != "")
         try:
-            await self._js.stream_info(config.name)
-        except NotFoundError:
-            await self._js.add_stream(config)
+            await streams.ensure(self._js, wanted, amends=self._service != topics.Role.CALC)
+        except (NatsError, TimeoutError) as error:
+            raise Unavailable(f"cannot make the streams as they should be: {error}") from error
+
+    @property
+    def cluster(self) -> str:
+        """The name of the cluster the server is in; "" for a single server."""
+        return str(self._nc._server_info.get("cluster") or "")
+
+    @property
+    def server(self) -> tuple[str, str]:
+        """The id of the server that is connected, and its host name or address; "" while there is none."""
+        url = self._nc.connected_url
+        return str(self._nc._server_info.get("server_id") or ""), (
+            url.hostname if url else ""
+        ) or ""
+
+    @property
+    def store(self) -> str:
+        """The id minted with the events stream that is followed; "" before the first look."""
+        return self._history.store
 
     async def append(self, writes: Sequence[Append]) -> list[int]:
-        """Store the events, all or none; return their revisions in order.
+        """Store the events, all or none; return their revisions in order. See `Appender.append`.
 
-        Shape:  one write is one publish; more are one atomic batch (at most MAX_BATCH).
-        Errors: Conflict when an expectation fails; Unavailable when the server refuses; Unconfirmed when it is silent. Then
-                the outcome is unknown: trying the same writes again (same Nats-Msg-Id) is safe
-                and answers with the first try's revisions if it was stored.
-        Source: NATS ADR-50 (atomic batch publish).
+        Errors: Conflict, Unavailable, Full, Unconfirmed.
         """
-        try:
-            return await self._append_once(writes)
-        except Conflict:
-            # Ours, come back: an earlier try was stored although its answer was lost.
-            stored = await self._revision_if_stored(writes[-1])
-            if stored is None:
-                raise
-            return list(range(stored - len(writes) + 1, stored + 1))
-
-    async def _append_once(self, writes: Sequence[Append]) -> list[int]:
-        try:
-            if len(writes) == 1:
-                write = writes[0]
-                ack = await self._js.publish(
-                    write.subject, write.body, headers=_cas_headers(write), timeout=5
-                )
-                return [int(ack.seq)]
-            return await self._append_batch(writes)
-        except APIError as error:
-            if error.err_code == _ERR_WRONG_LAST_SEQUENCE:
-                raise Conflict("another write came first") from error
-            raise Unavailable(f"NATS refused the write: {error.description}") from error
-        except (NoRespondersError, NoStreamResponseError) as error:
-            raise Unavailable("NATS has no events stream that takes writes now") from error
-        except (NatsError, TimeoutError) as error:
-            raise Unconfirmed(f"NATS did not confirm the write: {error}") from error
+        return await self._appender.append(writes)
 
     async def last(self, subject: str) -> Record | Unreadable | None:
         """Return the last word on a subject, asked of the server itself; None: never written.
 
         Errors: Unavailable.
         """
+        if not self.connected:
+            raise Unavailable(f"cannot read {subject}: NATS is not connected")
         try:
             message = await self._js.get_last_msg(topics.EVENTS_STREAM, subject)
         except NotFoundError:
@@ -404,38 +375,37 @@ class Link:
             return Unreadable(revision)
         return Record(revision=revision, event=event, headers=dict(message.headers or {}))
 
-    async def _revision_if_stored(self, write: Append) -> int | None:
-        """Return the revision of the subject's last message if it is this very write.
+    # ------------------------------------------------------------ upkeep of the events stream
 
-        The server checks the expected sequence before it looks for a duplicate id, so its own
-        deduplication never answers a compare-and-set write that is tried again.
+    async def usage(self) -> Usage:
+        """Return how full the events stream is.
+
+        Errors: Unavailable.
         """
-        wanted = write.headers.get(topics.HDR_MSG_ID)
-        if wanted is None:
-            return None
-        try:
-            last = await self._js.get_last_msg(topics.EVENTS_STREAM, write.subject)
-        except NotFoundError:
-            return None  # it was another write of the batch that met the conflict
-        except (NatsError, TimeoutError) as error:
-            raise Unavailable(f"NATS does not say what it stored: {error}") from error
-        found = (last.headers or {}).get(_HDR_WRITE_ID)
-        return int(last.seq) if found == wanted else None
+        return await _asked(streams.usage(self._js))
 
-    async def _append_batch(self, writes: Sequence[Append]) -> list[int]:
-        batch_id = self._nc.new_inbox().rpartition(".")[2]
-        last = len(writes)
-        for index, write in enumerate(writes, start=1):
-            headers = _cas_headers(write)
-            headers[topics.HDR_BATCH_ID] = batch_id
-            headers[topics.HDR_BATCH_SEQ] = str(index)
-            if index < last:
-                await self._nc.publish(write.subject, write.body, headers=headers)
-            else:
-                headers[topics.HDR_BATCH_COMMIT] = "1"
-                ack = await self._js.publish(write.subject, write.body, headers=headers, timeout=10)
-        top = int(ack.seq)
-        return list(range(top - last + 1, top + 1))
+    async def set_history(self, n: int) -> None:
+        """Keep this many values of each resource; older ones are dropped.
+
+        Errors: Unavailable.
+        """
+        await _asked(streams.set_history(self._js, n))
+
+    async def stored_at(self, revision: int = 0) -> datetime | None:
+        """Return when the server stored this message, or the newest; None when there is none.
+
+        Errors: Unavailable.
+        """
+        return await _asked(streams.stored_at(self._js, revision))
+
+    async def purge_removed(self, subject: str, revision: int) -> None:
+        """Take a removed resource's messages out of the stream, up to its tombstone at this revision.
+
+        What was written on the subject after the tombstone stays.
+
+        Errors: Unavailable.
+        """
+        await _asked(streams.purge_up_to(self._js, subject, revision))
 
     async def follow(self) -> AsyncIterator[list[Followed]]:
         """Yield the events stream for ever: Reset, its records, CaughtUp, then what comes.
@@ -445,11 +415,15 @@ class Link:
         """
         while True:
             try:
-                self._follower = Follower(self._nc, self._js, self.reject)
+                self._follower = Follower(self._nc, self._js, self.reject, self._history)
                 async for items in self._follower.follow():
+                    self._settled |= any(isinstance(item, CaughtUp) for item in items)
                     yield items
             except (NatsError, TimeoutError, DoubtError) as error:
-                log.warning("following the events again from a snapshot: %s", error)
+                self._settled = False
+                log.warning(
+                    "following the events again from a snapshot: %s", error or type(error).__name__
+                )
                 await asyncio.sleep(0.2)
 
     async def last_status(self, topic: Topic[T]) -> AsyncIterator[tuple[T, str]]:
@@ -476,9 +450,12 @@ class Link:
                 await subscription.unsubscribe()
 
 
-def _cas_headers(write: Append) -> dict[str, str]:
-    headers = {**write.headers, topics.HDR_EXPECTED_LAST_SUBJECT_SEQ: str(write.expected)}
-    # Our own name for the id: a batch may not carry the server's deduplication header.
-    if (write_id := headers.pop(topics.HDR_MSG_ID, None)) is not None:
-        headers[_HDR_WRITE_ID] = write_id
-    return headers
+async def _asked(answer: Awaitable[T]) -> T:
+    try:
+        return await answer
+    except (NatsError, TimeoutError) as error:
+        raise Unavailable(f"NATS does not answer about its streams: {error}") from error
+
+
+def _chance() -> float:
+    return os.urandom(1)[0] / 255

@@ -146,8 +146,9 @@ class Desk:
         for draft in sheet.touched():
             key = Key("IPAMBlock", "", draft.name)
             held = self._store.held(key)
-            if key in asked and asked[key].last > held.last:
-                # The last word is one that nobody can read: what counts is the value before it.
+            if key in asked and (asked[key].last > held.last or held.stored is None):
+                # The last word is one that nobody can read: what counts is the value before it. Or there is none
+                # any more: the tombstone was purged.
                 held = Held(last=asked[key].last, stored=held.stored)
             if not draft.gone:
                 plans.append(intent.plan_set(key, _resource(draft), held, stamp))

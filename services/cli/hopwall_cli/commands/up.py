@@ -5,6 +5,7 @@ import asyncio
 import fcntl
 import os
 import shutil
+import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 from hopwall_cli.client import Client, ClientError
 from hopwall_cli.errors import Failure
 from hopwall_cli.interrupt import until_interrupted
-from hopwall_cli.nats_server import NatsServerError
+from hopwall_cli.nats_server import NatsServerError, StuckStore
 from hopwall_cli.nats_server import command as nats_command
 from hopwall_cli.pki.folder import PkiFolder
 from hopwall_cli.supervisor import Child, ChildRefused
@@ -28,6 +29,7 @@ TOOLS = {
     "iptables-save": "iptables",
     "ip6tables-restore": "iptables",
 }
+STORE_LOOK_S = 5.0
 _LOOPBACK = ("127.0.0.1:", "localhost:", "[::1]:", "unix:")
 
 
@@ -60,7 +62,8 @@ async def run(args: argparse.Namespace, _: object) -> int:
 
 
 async def _keep(args: argparse.Namespace) -> None:
-    nats, *services = children_of(args)
+    stuck = StuckStore()
+    nats, *services = children_of(args, stuck)
     try:
         async with asyncio.TaskGroup() as outer:
             server = outer.create_task(nats.keep(), name=nats.name)
@@ -69,6 +72,7 @@ async def _keep(args: argparse.Namespace) -> None:
                     for child in services:
                         tasks.create_task(child.keep(), name=child.name)
                     tasks.create_task(_announce(args), name="announce")
+                    tasks.create_task(_watch_store(args, nats, stuck), name="store")
             finally:
                 server.cancel()  # last: the others still have something to say to it
     except* (ChildRefused, ClientError) as group:
@@ -87,8 +91,8 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def children_of(args: argparse.Namespace) -> list[Child]:
-    """Return the four processes.
+def children_of(args: argparse.Namespace, stuck: StuckStore) -> list[Child]:
+    """Return the four processes; what nats says is also looked at for a store that is stuck.
 
     Errors: Failure when the embedded NATS server is not installed.
     """
@@ -115,7 +119,22 @@ def children_of(args: argparse.Namespace) -> list[Child]:
         Child(name, [sys.executable, "-m", f"hopwall_{name}", *common, *own], say=say)
         for name, own in flags.items()
     ]
-    return [Child("nats", nats, say=say), *services]
+
+    def hear(text: str) -> None:
+        stuck.hear(text)
+        say(text)
+
+    return [Child("nats", nats, say=hear), *services]
+
+
+async def _watch_store(args: argparse.Namespace, nats: Child, said: StuckStore) -> None:
+    """Restart the server when its disk was full and has room again: by itself it would refuse for ever."""
+    while True:
+        await asyncio.sleep(STORE_LOOK_S)
+        free = shutil.disk_usage(args.state_dir).free
+        if said.may_restart(free):
+            say("the disk of nats has room again; it is started again, to take writes.")
+            nats.signal(signal.SIGTERM)
 
 
 async def _announce(args: argparse.Namespace) -> None:

@@ -1,0 +1,113 @@
+"""`hopwall restore`: make the store say what a backup says; what is the same already is not touched.
+
+Hosts go on with what they enforce until the last of it is stored, and then take over the difference in one step.
+A restore that broke off opens nothing; the same command goes on with it.
+"""
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+from hopwall_cli import backup_file
+from hopwall_cli.backup_file import Backup, BackupError, Difference
+from hopwall_cli.client import Client, Problem
+from hopwall_cli.errors import Failure
+
+_TRIES = 30
+_ROUNDS = 5
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declare the command."""
+    parser = commands.add_parser("restore", help="make the store say what a backup says")
+    parser.add_argument("file", help="a file of `hopwall backup`; - for standard input")
+    parser.add_argument(
+        "--replace", action="store_true", help="also when the store holds resources already"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    parser.add_argument("--edited", action="store_true", help="the file was changed by hand")
+    parser.add_argument(
+        "--instead", action="store_true", help="give up another file's restore that broke off"
+    )
+    parser.set_defaults(run=run)
+
+
+async def run(args: argparse.Namespace, client: Client) -> int:
+    """Compare, say what is to be done, and do it."""
+    wanted = _read(args.file, edited=args.edited)
+    now = await _now(client)
+    todo = backup_file.difference(now.resources, wanted.resources)
+    sys.stdout.write(f"backup: {wanted.says}\nstore:  {now.says}\n")
+    for line in backup_file.summary(todo):
+        sys.stdout.write(line + "\n")
+    if args.dry_run:
+        sys.stdout.write("dry run: nothing was written.\n")
+        return 0
+    begin = {"file": wanted.sha256, "replace": args.replace, "instead": args.instead}
+    await _post(client, "", begin)
+    await _make(client, wanted, todo)
+    await _post(client, "/end", {"file": wanted.sha256})
+    sys.stdout.write("restored; the hosts take over what is different.\n")
+    return 0
+
+
+async def _make(client: Client, wanted: Backup, todo: Difference) -> None:
+    """Write the difference until there is none: others may have written when the restore began.
+
+    What the API has taken twice and still says otherwise is the same in today's form: a file may be of an older
+    version, or changed by hand.
+    """
+    for _ in range(_ROUNDS):
+        for items, removed in backup_file.parts(todo):
+            remove = [{"kind": k, "namespace": ns, "name": name} for k, ns, name in removed]
+            await _post(client, "/items", {"file": wanted.sha256, "items": items, "remove": remove})
+        before = todo
+        todo = backup_file.difference((await _now(client)).resources, wanted.resources)
+        if not (todo.added or todo.removed) and todo.changed in ([], before.changed):
+            return
+    left = "\n".join(backup_file.summary(todo))
+    raise Failure(
+        "The store does not come to say what the backup says, so the restore was not ended and the hosts stay"
+        f" as they are. What is left:\n{left}"
+    )
+
+
+async def _now(client: Client) -> Backup:
+    """Return what the store says now; while a restore is under way that is a mixture."""
+    lines = [line async for line in client.lines("/v1/backup")]
+    lines[0] = lines[0].replace(b'"restoring":true', b'"restoring":false')
+    return _checked(lines, "the API's answer", edited=False)
+
+
+def _read(file: str, *, edited: bool) -> Backup:
+    try:
+        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise Failure(f"{file} cannot be read: {error.strerror}.") from error
+    return _checked(data.splitlines(), file, edited=edited)
+
+
+def _checked(lines: list[bytes], where: str, *, edited: bool) -> Backup:
+    try:
+        return backup_file.read(lines, where, edited=edited)
+    except BackupError as error:
+        raise Failure(str(error)) from error
+
+
+async def _post(client: Client, path: str, body: dict[str, object]) -> None:
+    """Ask until it is taken: every request of a restore may be repeated."""
+    for attempt in range(_TRIES):
+        try:
+            await client.request("POST", f"/v1/restore{path}", body=body, timeout_s=120.0)
+        except Problem as problem:
+            if problem.status != 503 or attempt == _TRIES - 1:
+                raise _told(problem) from problem
+            await asyncio.sleep(2.0)
+        else:
+            return
+
+
+def _told(problem: Problem) -> Failure:
+    errors = [f"{e.get('pointer')}: {e.get('reason')}" for e in problem.errors[:20]]
+    return Failure("\n".join([str(problem), *errors]))
