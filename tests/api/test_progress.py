@@ -193,6 +193,8 @@ def test_a_refused_route_is_the_matter_of_the_endpoint_with_its_address() -> Non
         ("nat 192.0.2.10/32 of endpoint default/vm1", {VM, TIER}),
         ("endpoint default/vm1", {VM, TIER}),
         ("set s:1", {VM, HOST_A, HOST_B, POLICY, TIER}),
+        ("rules of policy gnp/isolate", {POLICY}),
+        ("address 10.65.0.9/32 of endpoint default/vm1", {VM}),
     ],
 )
 def test_a_refusal_holds_up_what_it_bears_on_and_no_other(
@@ -204,6 +206,35 @@ def test_a_refusal_holds_up_what_it_bears_on_and_no_other(
     keys = (VM, HOST_A, HOST_B, POLICY, TIER)
     late = {key for key in keys if programmed(tracker, 5, key) == ("False", "Refused")}
     assert late == concerned
+
+
+def test_a_fault_of_the_resource_itself_is_told_whatever_write_brought_it() -> None:
+    """A tier that goes, an older claim that comes: the status says so, though its own write was in force."""
+    lost = (Refusal(object="address 10.65.0.9/32 of endpoint default/vm1", reason="taken"),)
+    tracker = tracked(
+        calc_status(0, 4, "h1", "h2"),
+        calc_status(5, 5, "h1"),
+        host_status("h1", 9),
+        host_status("h2", 9, refused=lost),
+    )
+    progress = tracker.progress([Target(VM, 5)])
+    assert [one.host for one in progress.laggards] == ["h2"]
+    assert "taken" in progress.laggards[0].reason
+    assert progress.settled()
+    assert programmed(tracker, 5, POLICY) == ("True", "Enforced")
+    assert tracker.progress([Target(VM, 5, removed=True)]).reached("programmed")
+
+
+def test_all_that_a_host_refuses_of_a_resource_is_named_up_to_a_limit() -> None:
+    """Who lost seven addresses hears of five, and of how many more there are."""
+    lost = (
+        Refusal(object=f"address 10.65.0.{i}/32 of endpoint default/vm1", reason=f"Lost {i}.")
+        for i in range(7)
+    )
+    tracker = tracked(calc_status(0, 5, "h1"), host_status("h1", 5, refused=tuple(lost)))
+    reason = tracker.progress([Target(VM, 5)]).laggards[0].reason
+    assert [f"Lost {i}." in reason for i in range(7)] == [True] * 5 + [False] * 2
+    assert "And 2 more" in reason
 
 
 def test_a_removed_endpoint_does_not_wait_for_its_interface() -> None:

@@ -24,6 +24,7 @@ from hopwall_model.updates import (
     EndpointRemoved,
     EndpointSet,
     Entity,
+    Lost,
     NeedRemoved,
     PolicyId,
     PolicySet,
@@ -318,6 +319,30 @@ def test_text_in_the_place_of_a_network_closes_its_policy_alone() -> None:
     desired.apply(step(policy("gnp/a")))
     assert desired.refusals() == ()
     assert not is_closed(chains[policy_chain(PolicyId("gnp/a"), "ingress")])
+
+
+def test_what_calc_finds_at_fault_is_told_until_it_is_right() -> None:
+    """A policy without its tier and an address that is another's: each named with its resource."""
+    desired = fresh()
+    closed = structs.replace(policy("gnp/a", action="deny"), fault="Its tier is not there.")
+    lost = (Lost("10.65.0.2/32", EndpointId("d/old")), Lost("192.0.2.1/32", EndpointId("d/old")))
+    loser = structs.replace(endpoint(0, "gnp/a", address=1), lost=lost)
+    desired.apply(step(loser, closed))
+    assert [(r.object, r.reason) for r in desired.refusals()] == [
+        ("rules of policy gnp/a", "Its tier is not there."),
+        *(
+            (
+                f"address {address} of endpoint d/e0",
+                "It is that of endpoint d/old, which is older; remove it from one of them.",
+            )
+            for address in ("10.65.0.2/32", "192.0.2.1/32")
+        ),
+    ]
+    desired.apply(step(endpoint(0, "gnp/a", address=1), policy("gnp/a")))
+    assert desired.refusals() == ()
+    desired.apply(step(loser, closed))
+    desired.apply(step(EndpointRemoved(id=EndpointId("d/e0")), NeedRemoved(scope=closed.scope)))
+    assert desired.refusals() == ()
 
 
 def test_a_route_to_what_is_no_address_is_refused_alone() -> None:

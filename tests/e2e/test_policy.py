@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 import pytest_asyncio
 
-from hopwall_cli.client import Problem
+from hopwall_cli.client import Problem, path_of
 from hopwall_cli.demo import reached
 from hopwall_cli.kinds import kind_named
 from hopwall_cli.lab import topology as topo
@@ -329,6 +329,61 @@ async def test_a_refused_host_endpoint_is_told_and_holds_up_no_other(lab: Lab) -
         await lab.client.delete(kind_named("hep"), namespace="", name="bad", wait="programmed")
 
 
+async def test_a_policy_without_its_tier_says_so_until_it_has_one(lab: Lab) -> None:
+    """It denies, `programmed` and the status say why; the tier makes it right; without it the status falls."""
+    policy = gnp("late.open", "role == 'web'", tier="late", ingress=[{"action": "Allow"}])
+    answer = await lab.client.apply([policy], wait="programmed")
+    try:
+        assert not reached(answer)
+        assert "tier 'late' does not exist" in answer["status"]["laggards"][0]["reason"]
+        assert await both(lab, "far", "web") == [False] * 4
+        async with declared(lab, resource("Tier", "late", {"order": 5})):
+            assert await both(lab, "far", "web") == [True] * 4
+            assert await _state_of(lab, "gnp", "", "late.open") == ("True", [])
+        state, reasons = await _state_of(lab, "gnp", "", "late.open")
+        assert state == "False"
+        assert "tier 'late' does not exist" in reasons[0]
+        async with declared(lab, gnp("other", "role == 'web'")):
+            pass
+    finally:
+        await lab.client.delete(
+            kind_named("gnp"), namespace="", name="late.open", wait="programmed"
+        )
+
+
+async def test_who_loses_an_address_is_told_whose_it_is(lab: Lab) -> None:
+    """Both families, own and floating: the younger endpoint hears it, the owner's status stays true."""
+    web = next(w for w in WORKLOADS if w.name == "web")
+    owner = _endpoint(web)
+    owner["spec"]["ipNATs"] = [{"internalIP": web.ipv4, "externalIP": FLOATING[4]}]
+    spec = {
+        "node": "h2",
+        "interfaceName": "tapyoung",
+        "ipNetworks": [f"{web.ipv4}/32", f"{web.ipv6}/128", "10.65.0.77/32"],
+        "ipNATs": [{"internalIP": "10.65.0.77", "externalIP": FLOATING[4]}],
+    }
+    young = resource("WorkloadEndpoint", "young", spec)
+    young["metadata"]["namespace"] = "default"
+    assert reached(await lab.client.apply([owner], wait="programmed"))
+    try:
+        answer = await lab.client.apply([young], wait="programmed")
+        assert not reached(answer)
+        state, reasons = await _state_of(lab, "wep", "default", "young")
+        assert state == "False"
+        for address in (f"{web.ipv4}/32", f"{web.ipv6}/128", f"{FLOATING[4]}/32"):
+            told = (
+                f"address {address} of endpoint default/young: It is that of endpoint default/web"
+            )
+            assert told in reasons[0], (address, reasons)
+        assert (await _state_of(lab, "wep", "default", "web"))[0] == "True"
+        assert await both(lab, "near", "web") == [True] * 4
+    finally:
+        await lab.client.delete(
+            kind_named("wep"), namespace="default", name="young", wait="programmed"
+        )
+        await lab.client.apply([_endpoint(web)], wait="programmed")
+
+
 async def test_the_legacy_backend_says_the_same() -> None:
     """Tiers, named ports, protocol 0, a host endpoint and its failsafe ports, on legacy iptables."""
     async with Lab("policylg", hosts=1, backend="legacy") as lab:
@@ -371,6 +426,14 @@ async def test_what_is_not_of_this_dataplane_is_refused_by_name(lab: Lab) -> Non
         )
     accounts = gnp("x", "all()", serviceAccountSelector="a == 'b'")
     assert "/spec/serviceAccountSelector" in await _refused(lab, accounts)
+
+
+async def _state_of(lab: Lab, kind: str, namespace: str, name: str) -> tuple[str, list[str]]:
+    """Return whether a resource is programmed, by its status, and what holds it up."""
+    where = path_of(kind_named(kind), namespace=namespace, name=name)
+    status = (await lab.client.request("GET", where))["status"]
+    programmed = next(c for c in status["conditions"] if c["type"] == "Programmed")
+    return programmed["status"], [late["reason"] for late in status["laggards"]]
 
 
 async def _refused(lab: Lab, document: Doc) -> str:

@@ -33,8 +33,10 @@ class HostState(Struct, kw_only=True):
 
     endpoints: dict[EndpointId, EndpointSet] = {}
     host_endpoints: dict[HostEndpointId, HostEndpointSet] = {}
-    #: Tier, rules of both directions.
-    policies: dict[PolicyId, tuple[str, tuple[ResolvedRule, ...], tuple[ResolvedRule, ...]]] = {}
+    #: Tier, rules of both directions, and what is said to be wrong.
+    policies: dict[
+        PolicyId, tuple[str, tuple[ResolvedRule, ...], tuple[ResolvedRule, ...], str]
+    ] = {}
     sets: dict[SetId, frozenset[str]] = {}
     #: The sets of addresses with a port.
     port_sets: dict[SetId, frozenset[str]] = {}
@@ -145,7 +147,7 @@ class FoldedHost:
             pieces = [held.pieces[number] for number in sorted(held.pieces)]
             first = pieces[0]
             if isinstance(first, PolicySet):
-                state.policies[first.id] = (first.tier, first.ingress, first.egress)
+                state.policies[first.id] = (first.tier, first.ingress, first.egress, first.fault)
                 continue
             assert len(pieces) == first.n_buckets, f"{first.scope} is not whole"
             if isinstance(first, SetBucket):

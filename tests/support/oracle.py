@@ -36,6 +36,7 @@ from hopwall_model.updates import (
     Entity,
     HostEndpointId,
     HostEndpointSet,
+    Lost,
     Nat,
     PolicyId,
     ResolvedRule,
@@ -84,6 +85,15 @@ class Oracle:
         """Return the policies whose tier is not there."""
         return {key_of(p) for p in self.policies if self.tier(p.spec.tier) is None}
 
+    def fault(self, tier: str) -> str:
+        """Return what is said of a policy of this tier; a profile has none."""
+        if not tier or self.tier(tier) is not None:
+            return ""
+        return (
+            f"Its tier {tier!r} does not exist, so it denies everything; "
+            "declare the tier, or name another."
+        )
+
     def state(self, host: str) -> HostState:
         """Return what the host must enforce."""
         state = HostState()
@@ -104,7 +114,8 @@ class Oracle:
                     named.update(tier.ingress, tier.egress)
         for policy_id in named:
             ingress, egress = self.rules(policy_id, state)
-            state.policies[policy_id] = (self.tier_name(policy_id), ingress, egress)
+            of = self.tier_name(policy_id)
+            state.policies[policy_id] = (of, ingress, egress, self.fault(of))
         self._spread(host, state)
         return state
 
@@ -135,6 +146,20 @@ class Oracle:
             return (meta.creation_timestamp or "~", meta.namespace or "", meta.name)
 
         return all(age(endpoint) <= age(other) for other in self.claimants[address])
+
+    def lost(self, endpoint: WorkloadEndpoint) -> tuple[Lost, ...]:
+        """Return the addresses of the endpoint that others own, and who."""
+        floating = [_single(nat.external_ip) for nat in endpoint.spec.ip_nats]
+        declared = dict.fromkeys((*endpoint.spec.ip_networks, *floating))
+        owners = (
+            (address, next(e for e in self.claimants[address] if self.owns(e, address)))
+            for address in declared
+        )
+        return tuple(
+            Lost(address, EndpointId(f"{owner.metadata.namespace}/{owner.metadata.name}"))
+            for address, owner in owners
+            if owner is not endpoint
+        )
 
     def nats(self, endpoint: WorkloadEndpoint) -> tuple[Nat, ...]:
         """Return the floating addresses of which the endpoint owns both sides."""
@@ -207,6 +232,7 @@ class Oracle:
             extra_sources=spec.allow_spoofed_source_prefixes,
             mac=spec.mac,
             nats=self.nats(endpoint),
+            lost=self.lost(endpoint),
             tiers=self.lists(endpoint, lambda p: not (_untracked(p) or _pre_dnat(p))),
             profiles=tuple(PolicyId(f"profile/{name}") for name in spec.profiles),
         )

@@ -11,7 +11,7 @@ from typing import Literal
 from msgspec import Struct
 
 from hopwall_model.resources import Key, Resource, WorkloadEndpoint
-from hopwall_model.status import CalcStatus, HostStatus
+from hopwall_model.status import CalcStatus, HostStatus, Refusal
 
 Stage = Literal["accepted", "computed", "programmed"]
 Truth = Literal["True", "False", "Unknown"]
@@ -19,6 +19,8 @@ Truth = Literal["True", "False", "Unknown"]
 #: How many reports of calc are remembered: the hosts that older revisions concern are not known.
 MAX_REPORTS = 10_000
 MAX_LAGGARDS = 100
+#: Of what a host refuses, so many are named.
+MAX_REFUSALS = 5
 
 
 class Target(Struct, frozen=True):
@@ -186,7 +188,17 @@ class Tracker:
                 names = report.hosts
             for name in names:
                 hosts.setdefault(name, []).append(target)
+        self._add_faulty(hosts, targets)
         return hosts, sure
+
+    def _add_faulty(self, hosts: dict[str, list[Target]], targets: Sequence[Target]) -> None:
+        """Add the hosts that find one of them at fault by itself, whatever write brought it there."""
+        mine = {_known_as(target.key): target for target in targets if not target.removed}
+        for host, status in self.hosts.items():
+            for refusal in status.refused:
+                target = mine.get(_owner(refusal.object))
+                if target is not None and refusal.object.startswith(_ITS_OWN):
+                    hosts.setdefault(host, []).append(target)
 
     def _covering(self, revision: int) -> CalcStatus | None:
         index = bisect_left(self._reports, revision, key=lambda report: report.revision)
@@ -221,15 +233,21 @@ class Tracker:
             return False, f"Host {host} has not reported; is hopwall-dataplane running on it?"
         if late := self._late(status, wanted):
             return False, late
-        for target in targets:
-            for refusal in status.refused:
-                if _bears_on(refusal.object, target):
-                    return True, f"Host {host} refused {refusal.object}: {refusal.reason}"
+        refused = [r for r in status.refused if any(_bears_on(r.object, t) for t in targets)]
+        if refused:
+            return True, f"Host {host} refused {_named(refused)}"
         ids = {_endpoint_id(t.key) for t in targets if not t.removed}
         for waiting in status.waiting:
             if waiting.endpoint in ids:
                 return False, f"Host {host} waits for {waiting.endpoint}: {waiting.reason}"
         return False, ""
+
+
+def _named(refused: Sequence[Refusal]) -> str:
+    """Return what was refused and why, in one text."""
+    text = " ".join(f"{r.object}: {r.reason}" for r in refused[:MAX_REFUSALS])
+    more = len(refused) - MAX_REFUSALS
+    return f"{text} And {more} more; `hopwall hosts` names all." if more > 0 else text
 
 
 def _endpoint_id(key: Key) -> str:
@@ -245,12 +263,24 @@ _OBJECTS = {
     "Profile": "policy profile/{1}",
 }
 _WAY = "way to NATS of "
+#: What calc finds wrong with one resource, and is the matter of nobody else.
+_ITS_OWN = ("rules of ", "address ")
+
+
+def _owner(refused: str) -> str:
+    """Return whose matter an object is: "nat 192.0.2.1/32 of endpoint default/a" is the endpoint's."""
+    return refused.rpartition(" of ")[2]
+
+
+def _known_as(key: Key) -> str:
+    return _OBJECTS.get(key.kind, "").format(key.namespace, key.name)
 
 
 def _bears_on(refused: str, target: Target) -> bool:
     """Tell whether a refusal may mean that this resource is not enforced.
 
-    An endpoint or a policy that is refused is another resource's matter, and a route is that of the
+    An endpoint or a policy that is refused is another resource's matter; so are, whatever is written, a
+    policy's rules and an endpoint's address that calc finds at fault. A route is that of the
     endpoint with its address, or of the host it leads to. That a host endpoint would close the way to NATS
     may be the work of any policy, or of what policies name. Anything else (a set, a sysctl) cannot be told
     apart here and counts against every write that concerns the host.
@@ -260,8 +290,9 @@ def _bears_on(refused: str, target: Target) -> bool:
         return refused.removeprefix("route ") in target.addresses or key.kind == "Node"
     if refused.startswith(_WAY) and key.kind != "HostEndpoint":
         return key.kind != "WorkloadEndpoint"
-    owner = refused.rpartition(" of ")[2]  # a floating address is named with its endpoint
-    known_as = _OBJECTS.get(key.kind, "").format(key.namespace, key.name)
+    owner, known_as = _owner(refused), _known_as(key)
+    if refused.startswith(_ITS_OWN):
+        return owner == known_as
     if owner.startswith("host endpoint "):
         return owner == known_as
     return not known_as or not owner.startswith(("endpoint ", "policy ")) or owner == known_as

@@ -33,6 +33,8 @@ class ResolvedPolicy(Struct, frozen=True, kw_only=True):
     sets: dict[SetId, SetSource]
     #: "" for a profile, and for what is not there at all.
     tier: str = ""
+    #: Why it denies everything instead of what was declared; "" if it does not.
+    fault: str = ""
     #: What a host that uses the policy needs: the policy itself and its sets.
     scopes: tuple[Scope, ...]
 
@@ -55,13 +57,14 @@ def resolve(
     )
 
 
-def deny_all(policy_id: PolicyId, *, tier: str = "") -> ResolvedPolicy:
-    """Return what stands in for a policy that is absent or not understood."""
+def deny_all(policy_id: PolicyId, *, tier: str = "", fault: str = "") -> ResolvedPolicy:
+    """Return what stands in for a policy that is absent or not understood, and says why."""
     return ResolvedPolicy(
         ingress=(ResolvedRule(id=f"{policy_id}/i0", action="deny"),),
         egress=(ResolvedRule(id=f"{policy_id}/e0", action="deny"),),
         sets={},
         tier=tier,
+        fault=fault,
         scopes=(policy_scope(policy_id),),
     )
 

@@ -36,6 +36,7 @@ from hopwall_dataplane.placed import ElementKey, Placed
 from hopwall_dataplane.residents import Residents, Touched, packed
 from hopwall_dataplane.routes.route import Route, RouteKey
 from hopwall_dataplane.rule_sets import RuleSets
+from hopwall_dataplane.shortfalls import Shortfalls
 from hopwall_model.names import set_name
 from hopwall_model.status import Refusal, Waiting
 from hopwall_model.updates import (
@@ -49,6 +50,7 @@ from hopwall_model.updates import (
     HostEndpointSet,
     NeedRemoved,
     NeedSet,
+    PolicyId,
     PolicySet,
     RoutesBucket,
     Scope,
@@ -90,6 +92,7 @@ class Desired:
     nats: tuple[tuple[str, int], ...] = ()
     identity: AddressSets = field(default_factory=AddressSets)
     residents: Residents = field(default_factory=Residents)
+    shortfalls: Shortfalls = field(default_factory=Shortfalls)
     destinations: Destinations = field(init=False)
     #: Interfaces came, went or changed, or are used anew, since somebody looked.
     interfaces_touched: bool = True
@@ -284,7 +287,8 @@ class Desired:
             for e in sorted(self._closed)
         )
         others = (Refusal(object=o, reason=r) for o, r in sorted(self._faults.items()))
-        return (*endpoints, *others, *self.hosts.refusals(), *self.translations.refusals())
+        told = (*self.hosts.refusals(), *self.translations.refusals(), *self.shortfalls.refusals())
+        return (*endpoints, *others, *told)
 
     def set_object(self, name: str) -> str:
         """Return what people know a kernel set by."""
@@ -321,6 +325,7 @@ class Desired:
         match piece:
             case PolicySet():
                 self.chains.set_policy(piece)
+                self.shortfalls.put_policy(piece)
             case SetBucket():
                 self.sets.put(piece)
                 sets.add(piece.id)
@@ -342,6 +347,7 @@ class Desired:
         self._faults.pop(_object_of(scope), None)
         if kind == "policy":
             self.chains.remove_policy(name)
+            self.shortfalls.drop_policy(PolicyId(name))
         elif kind == "set" and SetId(name) in self.sets:
             self.sets.drop(SetId(name))
             sets.add(SetId(name))
@@ -367,6 +373,7 @@ class Desired:
         else:
             self.translations.remove(update.id)
         now = update if isinstance(update, EndpointSet) else None
+        self.shortfalls.put_endpoint(update.id, now)
         self.residents.retranslate(before.endpoint if before else None, now)
         if after is not None and after.policy_class is None:
             self._closed.add(update.id)

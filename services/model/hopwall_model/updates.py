@@ -109,6 +109,13 @@ class Nat(Struct, frozen=True, array_like=True, gc=False):
     internal: str
 
 
+class Lost(Struct, frozen=True, array_like=True, gc=False):
+    """An address that an endpoint declares and that an older one owns; a floating address too."""
+
+    address: str
+    owner: EndpointId
+
+
 # ---------------------------------------------------------------- the pieces
 
 
@@ -126,6 +133,8 @@ class EndpointSet(
     mac: str = ""
     #: Those whose external address this endpoint owns.
     nats: tuple[Nat, ...] = ()
+    #: What it declares and is without: for its status alone.
+    lost: tuple[Lost, ...] = ()
     tiers: tuple[TierPolicies, ...] = ()
     #: In order; reached when no tier decides. An absent profile is present as one that denies all.
     profiles: tuple[PolicyId, ...] = ()
@@ -202,6 +211,8 @@ class PolicySet(
     tier: str = ""
     ingress: tuple[ResolvedRule, ...] = ()
     egress: tuple[ResolvedRule, ...] = ()
+    #: Why the rules above deny everything and are not the declared ones: one sentence, for its status alone.
+    fault: str = ""
 
     @property
     def scope(self) -> Scope:

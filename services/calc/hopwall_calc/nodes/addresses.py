@@ -2,7 +2,8 @@
 
 Two endpoints that claim one address cannot both have it: the older one wins, by creation time, then by
 key. The other one is without it everywhere: in its own rules, in sets and in routes. A floating address is
-claimed like any other; one that leads to an address that the endpoint lost leads nowhere.
+claimed like any other; one that leads to an address that the endpoint lost leads nowhere. The loser's host
+is told what it lost and to whom, for the status.
 """
 
 from collections.abc import Iterable
@@ -12,14 +13,15 @@ from msgspec import Struct
 from hopwall_calc.engine import Answer, KeyedNode
 from hopwall_calc.intake import EndpointInput
 from hopwall_model.resources import Key
-from hopwall_model.updates import Nat
+from hopwall_model.updates import Lost, Nat
 
 
 class Owned(Struct, frozen=True, gc=False):
-    """An endpoint's addresses, and its floating ones, in the order it declared them."""
+    """An endpoint's addresses, its floating ones, and what others own, in the order it declared them."""
 
     addresses: tuple[str, ...] = ()
     nats: tuple[Nat, ...] = ()
+    lost: tuple[Lost, ...] = ()
 
 
 #: What whoever is absent owns.
@@ -86,15 +88,21 @@ class Addresses(KeyedNode[Key, Owned]):
         endpoint = self._endpoints.get(key)
         if endpoint is None:
             return None
-        addresses = tuple(a for a in endpoint.addresses if self.claims[a][0][1] == key)
-        if not endpoint.nats:
-            return Owned(addresses)
+        owners = {address: self.claims[address][0][1] for address in _claimed(endpoint)}
+        lost = tuple(
+            Lost(address, self._endpoints.values[owner].id)
+            for address, owner in owners.items()
+            if owner != key
+        )
+        addresses = endpoint.addresses
+        if lost:
+            addresses = tuple(address for address in addresses if owners[address] == key)
         nats = (
             nat
             for nat in endpoint.nats
-            if nat.internal in addresses and self.claims[nat.external][0][1] == key
+            if nat.internal in addresses and owners[nat.external] == key
         )
-        return Owned(addresses, tuple(nats))
+        return Owned(addresses, tuple(nats), lost)
 
 
 def _claimed(endpoint: EndpointInput) -> tuple[str, ...]:

@@ -72,6 +72,7 @@ class Endpoints(KeyedNode[Key, Placed]):
             extra_sources=endpoint.extra_sources,
             mac=endpoint.mac,
             nats=owned.nats,
+            lost=owned.lost,
             tiers=applied.tiers,
             profiles=_profiles(endpoint),
         )

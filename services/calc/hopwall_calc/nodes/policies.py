@@ -15,6 +15,7 @@ from hopwall_model.resources import Key
 from hopwall_model.updates import PolicyId, PolicySet, Scope
 
 _PROFILE = "profile/"
+_NOT_UNDERSTOOD = "Its rules are not understood, so it denies everything; see the log of calc."
 
 
 class Policies(KeyedNode[PolicyId, ResolvedPolicy]):
@@ -79,8 +80,10 @@ class Policies(KeyedNode[PolicyId, ResolvedPolicy]):
                 return deny_all(key)
             return resolve(key, "", ingress=profile.ingress, egress=profile.egress)
         policy = self._declared(key)
-        if policy is None or policy.closed or tier_of(self._tiers, policy.tier) is None:
+        if policy is None or policy.closed:
             return self.closed(key)
+        if tier_of(self._tiers, policy.tier) is None:
+            return deny_all(key, tier=policy.tier, fault=_tierless(policy.tier))
         return resolve(
             key,
             policy.namespace,
@@ -98,7 +101,7 @@ class Policies(KeyedNode[PolicyId, ResolvedPolicy]):
     def closed(self, key: PolicyId) -> ResolvedPolicy:
         """Deny where the rules are not understood."""
         policy = None if key.startswith(_PROFILE) else self._declared(key)
-        return deny_all(key, tier=policy.tier if policy else "")
+        return deny_all(key, tier=policy.tier if policy else "", fault=_NOT_UNDERSTOOD)
 
     # ------------------------------------------------------------ as content of scopes
 
@@ -123,4 +126,12 @@ class Policies(KeyedNode[PolicyId, ResolvedPolicy]):
             tier=value.tier,
             ingress=value.ingress,
             egress=value.egress,
+            fault=value.fault,
         )
+
+
+def _tierless(tier: str) -> str:
+    return (
+        f"Its tier {tier!r} does not exist, so it denies everything; "
+        "declare the tier, or name another."
+    )
