@@ -1,6 +1,7 @@
 """The policy language on two hosts: each part declared over REST, waited for, and tried with packets."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from hopwall_cli.demo import reached
 from hopwall_cli.kinds import kind_named
 from hopwall_cli.lab import topology as topo
 from hopwall_cli.lab.lab import Lab, Proto
+from hopwall_cli.lab.netns import inside
 from hopwall_cli.lab.topology import Workload, open_profile, resource
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
@@ -178,6 +180,47 @@ async def test_ports_beyond_one_multiport(lab: Lab) -> None:
     }
     async with declared(lab, gnp("ranges", "role == 'web'", ingress=[rule])):
         assert await both(lab, "far", "web") == [True, False, False, False]
+
+
+_LITE = """
+import socket, sys
+role, address = sys.argv[1:]
+sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM, 136)
+sock.settimeout(1.0 if role == "ask" else None)
+if role == "serve":
+    sock.bind((address, 7000))
+    print("ready", flush=True)
+    while True:
+        sock.sendto(*sock.recvfrom(100))
+sock.connect((address, 7000))
+try:
+    sock.send(b"hopwall")
+    print(sock.recv(100) == b"hopwall")
+except OSError:
+    print(False)
+"""
+
+
+async def test_udplite_is_allowed_and_answered(lab: Lab) -> None:
+    """By name between two hosts, both families, though only one of them has the policy; UDP is not meant."""
+    web = next(w for w in WORKLOADS if w.name == "web")
+    python = [sys.executable, "-c", _LITE]
+    allow = [{"action": "Allow", "protocol": "UDPLite", "destination": {"ports": [7000]}}]
+    for address in (web.ipv4, web.ipv6):
+        argv = inside(lab.namespace("web"), [*python, "serve", address])
+        server = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
+        try:
+            assert server.stdout is not None
+            assert await server.stdout.readline() == b"ready\n"
+            async with declared(lab, gnp("lite", "role == 'web'", ingress=allow)):
+                assert await lab.run("far", [*python, "ask", address]) == "True\n"
+                assert await both(lab, "far", "web") == [False] * 4
+            deny = [{"action": "Deny", "protocol": "UDPLite"}, {"action": "Allow"}]
+            async with declared(lab, gnp("lite", "role == 'web'", ingress=deny)):
+                assert await lab.run("far", [*python, "ask", address]) == "False\n"
+        finally:
+            server.kill()
+            await server.wait()
 
 
 async def test_icmp_by_type_and_code(lab: Lab) -> None:

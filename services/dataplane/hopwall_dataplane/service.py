@@ -113,7 +113,10 @@ async def open_kernel(
         sets=IpsetDriver(),
         routes=RouteDriver(),
         interfaces=InterfaceSetup(
-            SysctlDriver(), prefixes=settings.interface_prefixes, ipv6=settings.ipv6
+            SysctlDriver(),
+            prefixes=settings.interface_prefixes,
+            ipv6=settings.ipv6,
+            udplite=settings.udplite,
         ),
     )
 

@@ -28,6 +28,8 @@ class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
     backend: str = "auto"
     mark_mask: str = "0xffffff00"
     ipv6: bool = True
+    #: Whether connection tracking is set to take UDPLite (nf_conntrack_checksum is then 0).
+    udplite: bool = True
     #: What becomes of a workload's traffic to its own host after its egress policy: drop, accept, or
     #: return, which leaves it to what others have in the filter table.
     workload_to_host: Literal["drop", "accept", "return"] = "drop"

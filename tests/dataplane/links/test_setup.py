@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hopwall_dataplane.links.setup import InterfaceSetup
-from hopwall_dataplane.links.sysctl import SysctlDriver, workload_sysctls
+from hopwall_dataplane.links.sysctl import TRACK_UDPLITE, SysctlDriver, workload_sysctls
 
 INDICES = {"lo": 1, "eth0": 2, "tap0": 3, "tap9": 4}
 ACCEPT_RA = "net/ipv6/conf/{}/accept_ra"
@@ -49,3 +49,24 @@ def test_without_ipv6_the_host_does_not_begin_to_forward_it(tree: Path) -> None:
         name for name in now if name.startswith("net/ipv4/")
     }
     assert now["net/ipv4/ip_forward"] == "1"
+
+
+@pytest.mark.parametrize(("udplite", "wanted"), [(True, "0"), (False, "1")])
+def test_connection_tracking_is_made_to_take_udplite(
+    tree: Path, udplite: bool, wanted: str
+) -> None:
+    """At the start and at each refresh, unless the settings say to leave it."""
+    (name,) = TRACK_UDPLITE
+    (tree / name).parent.mkdir(parents=True)
+    setup = InterfaceSetup(SysctlDriver(tree), prefixes=("tap",), udplite=udplite)
+    for _ in range(2):
+        (tree / name).write_text("1")
+        setup.look_again(INDICES)
+        setup.apply(INDICES, {"tap0"})
+        assert (tree / name).read_text() == wanted
+
+
+def test_a_kernel_without_connection_tracking_is_not_written_to(tree: Path) -> None:
+    """What is not there is not made."""
+    InterfaceSetup(SysctlDriver(tree), prefixes=("tap",)).apply(INDICES, {"tap0"})
+    assert not (tree / "net/netfilter").exists()

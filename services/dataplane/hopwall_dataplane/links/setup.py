@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from hopwall_dataplane.links.sysctl import (
     FORWARD_V4,
+    TRACK_UDPLITE,
     SetSysctl,
     SysctlDriver,
     host_sysctl_names,
@@ -21,16 +22,23 @@ class InterfaceSetup:
     """Keeps the host's and the workload interfaces' sysctls as the data path needs them.
 
     Shape: `prefixes` begin the names of workloads' interfaces, known or not; none of them is an uplink.
-           Without `ipv6` nothing of that family is touched. `_done` is interface → the index it had when it was put right; another index is a new interface.
+           Without `ipv6` nothing of that family is touched; without `udplite` connection tracking is left as it is.
+           `_done` is interface → the index it had when it was put right; another index is a new interface.
     """
 
     def __init__(
-        self, driver: SysctlDriver, *, prefixes: tuple[str, ...], ipv6: bool = True
+        self,
+        driver: SysctlDriver,
+        *,
+        prefixes: tuple[str, ...],
+        ipv6: bool = True,
+        udplite: bool = True,
     ) -> None:
         """Begin with nothing known to be right."""
         self._driver = driver
         self._prefixes = prefixes
         self._trees = ("net/ipv4/", "net/ipv6/") if ipv6 else ("net/ipv4/",)
+        self._tracking = TRACK_UDPLITE if udplite else {}
         self._done: dict[str, int] = {}
         self._host_done = False
 
@@ -49,7 +57,10 @@ class InterfaceSetup:
         if not self._host_done:
             return []
         held = self._driver.read(self._host_names(indices))
+        tracking = self._driver.read(self._tracking)
         ops = plan_host(held, indices, self._strangers(indices))
+        ops += plan_sysctls(self._tracking, tracking)
+        held |= tracking
         self._host_done = not ops
         for name in [n for n, index in self._done.items() if indices.get(n) == index]:
             wanted = self._wanted([name])
@@ -91,6 +102,7 @@ class InterfaceSetup:
             # First: turning forwarding on resets what interfaces were set to.
             held = self._driver.read(self._host_names(indices))
             done += self._write(plan_host(held, indices, self._strangers(indices)))
+            done += self._write(plan_sysctls(self._tracking, self._driver.read(self._tracking)))
             self._host_done = True
         desired = self._wanted(fresh)
         done += self._write(plan_sysctls(desired, self._driver.read(desired)))

@@ -1,7 +1,7 @@
 """How the kernel must be set for the data path: which sysctls, read, and written where they differ.
 
 The tables and plans are pure; `SysctlDriver` is the only code that writes /proc/sys. It refuses names
-outside `net/ipv4` and `net/ipv6`.
+outside `net/ipv4`, `net/ipv6` and `net/netfilter`.
 
 A workload's next hop is, for IPv4, any address at all: proxy ARP answers for it. For IPv6 it is the
 host's link-local address on the workload's interface: `proxy_ndp` is not the twin of proxy ARP and is
@@ -45,6 +45,12 @@ _WORKLOAD: Mapping[Family, tuple[tuple[str, str], ...]] = {
 
 #: More than any of them has.
 _VALUE_BYTES = 64
+
+#: Connection tracking reckons the checksum of UDPLite as if it were UDP's, so with this at 1, the kernel's
+#: default, every right one is invalid. At 0 checksums are left to whom the packets are for.
+#: Source: udplite_error() in net/netfilter/nf_conntrack_proto_udp.c.
+TRACK_UDPLITE: Mapping[str, str] = {"net/netfilter/nf_conntrack_checksum": "0"}
+_TREES = (["net", "ipv4"], ["net", "ipv6"], ["net", "netfilter"])
 
 FORWARD_V4 = "net/ipv4/ip_forward"
 _FORWARD_V6 = "net/ipv6/conf/all/forwarding"
@@ -162,7 +168,7 @@ class SysctlDriver:
         Errors: `ValueError` for a name outside our trees.
         """
         parts = name.split("/")
-        if parts[:2] not in (["net", "ipv4"], ["net", "ipv6"]) or {"", ".", ".."} & set(parts):
+        if parts[:2] not in _TREES or {"", ".", ".."} & set(parts):
             text = f"{name!r} is not a network sysctl"
             raise ValueError(text)
         return f"{self._root}/{name}"
