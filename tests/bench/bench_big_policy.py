@@ -163,7 +163,7 @@ def main() -> list[Result]:
     """Measure both backends, each in a namespace of its own."""
     results = []
     for backend in ("nft", "legacy"):
-        with Netns("benchbig") as ns:
+        with Netns("benchbig", patience_s=600.0) as ns:
             times = ns.python(run, backend)
         name = f"{backend}, {N_RULES:,} rules"
         results += [

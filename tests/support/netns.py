@@ -59,8 +59,9 @@ class NetnsError(AssertionError):
 class Netns:
     """One network namespace with `lo` up, as a context manager."""
 
-    def __init__(self, label: str = "test") -> None:
-        """Choose the name; nothing is made before the `with`."""
+    def __init__(self, label: str = "test", *, patience_s: float = 60.0) -> None:
+        """Choose the name, and how long `python` may take; nothing is made before the `with`."""
+        self._patience_s = patience_s
         self.name = f"hwt-{label}-{os.getpid()}-{next(_counter)}"
 
     def __enter__(self) -> Self:
@@ -145,7 +146,7 @@ class Netns:
             os.close(read_end)
             _child(self.name, write_end, lambda: function(*args, **kwargs))
         os.close(write_end)
-        data, ended = _collect(read_end, time.monotonic() + 60.0)
+        data, ended = _collect(read_end, time.monotonic() + self._patience_s)
         os.close(read_end)
         if not ended:
             os.kill(pid, signal.SIGKILL)

@@ -1,7 +1,7 @@
 """Read resources from YAML and JSON text: many documents, lists, and folders of files.
 
-Checks only what the API cannot: that a file is readable, that a mapping has no key twice (YAML would
-silently keep the last), that every document is an object. What a resource may be is the API's matter.
+Checks only what the API cannot: that a file is readable, that a mapping has no key twice (the
+last would silently be kept), that every document is an object. What a resource may be is the API's matter.
 """
 
 import json
@@ -34,6 +34,10 @@ class Document(Struct, frozen=True):
         """The place, for people."""
         item = f", item {self.item}" if self.item else ""
         return f"{self.file}, document {self.number}{item}"
+
+
+class _KeyTwiceError(Exception):
+    """A JSON object has a key twice."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -85,16 +89,36 @@ def load_text(text: str, file: str) -> list[Document]:
     Errors: Failure names the file and the place.
     """
     try:
-        values = (
-            [json.loads(text)] if file.endswith(".json") else list(yaml.load_all(text, _Loader))
-        )
+        values = _values(text, json_only=file.endswith(".json"))
     except json.JSONDecodeError as error:
         raise Failure(f"{file}: line {error.lineno} is no JSON: {error.msg}.") from error
+    except _KeyTwiceError as error:
+        raise Failure(f"{file}: {error}.") from error
     except yaml.YAMLError as error:
         raise Failure(f"{file}: {_yaml_fault(error)}.") from error
     found: list[Document] = []
     for number, value in enumerate(values, start=1):
         found += _resources(file, number, value)
+    return found
+
+
+def _values(text: str, *, json_only: bool) -> list[Any]:
+    """Read JSON where it is all JSON: a hundred times faster than to read it as YAML."""
+    if json_only or text.lstrip()[:1] in ("{", "["):
+        try:
+            return [json.loads(text, object_pairs_hook=_object)]
+        except json.JSONDecodeError:
+            if json_only:
+                raise
+    return list(yaml.load_all(text, _Loader))
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _KeyTwiceError(f"the key {twice!r} is there twice")
     return found
 
 
