@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 
 from hopwall_cli.demo import reached
-from hopwall_cli.lab import netns
 from hopwall_cli.lab import topology as topo
 from hopwall_cli.lab.bgp import Topology
 from hopwall_cli.lab.lab import Lab
@@ -19,6 +18,7 @@ from hopwall_cli.lab.topology import Workload
 from hopwall_dataplane.bgp.control import Control, Unreachable
 from hopwall_runtime import clock
 from tests.support.route_watch import AGENT, RouteWatch
+from tests.support.routed import routed, routes_of, wire
 
 N_ENDPOINTS = 100
 HOME, NEWCOMER = "h2", "h4"
@@ -57,23 +57,6 @@ class Kill:
     lost_packets: int
 
 
-def endpoint(number: int) -> Workload:
-    """Return a workload of the home host, with addresses that are in no block."""
-    return Workload(
-        name=f"b{number}",
-        host=HOME,
-        ipv4=f"10.65.200.{number + 1}",
-        ipv6=f"fd65::c8:{number + 1:x}",
-        interface=f"tapb{number}",
-        profiles=("open",),
-    )
-
-
-def routes_of(workload: Workload) -> set[str]:
-    """Return a workload's addresses as networks."""
-    return {f"{workload.ipv4}/32", f"{workload.ipv6}/128"}
-
-
 def blocks_of(workload: Workload) -> set[str]:
     """Return the blocks of a workload's addresses."""
     addresses = (ip_address(one) for one in (workload.ipv4, workload.ipv6))
@@ -106,21 +89,12 @@ class Rig:
 
     async def endpoints(self) -> Times:
         """Declare endpoints one after the other, and time their routes."""
-        wires = (endpoint(n).interface for n in range(N_ENDPOINTS))
-        lines = [
-            line
-            for wire in wires
-            for line in (
-                f"link add {wire} type veth peer name {wire[3:]}",
-                f"link set {wire[3:]} up",
-                f"link set {wire} up",
-            )
-        ]
-        await netns.batch(self.lab.namespace(HOME), lines)
+        workloads = routed(HOME, N_ENDPOINTS)
+        await wire(self.lab, workloads)
         times = Times()
-        for number in range(N_ENDPOINTS):
+        for workload in workloads:
             await asyncio.sleep(_PACE_S)
-            await self._endpoint(endpoint(number), times)
+            await self._endpoint(workload, times)
         return times
 
     async def _endpoint(self, workload: Workload, times: Times) -> None:
@@ -248,8 +222,6 @@ async def running(topology: Topology) -> AsyncIterator[Rig]:
         rig = Rig(lab, stack)
         placed = [await rig.put(host) for host in lab.hosts]
         for workload in placed:
-            mine = (ip_network(block) for block in blocks_of(workload))
-            assert not any(ip_address(endpoint(0).ipv4) in block for block in mine)
             for watch in rig.others(workload.host):
                 await watch.until(blocks_of(workload))
         yield rig

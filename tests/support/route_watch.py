@@ -25,16 +25,20 @@ BIRD, AGENT = 12, 80
 _NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
 _GROUPS = 0x40 | 0x400
 _MAIN = 254
+_UNICAST = 1
 _RTA_DST = 1
 _RTMSG = struct.Struct("=BBBBBBBBI")
 
 
 def change(kind: int, body: bytes, protocol: int) -> tuple[str, bool] | None:
-    """Read an event: (network, whether it stands now); None when it is not of this protocol."""
+    """Read an event: (network, whether it stands now); None when it is no way somewhere of this protocol.
+
+    Black holes are no ways: BIRD writes those for IPv6 anew at each start (docs/design/bgp.md 7).
+    """
     if kind not in (_NEWROUTE, _DELROUTE):
         return None
-    family, length, _, _, table, by, _, _, _ = _RTMSG.unpack_from(body)
-    if by != protocol or table != _MAIN:
+    family, length, _, _, table, by, _, route, _ = _RTMSG.unpack_from(body)
+    if by != protocol or table != _MAIN or route != _UNICAST:
         return None
     empty = bytes(16 if family == socket.AF_INET6 else 4)
     address = attribute_table(body, _RTMSG.size, len(body)).get(_RTA_DST, empty)
