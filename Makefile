@@ -1,10 +1,10 @@
 # Every target sets up what it needs by itself. `make help` lists them.
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
-.PHONY: help setup demo test test-deep test-fuzz lint fmt types bench lock clean
+.PHONY: help setup demo test test-deep test-fuzz lint fmt types bench bgp-report lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
 
 setup: ## install what is missing (Debian packages, .venv, locked Python packages)
 	@bash tools/setup.sh
@@ -33,6 +33,9 @@ fmt: setup ## format and fix what can be fixed
 
 bench: setup ## speed, as ratios against the bare tools in the same run
 	@$(PY) -m tests.bench
+
+bgp-report: setup ## BGP in every topology of the lab, written to docs/bgp-report.md
+	@$(PY) -m tests.bench.bench_bgp --write
 
 lock: ## pin all dependencies anew
 	@bash tools/lock.sh

@@ -36,6 +36,9 @@ KILLS: dict[Topology, tuple[str, ...]] = {
 ROLES = {HOME: "announces the endpoints", "h1": "receives", "rr1": "reflects"}
 #: Without BFD a dead peer is noticed after three of these, and its routes are kept for the restart time.
 KEEPALIVE_S, RESTART_S = 1, 5
+QUICK = {"keepaliveTime": f"{KEEPALIVE_S}s", "maxRestartTime": f"{RESTART_S}s"}
+#: Until BIRDs have taken a change and their sessions are up again.
+_TAKEN_S = 8.0
 
 
 @dataclass
@@ -49,6 +52,8 @@ class Found:
     kills: list[Kill] = field(default_factory=list)
     dark_s: float = math.nan
     dark_bfd_s: float = math.nan
+    news_s: float = math.nan
+    news_forgotten_s: float = math.nan
 
 
 def rank(values: Sequence[float], share: float) -> float:
@@ -66,19 +71,30 @@ async def measure(topology: Topology) -> Found:
             found.kills.append(await rig.kill(who))
         if topology == "reflector":
             await lose_power(rig, found)
+        if topology == "reflectors":
+            await lose_reflector(rig, found)
     return found
 
 
 async def lose_power(rig: Rig, found: Found) -> None:
     """Take a host's power twice: with sessions that say they live, and with BFD."""
-    times = {"keepaliveTime": f"{KEEPALIVE_S}s", "maxRestartTime": f"{RESTART_S}s"}
-    await rig.lab.client.apply([bgp.reflector_peer(**times)])
+    await rig.lab.client.apply([bgp.reflector_peer(**QUICK)])
     await rig.join()
     found.dark_s = await rig.lose_power()
     await rig.lab.client.apply([bgp.reflector_peer(bfd=True)])
     await rig.join()
     await rig.until_bfd("rr1", 2 * len(rig.lab.hosts))
     found.dark_bfd_s = await rig.lose_power()
+
+
+async def lose_reflector(rig: Rig, found: Found) -> None:
+    """Let one of two reflectors die for good, and a host's BIRD crash: at once, and when it is given up."""
+    await rig.lab.client.apply([bgp.reflector_peer(**QUICK)])
+    await asyncio.sleep(_TAKEN_S)
+    await rig.lab.crash("rr2")
+    found.news_s = await rig.news_after_crash(1)
+    await rig.until_forgotten()
+    found.news_forgotten_s = await rig.news_after_crash(2)
 
 
 # ---------------------------------------------------------------- what is said of it
@@ -147,6 +163,24 @@ def _dark(found: dict[Topology, Found]) -> list[str]:
     ]
 
 
+def _recovery(found: dict[Topology, Found]) -> list[str]:
+    one = found.get("reflectors")
+    if one is None:
+        return []
+    return [
+        "",
+        "## A BIRD crashes while one of two reflectors is dead for good",
+        "",
+        f"BIRD of {HOME} is killed and an endpoint declared there, from the kill to its routes on all other hosts; "
+        f"keepaliveTime {KEEPALIVE_S}s, maxRestartTime {RESTART_S}s. What is learnt stays meanwhile.",
+        "",
+        _row("the reflector", "new routes are everywhere"),
+        _row("---", "---"),
+        _row("died just before", f"{one.news_s:.1f} s"),
+        _row("has been dead for longer than routes are kept", f"{one.news_forgotten_s:.1f} s"),
+    ]
+
+
 def _lost(routes: Sequence[str], n_routes: int) -> str:
     named = f": {', '.join(routes[:3])}" if routes else ""
     return f"{len(routes)} of {n_routes}{named}"
@@ -207,6 +241,7 @@ def report(found: dict[Topology, Found], took_s: float) -> str:
         "",
         *_kills(found),
         *_dark(found),
+        *_recovery(found),
     ]
     return "\n".join(lines) + "\n"
 

@@ -16,6 +16,7 @@ from hopwall_cli.lab.bgp import Topology
 from hopwall_cli.lab.lab import Lab
 from hopwall_cli.lab.topology import Workload
 from hopwall_dataplane.bgp.control import Control, Unreachable
+from hopwall_dataplane.bgp.process import start_file
 from hopwall_runtime import clock
 from tests.support.route_watch import AGENT, RouteWatch
 from tests.support.routed import routed, routes_of, wire
@@ -177,6 +178,24 @@ class Rig:
             sent=flow["sent"],
             lost_packets=flow["sent"] - flow["received"],
         )
+
+    async def news_after_crash(self, number: int) -> float:
+        """Kill the home host's BIRD, and declare one more endpoint: seconds until its routes are everywhere."""
+        workload = routed(HOME, N_ENDPOINTS + number)[-1]
+        await wire(self.lab, [workload])
+        began_s = clock.monotonic()
+        self.lab.services[f"bird-{HOME}"].signal(signal.SIGKILL)
+        assert reached(await self.lab.client.apply([workload.resource()], wait="programmed"))
+        wanted = routes_of(workload)
+        there = [await watch.until(wanted, timeout_s=120) for watch in self.others(HOME)]
+        return max(there) - began_s
+
+    async def until_forgotten(self) -> None:
+        """Wait until the home host's agent has given up on a peer."""
+        laid = start_file(self.lab.birds.place(HOME) / "bird.conf")
+        async with asyncio.timeout(60):
+            while not laid.exists():
+                await asyncio.sleep(0.1)
 
     def _gone_since(self, began_s: float) -> set[str]:
         return {

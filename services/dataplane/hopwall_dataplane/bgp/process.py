@@ -41,17 +41,12 @@ def take_start(config: Path, now_s: float) -> None:
     """
     laid = start_file(config)
     try:
-        age_s = now_s - laid.stat().st_mtime
+        if 0 <= now_s - laid.stat().st_mtime <= _FRESH_S:
+            laid.replace(config)
     except FileNotFoundError:
         return
-    if 0 <= age_s <= _FRESH_S:
-        laid.replace(config)
-
-
-def command(bird: str, *, config: Path, socket: Path, pid_file: Path, recover: bool) -> list[str]:
-    """Return the command line of BIRD in the foreground; with `recover` it keeps the kernel's routes."""
-    paths = ["-c", str(config), "-s", str(socket), "-P", str(pid_file)]
-    return [bird, "-f", *(["-R"] if recover else []), *paths]
+    except OSError as error:  # it only saves a wait
+        sys.stderr.write(f"{laid} is not used: {error}\n")
 
 
 def prepare(bird: str, config: Path) -> None:
