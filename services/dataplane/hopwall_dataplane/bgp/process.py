@@ -49,6 +49,12 @@ def take_start(config: Path, now_s: float) -> None:
         sys.stderr.write(f"{laid} is not used: {error}\n")
 
 
+def command(bird: str, *, config: Path, socket: Path, pid_file: Path, recover: bool) -> list[str]:
+    """Return the command line of BIRD in the foreground; with `recover` it keeps the kernel's routes."""
+    paths = ["-c", str(config), "-s", str(socket), "-P", str(pid_file)]
+    return [bird, "-f", *(["-R"] if recover else []), *paths]
+
+
 def prepare(bird: str, config: Path) -> None:
     """Make sure that BIRD can start: where there is no configuration it takes, write one that does nothing.
 
