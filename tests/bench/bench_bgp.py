@@ -34,6 +34,7 @@ KILLS: dict[Topology, tuple[str, ...]] = {
     "fabric": (HOME,),
 }
 ROLES = {HOME: "announces the endpoints", "h1": "receives", "rr1": "reflects"}
+BOTH = "reflects and receives"
 #: Without BFD a dead peer is noticed after three of these, and its routes are kept for the restart time.
 KEEPALIVE_S, RESTART_S = 1, 5
 QUICK = {"keepaliveTime": f"{KEEPALIVE_S}s", "maxRestartTime": f"{RESTART_S}s"}
@@ -101,17 +102,19 @@ async def lose_reflector(rig: Rig, found: Found) -> None:
 
 
 def results(found: dict[Topology, Found]) -> list[Result]:
-    """Return the promises with what was found of them."""
+    """Return the times that are promised with what was found of them."""
     kept = []
     for topology, one in found.items():
         p99 = rank(one.times.from_answer, 0.99)
         title = f"{topology}: programmed to routed everywhere, p99, against the promise"
         kept.append(Result(title, p99, P99_MS, p99 / P99_MS, 1.0))
-        for kill in one.kills:
-            lost = float(len(kill.lost_away) + len(kill.lost_back) + kill.lost_packets)
-            title = f"{topology}: routes and packets lost, BIRD of {kill.who} killed"
-            kept.append(Result(title, lost, 0.0, lost, 0.0))
     return kept
+
+
+def n_lost(found: dict[Topology, Found]) -> int:
+    """Return how many routes and packets all kills took."""
+    kills = [kill for one in found.values() for kill in one.kills]
+    return sum(len(k.lost_away) + len(k.lost_back) + k.lost_packets for k in kills)
 
 
 def _row(*cells: object) -> str:
@@ -194,7 +197,7 @@ def _kills(found: dict[Topology, Found]) -> list[str]:
         *(
             _row(
                 name,
-                f"{kill.who}, {ROLES[kill.who]}",
+                f"{kill.who}, {BOTH if name == 'host-reflector' else ROLES[kill.who]}",
                 f"{kill.back_s:.1f} s",
                 _lost(kill.lost_away, kill.n_routes),
                 _lost(kill.lost_back, kill.n_routes),
@@ -267,11 +270,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     began_s = time.monotonic()
     found = asyncio.run(measure_all(asked.topologies or list(TOPOLOGIES)))
     text = report(found, time.monotonic() - began_s)
-    promises = results(found)
-    sys.stdout.write(f"{text}\n{table(promises)}")
+    promises, lost = results(found), n_lost(found)
+    sys.stdout.write(f"{text}\n{table(promises)}{lost} routes and packets lost by kills\n")
     if asked.write:
         REPORT.write_text(text)
-    return 0 if all(one.holds for one in promises) else 1
+    return 0 if not lost and all(one.holds for one in promises) else 1
 
 
 if __name__ == "__main__":
