@@ -12,7 +12,8 @@ import pytest_asyncio
 
 from hopwall_cli.demo import reached
 from hopwall_cli.kinds import kind_named
-from hopwall_cli.lab import bgp
+from hopwall_cli.lab import bgp, netns
+from hopwall_cli.lab import lab as lab_module
 from hopwall_cli.lab import topology as topo
 from hopwall_cli.lab.bgp import TOPOLOGIES, Topology
 from hopwall_cli.lab.lab import Lab
@@ -267,8 +268,10 @@ async def test_reflector_without_power_is_not_missed(lab: Lab) -> None:
 
 
 @only("reflector")
-async def test_only_reflector_without_power_takes_no_route_along(lab: Lab) -> None:
-    """When the only reflector dies for good, all hosts keep fifty endpoints' routes, and no packet is lost."""
+async def test_only_reflector_without_power_takes_no_route_along(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the only reflector dies for good, all hosts keep fifty endpoints' routes; none can join, or half join."""
     await put_many(lab, "h2")
     async with undisturbed(lab) as seen:
         await lab.crash("rr1")
@@ -276,6 +279,14 @@ async def test_only_reflector_without_power_takes_no_route_along(lab: Lab) -> No
     assert seen.lost == {}
     assert seen.flow["sent"] == seen.flow["received"] > 0
     assert await unreached(lab) == []
+    monkeypatch.setattr(lab_module, "_SESSIONS_S", 3.0)
+    lab.reflectors["rr1"] = bgp.reflectors("reflector")[0]  # who joins still counts on it
+    with pytest.raises(LabError, match="BGP sessions are not up after 3 s: h4 0 of 2"):
+        await lab.join()
+    del lab.reflectors["rr1"]
+    with pytest.raises(LabError, match="no host and no reflector h4"):
+        await lab.leave("h4")
+    assert topo.host_namespace(lab.name, "h4") not in netns.present(topo.prefix(lab.name))
 
 
 @only("fabric")
