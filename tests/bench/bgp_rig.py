@@ -15,7 +15,7 @@ from hopwall_cli.lab import topology as topo
 from hopwall_cli.lab.bgp import Topology
 from hopwall_cli.lab.lab import Lab
 from hopwall_cli.lab.topology import Workload
-from hopwall_dataplane.bgp.control import Control, Unreachable
+from hopwall_dataplane.bgp.control import Control
 from hopwall_dataplane.bgp.process import start_file
 from hopwall_runtime import clock
 from tests.support.route_watch import AGENT, RouteWatch
@@ -164,7 +164,7 @@ class Rig:
             while child.pid in (0, old) or len(await lab.birds.established(who)) != n_wanted:
                 await asyncio.sleep(0.02)
             back_s = clock.monotonic()
-            while await self.recovers(who):
+            while await lab.birds.recovering(who):
                 await asyncio.sleep(0.05)
         await asyncio.sleep(_LOOK_S)
         gone, late = self._gone_since(began_s), self._gone_since(back_s)
@@ -203,14 +203,6 @@ class Rig:
             for host, watch in self.watches.items()
             for network in watch.gone_since(began_s)
         }
-
-    async def recovers(self, who: str) -> bool:
-        """Tell whether a BIRD has come back but not yet done with what it found in the kernel."""
-        try:
-            async with Control(self.lab.birds.socket(who)) as bird:
-                return "recovery" in (await bird.ask("show status")).text
-        except Unreachable:
-            return True
 
     async def until_bfd(self, who: str, wanted: int) -> None:
         """Wait until a BIRD has this many BFD sessions up."""
