@@ -37,8 +37,9 @@ fmt: setup ## format and fix what can be fixed
 bench: setup ## speed, as ratios against the bare tools in the same run
 	@$(PY) -m tests.bench
 
-bgp-report: setup ## BGP with BIRD, FRR, GoBGP and ExaBGP as the peer, written to docs/bgp-interop.md
+bgp-report: setup ## BGP with other daemons and in every topology, written to docs/bgp-{interop,report}.md
 	@$(PY) -m tests.interop
+	@$(PY) -m tests.bench.bench_bgp --write
 
 lock: ## pin all dependencies anew
 	@bash tools/lock.sh

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hopwall_cli.supervisor import Child, ChildRefused
+from hopwall_cli.supervisor import Child, ChildRefused, end
 
 
 def alive(pid: int) -> bool:
@@ -126,3 +126,16 @@ def test_command_that_is_not_there_is_one_sentence() -> None:
     )
     assert done.returncode == 127
     assert done.stderr == "/no/such cannot be started: No such file or directory.\n"
+
+
+async def test_many_that_end_at_once_are_each_seen_to_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """No child is reaped behind the loop's back: each ends by the signal it was sent, and nothing is said."""
+    started = [
+        await asyncio.create_subprocess_exec("sleep", "60", start_new_session=True)
+        for _ in range(100)
+    ]
+    await asyncio.gather(*map(end, started))
+    assert {process.returncode for process in started} == {-signal.SIGTERM}
+    assert caplog.messages == []

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, asynccontextmanager
 from ipaddress import ip_network
 from typing import Literal
 
@@ -10,11 +11,16 @@ import pytest
 import pytest_asyncio
 
 from hopwall_cli.demo import reached
-from hopwall_cli.lab import bgp
+from hopwall_cli.kinds import kind_named
+from hopwall_cli.lab import bgp, netns
+from hopwall_cli.lab import lab as lab_module
 from hopwall_cli.lab import topology as topo
 from hopwall_cli.lab.bgp import TOPOLOGIES, Topology
 from hopwall_cli.lab.lab import Lab
 from hopwall_cli.lab.topology import LabError, Workload
+from hopwall_runtime import clock
+from tests.support.route_watch import RouteWatch
+from tests.support.routed import routed, routes_of, unwire, wire
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 
@@ -22,6 +28,15 @@ FAMILIES: tuple[Literal[4, 6], ...] = (4, 6)
 BLOCK = {4: 26, 6: 122}
 OUTSIDE = {4: bgp.OUTSIDE4, 6: bgp.OUTSIDE6}
 SETTLED_S = 10.0
+#: Of both families each; for kills, beside the few that every lab here has.
+N_ENDPOINTS = 50
+#: How long is looked for what goes, after the power went or BIRD is back.
+LOOK_S = 2.0
+
+
+def only(*topologies: Topology) -> pytest.MarkDecorator:
+    """Run a test in these topologies alone: what it asks is the same in all others."""
+    return pytest.mark.parametrize("lab", topologies, indirect=True)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=tuple(TOPOLOGIES))
@@ -108,6 +123,7 @@ async def test_workloads_reach_each_other(lab: Lab) -> None:
     assert await unreached(lab) == []
 
 
+@only("mesh", "reflector", "fabric")
 async def test_host_joins_and_leaves(lab: Lab) -> None:
     """A host that joins gets all routes and its own go everywhere; when it leaves they are gone."""
     host = await lab.join()
@@ -121,6 +137,7 @@ async def test_host_joins_and_leaves(lab: Lab) -> None:
     assert await unreached(lab) == []
 
 
+@only("reflector")
 async def test_address_that_moves_takes_its_route_with_it(lab: Lab) -> None:
     """An address that left its block's host is announced by itself, and wins over the block."""
     old, new = "h2", "h3"
@@ -141,6 +158,7 @@ async def test_address_that_moves_takes_its_route_with_it(lab: Lab) -> None:
     assert await settled(lab) == {}
 
 
+@only("mesh")
 async def test_host_without_power_is_taken_out(lab: Lab) -> None:
     """A host that dies without a word keeps its routes until it is said to be gone; then they go."""
     host = await lab.join()
@@ -153,11 +171,9 @@ async def test_host_without_power_is_taken_out(lab: Lab) -> None:
     assert await settled(lab) == {}
 
 
+@only("fabric")
 async def test_router_of_the_fabric_learns_and_tells(lab: Lab) -> None:
     """The router in another AS knows every block, and what it told leads to what lies behind it."""
-    if lab.topology != "fabric":
-        assert bgp.ROUTER not in lab.peers("h1")
-        return
     for version in FAMILIES:
         argv = ["ip", f"-{version}", "route", "show", "proto", "bird"]
         shown = await lab.run("fabric", argv)
@@ -166,47 +182,126 @@ async def test_router_of_the_fabric_learns_and_tells(lab: Lab) -> None:
         assert await lab.reach("wh1", outside, "icmp", version=version)
 
 
-async def test_bird_that_is_killed_loses_no_route(lab: Lab) -> None:
-    """kill -9 of whoever tells h1 its routes, and its return, take no route and no packet."""
-    teller = lab.peers("h1")[0]
-    before = {version: await lab.learnt("h1", version=version) for version in FAMILIES}
-    await lab.start_flow("wh1", "wh3")
-    child = lab.services[f"bird-{teller}"]
-    old, lost = child.pid, set()
+async def put_many(lab: Lab, host: str) -> set[str]:
+    """Declare endpoints of a host that are announced one by one; return their routes when all others have them."""
+    workloads = routed(host, N_ENDPOINTS)
+    await wire(lab, workloads)
+    assert reached(await lab.client.apply([w.resource() for w in workloads], wait="programmed"))
+    routes = routes_of(*workloads)
+    for other in lab.hosts.keys() - {host}:
+        with RouteWatch(lab.namespace(other)) as watch:
+            await watch.until(routes)
+    return routes
+
+
+class Undisturbed:
+    """What the hosts' kernels and a flow from h1 to h3 say of the time while a block ran."""
+
+    def __init__(self) -> None:
+        self.lost: dict[str, set[str]] = {}
+        self.flow: dict[str, int] = {}
+        self.n_routes = 0
+
+
+@asynccontextmanager
+async def undisturbed(lab: Lab) -> AsyncIterator[Undisturbed]:
+    """Watch each kernel while the block runs, so that no route is away too shortly to be seen, and a flow."""
+    seen = Undisturbed()
+    with ExitStack() as stack:
+        watches = {host: stack.enter_context(RouteWatch(lab.namespace(host))) for host in lab.hosts}
+        seen.n_routes = sum(len(watch.standing) for watch in watches.values())
+        await lab.start_flow("wh1", "wh3")
+        began_s = clock.monotonic()
+        yield seen
+        found = {host: watch.gone_since(began_s) for host, watch in watches.items()}
+        seen.lost = {host: gone for host, gone in found.items() if gone}
+        seen.flow = await lab.stop_flow("wh1", "wh3")
+
+
+async def kill(lab: Lab, machine: str) -> None:
+    """kill -9 a BIRD; return when it has all its sessions again, has heard all peers, and a while after.
+
+    Who crashes while its only reflector still recovers does lose routes: a known flaw.
+    """
+    child = lab.services[f"bird-{machine}"]
+    old = child.pid
     child.signal(signal.SIGKILL)
     async with asyncio.timeout(30):
-        while True:
-            for version in FAMILIES:
-                lost |= before[version].keys() - await lab.learnt("h1", version=version)
-            up = await lab.birds.established(teller)
-            if child.pid != old and len(up) == 2 * len(lab.peers(teller)):
-                break
-    flow = await lab.stop_flow("wh1", "wh3")
-    assert not lost
-    assert flow["sent"] == flow["received"] > 0
+        while child.pid in (0, old):
+            await asyncio.sleep(0.02)
+        while len(await lab.birds.established(machine)) < 2 * len(lab.peers(machine)):
+            await asyncio.sleep(0.05)
+        while await lab.birds.recovering(machine):
+            await asyncio.sleep(0.05)
+    await asyncio.sleep(LOOK_S)
+
+
+@only("reflector")
+async def test_bird_that_is_killed_loses_no_route(lab: Lab) -> None:
+    """kill -9 of who announces fifty endpoints, tells and receives them, and its return, take no route and no packet."""
+    await put_many(lab, "h2")
+    for machine in ("h2", "rr1", "h1"):
+        async with undisturbed(lab) as seen:
+            await kill(lab, machine)
+        assert (machine, seen.lost) == (machine, {})
+        assert seen.n_routes > 2 * 2 * N_ENDPOINTS
+        assert seen.flow["sent"] == seen.flow["received"] > 0
+    await forget_many(lab)
     assert await settled(lab) == {}
 
 
+async def forget_many(lab: Lab) -> None:
+    """Take the endpoints out again."""
+    kind = kind_named("wep")
+    workloads = routed("h2", N_ENDPOINTS)
+    for workload in workloads:
+        await lab.client.delete(kind, namespace=topo.NAMESPACE, name=workload.name)
+    await unwire(lab, workloads)
+
+
+@only("reflectors")
 async def test_reflector_without_power_is_not_missed(lab: Lab) -> None:
     """When one of two reflectors dies for good, no route goes, and new ones come by the other."""
-    if lab.topology != "reflectors":
-        assert len(lab.reflectors) == (lab.topology == "reflector")
-        return
-    before = await lab.learnt("h1")
-    await lab.crash("rr1")
-    host = await lab.join()
-    await put(lab, host.name)
-    assert await settled(lab) == {}
-    assert before.items() <= (await lab.learnt("h1")).items()
+    async with undisturbed(lab) as seen:
+        await lab.crash("rr1")
+        host = await lab.join()
+        await put(lab, host.name)
+        assert await settled(lab) == {}
+    assert seen.lost == {}
+    assert seen.flow["sent"] == seen.flow["received"] > 0
     assert await unreached(lab) == []
     await lab.leave(host.name)
 
 
+@only("reflector")
+async def test_only_reflector_without_power_takes_no_route_along(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the only reflector dies for good, all hosts keep fifty endpoints' routes; none can join, or half join."""
+    await put_many(lab, "h2")
+    async with undisturbed(lab) as seen:
+        await lab.crash("rr1")
+        await asyncio.sleep(LOOK_S)
+    assert seen.lost == {}
+    assert seen.flow["sent"] == seen.flow["received"] > 0
+    assert await unreached(lab) == []
+    monkeypatch.setattr(lab_module, "_SESSIONS_S", 3.0)
+    lab.reflectors["rr1"] = bgp.reflectors("reflector")[0]  # who joins still counts on it
+    with pytest.raises(LabError, match="BGP sessions are not up after 3 s: h4 0 of 2"):
+        await lab.join()
+    del lab.reflectors["rr1"]
+    with pytest.raises(LabError, match="no host and no reflector h4"):
+        await lab.leave("h4")
+    assert topo.host_namespace(lab.name, "h4") not in netns.present(topo.prefix(lab.name))
+
+
+@only("fabric")
 async def test_who_is_not_there_cannot_leave(lab: Lab) -> None:
-    """A host that is there cannot join, nor one crash that is not, and nothing is changed by it."""
+    """A host that is there cannot join, nor one go that is not, and nothing is changed by it."""
     with pytest.raises(LabError, match="in the lab already"):
         await lab.join("h1")
     with pytest.raises(LabError, match="called h1 to h64"):
         await lab.join("tower")
-    with pytest.raises(LabError, match="no host and no reflector h9"):
-        await lab.crash("h9")
+    for go in (lab.crash, lab.leave):
+        with pytest.raises(LabError, match="no host and no reflector h9"):
+            await go("h9")

@@ -92,6 +92,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     names = [word for word in late if not word.startswith("-")]
     if names == late and args.subcommand == "get" and not args.name and len(late) <= 1:
         args.name = "".join(late)
+    elif names == late and args.subcommand == "lab" and args.part == "join" and len(late) == 1:
+        (args.host,) = late
     elif names == late and args.subcommand == "delete":
         args.names += late
     elif names == late and args.subcommand == "rules":

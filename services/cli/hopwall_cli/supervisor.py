@@ -143,8 +143,9 @@ async def end(process: Process) -> None:
     """End a process with its helpers: asked first, then made to."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
+            # In this order: a signal to one that has just died reaps it behind the loop's back.
             process.send_signal(signal.SIGCONT)
+            process.send_signal(signal.SIGTERM)
         try:
             async with asyncio.timeout(END_S):
                 await process.wait()

@@ -12,3 +12,8 @@ def now_text() -> str:
 def monotonic() -> float:
     """Return seconds on a clock that never jumps."""
     return time.monotonic()
+
+
+def file_time() -> float:
+    """Return the wall clock as files have it: to tell how old one is."""
+    return datetime.now(UTC).timestamp()

@@ -43,6 +43,14 @@ def test_spread_gives_each_host_its_workloads() -> None:
     ]
 
 
+def test_workloads_that_come_later_are_counted_on() -> None:
+    """The next number is after all that are there, whatever else is called how."""
+    assert topo.next_workload([]) == topo.FIRST_WORKLOAD
+    assert topo.next_workload(["vm21", "vm30", "wh1", "vm"]) == 31
+    (made,) = topo.spread(("h4",), 1, first=31)
+    assert (made.name, made.ipv4, made.ipv6) == ("vm31", "10.65.0.31", "fd65::1f")
+
+
 def test_what_a_lab_declares_is_valid() -> None:
     """Every resource that a lab makes by itself is admitted."""
     wep = topo.spread(("h1",), 1, profiles=("open",))[0]

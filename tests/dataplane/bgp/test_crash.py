@@ -128,3 +128,31 @@ def test_with_bfd_a_host_that_dies_is_forgotten_at_once(tmp_path: Path) -> None:
         until(lambda: "Up" in hosts[2].ask("show bfd sessions").text)
         hosts[1].kill()
         until(lambda: hosts[2].learnt() == {}, timeout_s=5)
+
+
+def test_with_two_reflectors_a_crash_amid_a_recovery_loses_no_route(tmp_path: Path) -> None:
+    """A host's BIRD that crashes while one reflector recovers from its own crash hears all from the other."""
+    with BirdHosts("amid", tmp_path, 4) as hosts:
+        range_ = PrefixRange("10.65.0.0/16", 32, 32)
+        hosts[1].workload(*(f"10.65.1.{n}/32" for n in range(N_ROUTES)))
+        for n in (1, 2):
+            peers = [structs.replace(mesh(n, r, range_), name=f"peer/rr/{r}") for r in (3, 4)]
+            hosts[n].start()
+            hosts[n].configure(speaker(n, *peers))
+        for r in (3, 4):
+            clients = [mesh(r, n, range_, reflector_client=True, passive=False) for n in (1, 2)]
+            hosts[r].start()
+            hosts[r].configure(speaker(r, *clients, cluster_id="3.3.3.3"))
+        until(lambda: len(hosts[2].learnt()) == N_ROUTES)
+        until(lambda: hosts[2].ask("show protocols").text.count("Established") == 2)
+        with lost(hosts[2], tmp_path / "monitor") as gone:
+            hosts[3].kill()
+            hosts[3].start()
+            until(lambda: hosts[3].ask("show protocols").text.count("Established") == 2)
+            assert "recovery in progress" in hosts[3].ask("show status").text
+            hosts[2].kill()
+            hosts[2].start()
+            until(lambda: "recovery in progress" not in hosts[2].ask("show status").text)
+            time.sleep(LOOK_S)
+        assert gone == []
+        assert len(hosts[2].learnt()) == N_ROUTES

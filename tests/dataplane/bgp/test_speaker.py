@@ -9,6 +9,7 @@ import pytest
 from hopwall_dataplane.bgp import render as render_module
 from hopwall_dataplane.bgp import speaker as speaker_module
 from hopwall_dataplane.bgp.faults import Fault
+from hopwall_dataplane.bgp.process import start_file
 from hopwall_dataplane.bgp.speaker import Speaker, wanted
 from hopwall_dataplane.feed import Step
 from hopwall_model.bgp import Bgp, Session
@@ -225,3 +226,34 @@ def test_a_fault_says_what_to_do() -> None:
         render_module.render(
             Bgp(router_id="::1", as_number=1), interface_prefixes=("tap",), secrets={}
         )
+
+
+@pytest.mark.kernel
+def test_who_is_away_for_long_is_not_waited_for_after_a_crash(host: BirdHost) -> None:
+    """What BIRD starts with after a crash is laid down; it is taken, and made the right one at the next look."""
+    gone = speaker(1, mesh(1, 2, restart_s=1, keepalive_s=1))
+    laid = start_file(host.config)
+
+    async def scenario(found: Speaker) -> None:
+        found.fold(step(gone, full=True))
+        await asyncio.to_thread(host.start)
+        await until(found, lambda s: s.in_sync)
+        assert not laid.exists()
+        async with asyncio.timeout(15):
+            while not laid.exists():
+                await asyncio.sleep(0.05)
+        start = laid.read_text()
+        assert "graceful restart off;" in start
+        assert laid.stat().st_mode & 0o777 == 0o600
+        plain = host.config.read_text()
+        assert "graceful restart off;" not in plain
+        n_applied = found.driver.n_applied
+        host.kill()
+        await until(found, lambda s: not s.in_sync)
+        await asyncio.to_thread(host.start)
+        await until(found, lambda s: s.in_sync)
+        assert found.driver.n_applied == n_applied + 1
+        assert host.config.read_text() == plain
+
+    run(host, scenario)
+    assert "Graceful restart recovery" not in host.ask("show status").text

@@ -6,13 +6,15 @@ import contextlib
 import os
 import signal
 import sys
+from functools import partial
 
 from hopwall_cli.errors import Failure, Usage
 from hopwall_cli.interrupt import until_interrupted
-from hopwall_cli.lab import build, netns
+from hopwall_cli.lab import build, netns, orders
 from hopwall_cli.lab import topology as topo
 from hopwall_cli.lab.bgp import TOPOLOGIES, Routing, Topology
 from hopwall_cli.lab.lab import Lab
+from hopwall_cli.lab.orders import Order
 from hopwall_cli.lab.run_folder import ROOT, Description, RunFolder
 
 DEFAULT_NAME = "demo"
@@ -20,9 +22,11 @@ _END_S = 30.0
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Declare the command and its four parts."""
+    """Declare the command and its parts."""
     parser = commands.add_parser("lab", help="hosts and workloads as network namespaces")
-    parts = parser.add_subparsers(dest="part", required=True, metavar="up|down|status|exec")
+    parts = parser.add_subparsers(
+        dest="part", required=True, metavar="up|down|status|exec|join|leave"
+    )
     up = parts.add_parser("up", help="build a lab and keep it until Ctrl-C")
     up.add_argument("--hosts", type=int, default=3)
     up.add_argument("--workloads", type=int, default=2, help="per host (default 2)")
@@ -50,7 +54,16 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     inside.add_argument("place", metavar="HOST|WORKLOAD|fabric")
     inside.add_argument("command", nargs=argparse.REMAINDER, metavar="-- command …")
     inside.set_defaults(run=run_exec)
-    for part in (up, down, status, inside):
+    join = parts.add_parser("join", help="have one more host in a running lab")
+    join.add_argument(
+        "host", nargs="?", default="", metavar="HOST", help="h4, … (default the next)"
+    )
+    join.add_argument("--workloads", type=int, default=2, help="on it (default 2)")
+    join.set_defaults(run=run_order)
+    leave = parts.add_parser("leave", help="take a host or a reflector out of a running lab")
+    leave.add_argument("host", metavar="HOST")
+    leave.set_defaults(run=run_order, workloads=0)
+    for part in (up, down, status, inside, join, leave):
         part.add_argument(
             "--name", default=DEFAULT_NAME, help=f"the lab's name (default {DEFAULT_NAME})"
         )
@@ -90,19 +103,53 @@ async def _keep_up(args: argparse.Namespace) -> None:
         say=say,
     ) as lab:
         await lab.client.apply([topo.open_profile("open")])
-        workloads = topo.spread(tuple(lab.hosts), args.workloads, profiles=("open",))
-        if lab.routing == "bgp":
-            # In blocks of their hosts, so that one route leads to a host, and not one to each workload.
-            given = (lab.assign(w.name, w.host, profiles=w.profiles) for w in workloads)
-            workloads = tuple(await asyncio.gather(*given))
-        await lab.add(*workloads)
-        await lab.declare()
-        say(f"lab {lab.name} is up: {', '.join(lab.machines)}; {', '.join(lab.workloads)}.")
+        await populate(lab, tuple(lab.hosts), args.workloads)
+        say(f"lab {lab.name} is up: {', '.join([*lab.machines, *lab.workloads])}.")
         say(f"  hopwall {' '.join(lab.client_flags)} get wep")
         where = f"--name {lab.name} " if lab.name != DEFAULT_NAME else ""
-        say(f"  hopwall lab exec {where}{workloads[0].name} -- ping -c1 {workloads[-1].ipv4}")
+        say(f"  hopwall lab exec {where}{example(lab)}")
         say("Ctrl-C ends it.")
-        await asyncio.Event().wait()
+        await orders.serve(lab.folder.orders, partial(obey, lab))
+
+
+async def populate(lab: Lab, hosts: tuple[str, ...], each: int) -> list[str]:
+    """Give hosts workloads, open to all, and declare them; return their names."""
+    first = topo.next_workload(lab.workloads)
+    workloads = topo.spread(hosts, each, first=first, profiles=("open",))
+    if lab.routing == "bgp":
+        # In blocks of their hosts, so that one route leads to a host, and not one to each workload.
+        given = (lab.assign(w.name, w.host, profiles=w.profiles) for w in workloads)
+        workloads = tuple(await asyncio.gather(*given))
+    await lab.add(*workloads)
+    names = [workload.name for workload in workloads]
+    if names:
+        await lab.declare(*names)
+    return names
+
+
+def example(lab: Lab) -> str:
+    """Return a place in the lab and a command to try there."""
+    workloads = list(lab.workloads.values())
+    if len(workloads) < 2:
+        return f"{next(iter(lab.hosts))} -- ip route"
+    return f"{workloads[0].name} -- ping -c1 {workloads[-1].ipv4}"
+
+
+async def obey(lab: Lab, order: Order) -> str:
+    """Do what another shell asks of a running lab; return what was done."""
+    if order.verb == "leave":
+        await lab.leave(order.host)
+        return f"{order.host} has left lab {lab.name}."
+    host = await lab.join(order.host)
+    names = await populate(lab, (host.name,), order.workloads)
+    return f"{', '.join([host.name, *names])} joined lab {lab.name}."
+
+
+async def run_order(args: argparse.Namespace, _: object) -> int:
+    """Have a running lab take a host in or out."""
+    order = Order(args.part, args.host, args.workloads)
+    say(await orders.give(RunFolder(args.name).orders, order))
+    return 0
 
 
 async def run_down(args: argparse.Namespace, _: object) -> int:

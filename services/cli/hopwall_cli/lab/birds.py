@@ -73,6 +73,13 @@ class Birds:
                 return _NEIGHBOUR.findall((await bird.ask("show protocols all")).text)
         return []
 
+    async def recovering(self, machine: str) -> bool:
+        """Tell whether a BIRD is back from a crash but has not heard all of its peers yet, or does not answer."""
+        with contextlib.suppress(Unreachable):
+            async with Control(self.socket(machine)) as bird:
+                return "recovery in progress" in (await bird.ask("show status")).text
+        return True
+
     async def until_established(self, wanted: Mapping[str, int], timeout_s: float) -> None:
         """Wait until each machine has as many sessions up as it is to have.
 

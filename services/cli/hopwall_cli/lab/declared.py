@@ -38,6 +38,12 @@ async def withdraw(client: Client, host: str, *, wait: str = "") -> None:
     await client.request("POST", "/v1/ipam/release", body={"node": host})
 
 
+async def known(client: Client, host: str) -> bool:
+    """Tell whether a host is declared."""
+    listed = await client.list(_NODE)
+    return any(item["metadata"]["name"] == host for item in listed["items"])
+
+
 async def _delete(client: Client, kind: type[ResourceBase], name: str, wait: str) -> None:
     """Delete a resource; one that is gone already is no error."""
     namespace = topo.NAMESPACE if kind.NAMESPACED else ""

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from hopwall_cli.client import Client, read_token
+from hopwall_cli.client import Client, ClientError, read_token
 from hopwall_cli.lab import bgp, build, declared, netns, routes, rules
 from hopwall_cli.lab import topology as topo
 from hopwall_cli.lab.bgp import Routing, Topology
@@ -258,16 +258,22 @@ class Lab:
     async def join(self, name: str = "") -> Host:
         """Add a host to the running lab; return when it is declared and its BGP sessions are up.
 
-        Errors: LabError when the lab has a host of this name, or has no more room.
+        Errors: LabError when the lab has a host of this name, has no more room, or the sessions do not come
+                up; nothing of the host is left then.
         """
         host = bgp.as_declared(topo.next_host(self.hosts, name), self.topology)
         await declared.withdraw(self.client, host.name)  # what one of this name left when it died
-        await build.host(self.name, host)
         self.hosts[host.name] = host
-        await self._admit(host.name)
-        self._start_machine(host.name)
-        await self.client.apply([host.resource()])
-        await self._services.until(self._settle(host.name))
+        try:
+            await build.host(self.name, host)
+            await self._admit(host.name)
+            self._start_machine(host.name)
+            await self.client.apply([host.resource()])
+            await self._services.until(self._settle(host.name))
+        except (LabError, ClientError):
+            await self._remove_machine(host.name)
+            await declared.withdraw(self.client, host.name)
+            raise
         self.describe()
         return host
 
@@ -275,8 +281,12 @@ class Lab:
         """Take a host out of the running lab in good order: what is declared of it, then itself.
 
         Of one that has crashed, what was declared goes.
+
+        Errors: LabError when there is neither such a machine nor anything declared of it.
         """
         alive = name in self.machines
+        if not alive and not await declared.known(self.client, name):
+            raise self._no_machine(name)
         await declared.withdraw(self.client, name, wait="programmed" if alive else "")
         if alive:
             await self._remove_machine(name)
@@ -287,12 +297,15 @@ class Lab:
         Errors: LabError when the lab has no such machine.
         """
         if name not in self.machines:
-            raise LabError(f"lab {self.name} has no host and no reflector {name}.")
+            raise self._no_machine(name)
         await build.unplug(self.name, name)  # first, so that nothing has the time to say good-bye
         for service in (f"bird-{name}", f"dataplane-{name}"):
             if child := self.services.get(service):
                 child.signal(signal.SIGKILL)
         await self._remove_machine(name)
+
+    def _no_machine(self, name: str) -> LabError:
+        return LabError(f"lab {self.name} has no host and no reflector {name}.")
 
     async def _remove_machine(self, name: str) -> None:
         await self._services.end(f"bird-{name}", f"dataplane-{name}")

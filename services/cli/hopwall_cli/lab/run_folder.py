@@ -43,6 +43,11 @@ class RunFolder:
         return self.path / "api.sock"
 
     @property
+    def orders(self) -> Path:
+        """The socket by which the owner is told what to do."""
+        return self.path / "orders.sock"
+
+    @property
     def server(self) -> str:
         """The REST API as `--server` takes it."""
         return f"unix://{self.api_socket}"

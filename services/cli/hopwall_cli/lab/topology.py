@@ -7,7 +7,7 @@ Everything is found again by a process without memory: each namespace of a lab b
 import hashlib
 import ipaddress
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any, Literal
 
 from msgspec import Struct, field
@@ -25,7 +25,11 @@ NAMESPACE = "default"
 #: What the Node of a route reflector is labelled with.
 REFLECTOR_LABEL = {"route-reflector": "true"}
 
+#: The number of the first workload, in its name and its addresses.
+FIRST_WORKLOAD = 21
+
 _NAME = re.compile(r"[a-z0-9]{1,12}")
+_NUMBERED = re.compile(r"vm(\d{1,4})", re.ASCII)
 
 
 class LabError(RuntimeError):
@@ -175,21 +179,31 @@ def open_profile(name: str) -> dict[str, Any]:
 
 
 def spread(
-    host_names: tuple[str, ...], each: int, *, profiles: tuple[str, ...] = ()
+    host_names: tuple[str, ...],
+    each: int,
+    *,
+    first: int = FIRST_WORKLOAD,
+    profiles: tuple[str, ...] = (),
 ) -> tuple[Workload, ...]:
     """Return `each` workloads for every host, at 10.65.0.21 and on, named vm21 and on."""
-    first = ipaddress.IPv4Address("10.65.0.21")
-    places = enumerate(host for host in host_names for _ in range(each))
+    base = ipaddress.IPv4Address("10.65.0.0")
+    places = enumerate((host for host in host_names for _ in range(each)), start=first)
     return tuple(
         Workload(
-            name=f"vm{21 + index}",
+            name=f"vm{number}",
             host=host,
-            ipv4=str(first + index),
-            ipv6=f"fd65::{21 + index:x}",
+            ipv4=str(base + number),
+            ipv6=f"fd65::{number:x}",
             profiles=profiles,
         )
-        for index, host in places
+        for number, host in places
     )
+
+
+def next_workload(taken: Iterable[str]) -> int:
+    """Return the number of the workload after all of those that are there."""
+    numbers = (int(found[1]) for name in taken if (found := _NUMBERED.fullmatch(name)))
+    return max(numbers, default=FIRST_WORKLOAD - 1) + 1
 
 
 def prefix(lab: str) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from hopwall_dataplane.bgp import parse
 from hopwall_dataplane.bgp.control import Control, Unreachable
 from hopwall_dataplane.bgp.lint import Suspicious, lint
+from hopwall_dataplane.bgp.process import start_file
 from hopwall_dataplane.bgp.render import CONFIG_SYMBOL, Rendered, Secret, session_at
 from hopwall_dataplane.outcome import Done, Retry
 from hopwall_model.bgp import Session
@@ -100,6 +101,23 @@ class BirdDriver:
         except OSError as error:
             return Retry(f"BIRD's configuration cannot be written: {error}")
 
+    def lay_start(self, rendered: Rendered | None) -> None:
+        """Lay down with what BIRD is to start after a crash; None is what it runs now.
+
+        It is renewed at each look: one that is old is not used, as who was away may be back.
+
+        Errors: `Suspicious`, `OSError`.
+        """
+        laid = start_file(self.config)
+        if rendered is None:
+            laid.unlink(missing_ok=True)
+            return
+        if _holds(laid, rendered.text):
+            os.utime(laid)
+            return
+        self._write_candidate(rendered.text)
+        self._candidate.replace(laid)
+
     async def see(self, rendered: Rendered) -> Seen:
         """Read how BIRD and its sessions are.
 
@@ -134,12 +152,7 @@ class BirdDriver:
 
     def _keep_file(self, rendered: Rendered) -> None:
         """Bring the file to what BIRD runs: an agent may have died between the two."""
-        try:
-            same = self.config.read_text() == rendered.text
-            private = self.config.stat().st_mode & 0o077 == 0
-        except (OSError, UnicodeDecodeError):
-            same = private = False
-        if not (same and private):
+        if not _holds(self.config, rendered.text):
             self._write_candidate(rendered.text)
             self._candidate.replace(self.config)
 
@@ -162,6 +175,14 @@ class BirdDriver:
             file.write(text)
             file.flush()
             os.fsync(handle)
+
+
+def _holds(path: Path, text: str) -> bool:
+    """Tell whether a file holds just this text, for its owner alone."""
+    try:
+        return path.read_text() == text and path.stat().st_mode & 0o077 == 0
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 async def _running(bird: Control) -> str | None:

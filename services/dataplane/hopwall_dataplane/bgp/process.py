@@ -4,6 +4,9 @@ BIRD removes its PID file when it ends in good order. One that is still there sa
 started with -R: it takes over the routes it left in the kernel, instead of removing them before its peers are back.
 A file on a tmpfs goes with the machine, and so do the routes.
 
+After a crash it starts with the configuration that the agent laid down for that (`absent`), if it is not old: one
+that waits only for peers which may still come back. The agent brings it to the right one then.
+
 It refuses to watch over BIRD: whoever runs it (systemd, a container, `hopwall up`) starts it again.
 
 Source: bird(8); RFC 4724.
@@ -18,9 +21,32 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hopwall_dataplane.bgp.render import IDLE, render
+from hopwall_runtime import clock
 
 _FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 _CHECK_S = 60.0
+#: The agent writes the time into it at each look (`speaker.LOOK_S`); older than this, peers may be back.
+_FRESH_S = 15.0
+
+
+def start_file(config: Path) -> Path:
+    """Return where the configuration is with which BIRD starts after a crash."""
+    return config.with_name(f"{config.name}.start")
+
+
+def take_start(config: Path, now_s: float) -> None:
+    """Put what the agent laid down for a start after a crash in the place of the configuration, if it is fresh.
+
+    Units:  `now_s` is wall-clock time, as files have it.
+    """
+    laid = start_file(config)
+    try:
+        if 0 <= now_s - laid.stat().st_mtime <= _FRESH_S:
+            laid.replace(config)
+    except FileNotFoundError:
+        return
+    except OSError as error:  # it only saves a wait
+        sys.stderr.write(f"{laid} is not used: {error}\n")
 
 
 def command(bird: str, *, config: Path, socket: Path, pid_file: Path, recover: bool) -> list[str]:
@@ -58,12 +84,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if bird is None:
         sys.stderr.write("bird is not installed: apt-get install bird2.\n")
         return 2
+    recover = asked.pid_file.exists()
     try:
+        if recover:
+            take_start(asked.config, clock.file_time())
         prepare(bird, asked.config)
     except OSError as error:
         sys.stderr.write(f"{asked.config}: {error}\n")
         return 2
-    recover = asked.pid_file.exists()
     run = command(
         bird, config=asked.config, socket=asked.socket, pid_file=asked.pid_file, recover=recover
     )

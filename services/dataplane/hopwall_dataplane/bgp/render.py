@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from msgspec.structs import astuple
+from msgspec.structs import astuple, replace
 
 from hopwall_dataplane.bgp import filters
 from hopwall_dataplane.bgp.faults import (
@@ -75,10 +75,12 @@ def render(
     secrets: Mapping[Secret, str],
     reserved: Collection[str] = (),
     left_out: Mapping[str, str] | None = None,
+    forgotten: Collection[str] = (),
 ) -> Rendered:
     """Render a host's configuration; sessions in `left_out` (name → why) are not in it.
 
-    `reserved` are addresses (/32, /128) that this host lives by; those of its peers are added.
+    `reserved` are addresses (/32, /128) that this host lives by; those of its peers are added. For sessions in
+    `forgotten` a daemon that starts after a crash does not wait.
 
     Errors: `Fault` when nothing can be rendered.
     Cost:   about 20 µs a session.
@@ -101,7 +103,7 @@ def render(
             refused[f"bgp {session.name}"] = str(fault)
             continue
         addresses.add(session.peer_ip)
-        sessions[name] = session
+        sessions[name] = replace(session, restart_s=0) if session.name in forgotten else session
     body = _body(bgp, sessions, interface_prefixes, reserved, secrets)
     known = digest("\n".join(body), 16)
     head = ["# Made by hopwall; changes are lost.", f'define {CONFIG_SYMBOL} = "{known}";']

@@ -7,18 +7,21 @@ and tried again with back-off.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
+from hopwall_dataplane.bgp.absent import Absences, forgotten, noted
 from hopwall_dataplane.bgp.control import Unreachable
 from hopwall_dataplane.bgp.driver import BirdDriver, NotAccepted
 from hopwall_dataplane.bgp.faults import Fault
+from hopwall_dataplane.bgp.lint import Suspicious
 from hopwall_dataplane.bgp.render import IDLE, Rendered, Secret, render
 from hopwall_dataplane.feed import Step
 from hopwall_dataplane.outcome import Retry
 from hopwall_model.bgp import Bgp
 from hopwall_model.status import BgpSession, BgpStatus, Refusal
 from hopwall_model.updates import BgpSet
+from hopwall_runtime import clock
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +46,8 @@ def wanted(step: Step, before: Bgp | None) -> Bgp | None:
 class Speaker:
     """BGP on one host.
 
-    Shape: `_left_out` are the sessions BIRD itself refused, with its reason, as long as nothing changes.
+    Shape: `_left_out` are the sessions BIRD itself refused, with its reason, as long as nothing changes. `_start`
+           is what BIRD is to start with after a crash, and what it was made of.
     """
 
     driver: BirdDriver
@@ -61,6 +65,8 @@ class Speaker:
     _rendered: Rendered | None = None
     _not_accepted: NotAccepted | None = None
     _retry_s: float = 0.0
+    _absences: Absences = field(default_factory=dict)
+    _start: tuple[Rendered | None, frozenset[str], Rendered] | None = None
 
     def fold(self, step: Step) -> None:
         """Take what a step says of BGP; nothing is done before the first snapshot."""
@@ -86,6 +92,7 @@ class Speaker:
         before = (self.status, self.refusals)
         reason = await self._apply()
         self.status = await self._see(reason)
+        self._lay_start()
         if reason:
             self._retry_s = min(max(self._retry_s * 2, _RETRY_S[0]), _RETRY_S[1])
         else:
@@ -120,6 +127,21 @@ class Speaker:
         except Unreachable as error:
             return str(error)
 
+    def _lay_start(self) -> None:
+        """Let a BIRD that crashes wait for no peer that has been away for long (`absent`)."""
+        if self._input is None or self.status is None or not self.status.in_sync:
+            return  # what was laid down last gets old
+        bgp, secrets = self._input
+        names = forgotten(self._absences, bgp.sessions, clock.monotonic())
+        if not names:
+            self._start = None
+        elif self._start is None or self._start[:2] != (self._rendered, names):
+            self._start = (self._rendered, names, self._text(bgp, secrets, names))
+        try:
+            self.driver.lay_start(self._start[2] if self._start else None)
+        except (OSError, Suspicious) as error:
+            log.warning("what BIRD is to start with after a crash is not written: %s", error)
+
     async def _is_ours(self) -> bool:
         """Tell whether BIRD runs a configuration of ours; another is not ours to end."""
         try:
@@ -127,14 +149,20 @@ class Speaker:
         except Unreachable:
             return False  # nothing is wanted of it; a later look finds it
 
-    def _render(self, bgp: Bgp, secrets: dict[Secret, str]) -> Rendered:
-        self._rendered = render(
+    def _text(
+        self, bgp: Bgp, secrets: dict[Secret, str], forgotten: Collection[str] = ()
+    ) -> Rendered:
+        return render(
             bgp,
             interface_prefixes=self.interface_prefixes,
             secrets=secrets,
             reserved=self.reserved,
             left_out=self._left_out,
+            forgotten=forgotten,
         )
+
+    def _render(self, bgp: Bgp, secrets: dict[Secret, str]) -> Rendered:
+        self._rendered = self._text(bgp, secrets)
         self._not_accepted = None
         self.refusals = tuple(
             Refusal(object=name, reason=why) for name, why in sorted(self._rendered.refused.items())
@@ -176,6 +204,7 @@ class Speaker:
             return BgpStatus(
                 in_sync=False, reason=reason or str(error), n_sessions=len(rendered.sessions)
             )
+        self._absences = noted(self._absences, seen.sessions.values(), clock.monotonic())
         sessions = [
             seen.sessions.get(name, BgpSession(name=name, state="absent"))
             for name in sorted(rendered.sessions.values())
