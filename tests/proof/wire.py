@@ -12,8 +12,8 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from hopwall_dataplane.desired import LinkState
 from hopwall_dataplane.feed import Feed, Step
+from hopwall_dataplane.placed import LinkState
 from hopwall_dataplane.service import open_kernel
 from hopwall_dataplane.settings import DataplaneSettings
 from hopwall_model.resources import WorkloadEndpoint

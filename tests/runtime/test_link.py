@@ -212,5 +212,5 @@ async def test_last_status_shows_what_was_said_before(link: Link) -> None:
     seen: list[CalcStatus] = []
     async with asyncio.timeout(5):
         while not seen:
-            seen = [s async for s in link.last_status(topics.CALC_STATUS)]
+            seen = [s async for s, _ in link.last_status(topics.CALC_STATUS)]
     assert seen == [status]

@@ -17,6 +17,7 @@ from hopwall_model.resources import (
     HostEndpoint,
     IPPool,
     Key,
+    LiveMigration,
     NetworkPolicy,
     NetworkSet,
     Node,
@@ -45,7 +46,8 @@ from hopwall_model.updates import (
 )
 from tests.support.fold import HostState
 from tests.support.oracle_bgp import BgpOracle
-from tests.support.oracle_values import halves, net_set, port_ranges
+from tests.support.oracle_moves import Arrivals, MoveOracle
+from tests.support.oracle_values import halves, net_set, port_ranges, single
 
 Resources = Mapping[Key, Resource]
 Policy = NetworkPolicy | GlobalNetworkPolicy
@@ -57,7 +59,9 @@ NAMESPACE = "projectcalico.org/namespace"
 class Oracle:
     """Answers for one set of resources."""
 
-    def __init__(self, resources: Resources, *, bgp: bool = False) -> None:
+    def __init__(
+        self, resources: Resources, *, bgp: bool = False, arrivals: Arrivals | None = None
+    ) -> None:
         values = list(resources.values())
         #: Absent where calc itself spreads the routes.
         self.bgp = BgpOracle(values, self.living) if bgp else None
@@ -70,11 +74,12 @@ class Oracle:
         self.host_endpoints = [r for r in values if isinstance(r, HostEndpoint)]
         self.both: list[AnyEndpoint] = [*self.endpoints, *self.host_endpoints]
         self.pools = [r.spec for r in values if isinstance(r, IPPool)]
-        self.claimants: dict[str, list[WorkloadEndpoint]] = {}
-        for endpoint in self.endpoints:
-            floating = [_single(nat.external_ip) for nat in endpoint.spec.ip_nats]
-            for address in (*endpoint.spec.ip_networks, *floating):
-                self.claimants.setdefault(address, []).append(endpoint)
+        self.moves = MoveOracle(
+            self.endpoints,
+            [r for r in values if isinstance(r, LiveMigration)],
+            {f"{e.metadata.namespace}/{e.metadata.name}": self.labels(e) for e in self.endpoints},
+            arrivals or {},
+        )
 
     def hosts(self) -> set[str]:
         """Return the hosts that are declared or used."""
@@ -124,22 +129,17 @@ class Oracle:
     # ------------------------------------------------------------ endpoints
 
     def owned(self, endpoint: WorkloadEndpoint) -> tuple[str, ...]:
-        """Return the addresses that no older endpoint claims."""
+        """Return the addresses that the endpoint's claim wins, or its peer's."""
         return tuple(a for a in endpoint.spec.ip_networks if self.owns(endpoint, a))
 
     def owns(self, endpoint: WorkloadEndpoint, address: str) -> bool:
-        """Tell whether no older endpoint claims the address."""
-
-        def age(e: WorkloadEndpoint) -> tuple[str, str, str]:
-            meta = e.metadata
-            return (meta.creation_timestamp or "~", meta.namespace or "", meta.name)
-
-        return all(age(endpoint) <= age(other) for other in self.claimants[address])
+        """Tell whether the address is the endpoint's."""
+        return any(owner is endpoint for owner in self.moves.owners(address))
 
     def nats(self, endpoint: WorkloadEndpoint) -> tuple[Nat, ...]:
         """Return the floating addresses of which the endpoint owns both sides."""
         given = [
-            Nat(_single(nat.external_ip), _single(nat.internal_ip)) for nat in endpoint.spec.ip_nats
+            Nat(single(nat.external_ip), single(nat.internal_ip)) for nat in endpoint.spec.ip_nats
         ]
         return tuple(
             nat
@@ -151,7 +151,7 @@ class Oracle:
         """Return the addresses that selecting the endpoint means."""
         if isinstance(endpoint, WorkloadEndpoint):
             return self.owned(endpoint)
-        return tuple(_single(address) for address in endpoint.spec.expected_ips)
+        return tuple(single(address) for address in endpoint.spec.expected_ips)
 
     def labels(self, item: AnyEndpoint | NetworkSet | GlobalNetworkSet) -> dict[str, str]:
         """Return the labels by which the item is selected."""
@@ -209,6 +209,7 @@ class Oracle:
             nats=self.nats(endpoint),
             tiers=self.lists(endpoint, lambda p: not (_untracked(p) or _pre_dnat(p))),
             profiles=tuple(PolicyId(f"profile/{name}") for name in spec.profiles),
+            move=self.moves.move(endpoint, self.all_owned(endpoint)),
         )
 
     def host_endpoint(self, endpoint: HostEndpoint) -> HostEndpointSet:
@@ -406,13 +407,27 @@ class Oracle:
         given = [address.split("/")[0] for address in given if address]
         v4 = [address for address in given if "." in address]
         v6 = [address for address in given if ":" in address]
-        return (v4[0] if v4 else "", v6[0] if v6 else "", frozenset(self.living(host)))
+        return (v4[0] if v4 else "", v6[0] if v6 else "", frozenset(self.attracted(host)))
 
     def living(self, host: str) -> list[str]:
         """Return the addresses that endpoints on the host own, floating ones too."""
         living = [e for e in self.endpoints if e.spec.node == host]
-        addresses = [a for e in living for a in self.owned(e)]
-        return addresses + [nat.external for e in living for nat in self.nats(e)]
+        return [address for e in living for address in self.all_owned(e)]
+
+    def all_owned(self, endpoint: WorkloadEndpoint) -> list[str]:
+        """Return the addresses an endpoint owns, floating ones too."""
+        return [*self.owned(endpoint), *(nat.external for nat in self.nats(endpoint))]
+
+    def attracted(self, host: str) -> list[str]:
+        """Return those of the living that are not at the other end of a migration now."""
+        found = []
+        for endpoint in self.endpoints:
+            owned = self.all_owned(endpoint) if endpoint.spec.node == host else []
+            move = self.moves.move(endpoint, owned)
+            if move is not None and (move.role == "source") == move.switched:
+                owned = [address for address in owned if address not in move.addresses]
+            found += owned
+        return found
 
 
 def _both(place: Selector, wanted: Selector) -> Selector:
@@ -462,10 +477,6 @@ def _do_nothing_but_log(policies: list[tuple[Rule, ...]]) -> bool:
     if not policies or not all(policies):
         return False
     return {rule.action for rules in policies for rule in rules} == {"Log"}
-
-
-def _single(address: str) -> str:
-    return address + ("/128" if ":" in address else "/32")
 
 
 def _number(protocol: int | str | None) -> int | None:

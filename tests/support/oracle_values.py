@@ -36,3 +36,8 @@ def port_ranges(given: Iterable[int | str]) -> tuple[PortRange, ...]:
     starts = sorted(n for n in numbers if n - 1 not in numbers)
     ends = sorted(n for n in numbers if n + 1 not in numbers)
     return tuple(PortRange(first, last) for first, last in zip(starts, ends, strict=True))
+
+
+def single(address: str) -> str:
+    """Return an address as a network of one."""
+    return f"{address}/{128 if ':' in address else 32}"

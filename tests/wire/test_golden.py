@@ -15,7 +15,7 @@ from hopwall_model import codec, topics
 from hopwall_model.counts import HostRules, RuleCount, RulesRequest
 from hopwall_model.events import ResourceSet
 from hopwall_model.resources import KIND_BY_NAME
-from hopwall_model.status import CalcStatus, Drift, HostStatus, Rejected
+from hopwall_model.status import CalcStatus, Drift, HostStatus, Moved, Rejected
 from hopwall_model.updates import (
     HostBatch,
     SharedUpdate,
@@ -38,6 +38,7 @@ DECODERS: dict[str, Callable[[bytes], Any]] = {
     "calc-status": topics.CALC_STATUS.decode,
     "rules-request": topics.RULES.decode,
     "host-rules": codec.decoder(HostRules),
+    "moved": topics.MOVED.decode,
     "drift": topics.DRIFT.decode,
     "rejected": topics.REJECTED.decode,
     **{f"resource-set-{name.lower()}": topics.EVENT.decode for name in KIND_BY_NAME},
@@ -93,7 +94,7 @@ def _update_kinds() -> set[str]:
 
 def test_the_golden_batch_has_every_update() -> None:
     """The newest batch holds each kind of update at least once."""
-    batch = topics.HOST_BATCH.decode((GOLDEN / "host-batch/v3.json").read_bytes())
+    batch = topics.HOST_BATCH.decode((GOLDEN / "host-batch/v4.json").read_bytes())
     assert {str(type(u).__struct_config__.tag) for u in batch.updates} == _update_kinds()
 
 
@@ -105,6 +106,7 @@ def test_the_golden_batch_has_every_update() -> None:
         SnapshotRequest,
         HostStatus,
         CalcStatus,
+        Moved,
         Drift,
         Rejected,
         RulesRequest,

@@ -133,10 +133,10 @@ class Api:
         """Fold the last status of each sender, unless it has spoken meanwhile."""
         self._spoken.clear()
         try:
-            async for calc in self.link.last_status(topics.CALC_STATUS):
+            async for calc, _ in self.link.last_status(topics.CALC_STATUS):
                 if "" not in self._spoken:
                     self.tracker.fold_calc(calc)
-            async for host in self.link.last_status(topics.HOST_STATUS):
+            async for host, _ in self.link.last_status(topics.HOST_STATUS):
                 if host.host not in self._spoken:
                     self.tracker.fold_host(host)
                     self.heard_at[host.host] = clock.monotonic()

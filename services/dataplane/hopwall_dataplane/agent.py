@@ -14,17 +14,25 @@ from dataclasses import dataclass, field
 from msgspec import structs
 
 from hopwall_dataplane.bgp.speaker import Speaker
-from hopwall_dataplane.desired import LinkState
 from hopwall_dataplane.drift import Found
 from hopwall_dataplane.feed import AskAgain, Feed, Step
 from hopwall_dataplane.host_endpoints import Way
 from hopwall_dataplane.kernel import Kernel, Stale, Turn
 from hopwall_dataplane.metrics import Metrics
+from hopwall_dataplane.moves.ears import Ears
+from hopwall_dataplane.placed import LinkState
 from hopwall_dataplane.settings import DataplaneSettings
 from hopwall_model import codec, topics
 from hopwall_model.counts import HostRules, RulesRequest
-from hopwall_model.status import Drift, HostStatus, Refusal
-from hopwall_model.updates import EndpointSet, HostBatch, Scope, SharedUpdate, SnapshotRequest
+from hopwall_model.status import Drift, HostStatus, Moved, MovedHere, Refusal
+from hopwall_model.updates import (
+    EndpointId,
+    EndpointSet,
+    HostBatch,
+    Scope,
+    SharedUpdate,
+    SnapshotRequest,
+)
 from hopwall_runtime import clock
 from hopwall_runtime.link import Link, Unavailable
 
@@ -86,6 +94,14 @@ class Agent:
     _emptied: int = 0
     _confirm_at: float = 0.0
     _reported: HostStatus | None = None
+    _ears: Ears = field(init=False)
+    _signs: list[EndpointId] = field(default_factory=list)
+    #: What calc was last told of arrivals; None when it must be told again.
+    _told: tuple[MovedHere, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Be ready to hear workloads arrive."""
+        self._ears = Ears(self._on_sign)
 
     # ------------------------------------------------------------ in
 
@@ -98,11 +114,16 @@ class Agent:
         """Wake the loop: what it reports may have changed."""
         self._wake.set()
 
+    def _on_sign(self, endpoint_id: EndpointId) -> None:
+        self._signs.append(endpoint_id)
+        self._wake.set()
+
     def _on_message(self, message: HostBatch | SharedUpdate, _subject: str) -> None:
         self._inbox.append(message)
         self._wake.set()
 
     async def _on_reconnect(self) -> None:
+        self._told = None
         self._ask_again("reconnect")
 
     def _ask_again(self, reason: str) -> None:
@@ -136,7 +157,8 @@ class Agent:
     async def _wait(self) -> None:
         """Wait until there is something to look at, or until something is due."""
         now = clock.monotonic()
-        due = [at - now for at in (self._retry_at, self._impatient_at) if at]
+        ends = self.kernel.desired.moves.due_at
+        due = [at - now for at in (self._retry_at, self._impatient_at, ends) if at]
         sweep = self.kernel.sweep_in_s
         if sweep is not None and not self._retry_at:
             due.append(sweep)
@@ -164,6 +186,8 @@ class Agent:
             self.kernel.stale |= set(Stale)
             turn = Turn(held_by=f"the kernel cannot be read: {error}")
         self._note(turn)
+        self._ears.listen(self.kernel.desired.expected())
+        await self._tell_arrivals()
         await self._report(force=False)
         if self.kernel.sweep_in_s == 0 and not turn.held_by:
             await self.kernel.sweep()
@@ -196,6 +220,7 @@ class Agent:
                     self._ask_again(one.reason)
                     continue
                 self._take(one)
+        self._fold_signs()
         waits = bool(self.feed.waiting_for)
         if not waits:
             self._impatient_at = 0.0
@@ -204,6 +229,15 @@ class Agent:
         elif clock.monotonic() >= self._impatient_at:
             self._impatient_at = 0.0
             self._ask_again(f"missed {self.feed.waiting_for}")
+
+    def _fold_signs(self) -> None:
+        """Let the workloads that were heard arrive, and migrations that have converged be over."""
+        desired = self.kernel.desired
+        signs, self._signs = self._signs, []
+        for endpoint_id in signs:
+            if desired.arrive(endpoint_id):
+                log.info("workload of endpoint %s has arrived here", endpoint_id)
+        desired.tick(clock.monotonic())
 
     def _take(self, step: Step) -> None:
         self.kernel.desired.apply(step)
@@ -310,7 +344,16 @@ class Agent:
         if await self._publish(topics.host_status_subject(status.host), status):
             self._reported = status
 
-    async def _publish(self, subject: str, value: Drift | HostStatus) -> bool:
+    async def _tell_arrivals(self) -> None:
+        """Tell calc whose workloads are here now, for it to let everybody know."""
+        arrived = self.kernel.desired.moves.arrived()
+        if arrived == self._told:
+            return
+        moved = Moved(host=self.settings.host_name, arrived=arrived)
+        if await self._publish(topics.moved_subject(moved.host), moved):
+            self._told = arrived
+
+    async def _publish(self, subject: str, value: Drift | HostStatus | Moved) -> bool:
         """Say something to whoever listens; what cannot be said now is no reason to stop working."""
         if not self.link.connected:
             return False
@@ -362,6 +405,9 @@ class Agent:
         while True:
             await asyncio.sleep(self.settings.heartbeat_s)
             await self._report(force=True)
+            if self._told:
+                self._told = None  # a calc that has just begun may not know
+                self._wake.set()
             if self.kernel.desired.routes.parked:
                 self.kernel.stale.add(Stale.ROUTES)
                 self._wake.set()

@@ -18,7 +18,7 @@ from hopwall_dataplane.claims import Claims
 from hopwall_dataplane.classes import ClassTable, NoRoomForClassError, PolicyClass, class_key
 from hopwall_dataplane.conntrack.flow import HostAddresses
 from hopwall_dataplane.delta import Delta
-from hopwall_dataplane.destinations import Destinations
+from hopwall_dataplane.destinations import Destinations, Local
 from hopwall_dataplane.faults import (
     bucket_fault,
     endpoint_fault,
@@ -30,9 +30,11 @@ from hopwall_dataplane.host_endpoints import HostEndpoints, Way
 from hopwall_dataplane.ipsets.elements import Element, Mark, SetSpec
 from hopwall_dataplane.ipsets.plan import AddressSets
 from hopwall_dataplane.iptables.static import RenderSettings, from_set, to_set
-from hopwall_dataplane.nat import Pools, Translations, externals
+from hopwall_dataplane.moves.phases import Expected, Moves
+from hopwall_dataplane.moves.places import claims_of, elevated, expected
+from hopwall_dataplane.nat import Pools, Translations
 from hopwall_dataplane.outcome import Family
-from hopwall_dataplane.placed import ElementKey, Placed
+from hopwall_dataplane.placed import ElementKey, LinkState, Placed
 from hopwall_dataplane.residents import Residents, Touched, packed
 from hopwall_dataplane.routes.route import Route, RouteKey
 from hopwall_dataplane.rule_sets import RuleSets
@@ -58,16 +60,6 @@ from hopwall_model.updates import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class LinkState:
-    """What matters of a network interface here."""
-
-    index: int
-    up: bool
-    #: Bare addresses, without prefix length.
-    addresses: frozenset[str] = frozenset()
-
-
 @dataclass(slots=True)
 class Desired:
     """One host's desired state, and its difference from actual, per subsystem.
@@ -90,6 +82,7 @@ class Desired:
     nats: tuple[tuple[str, int], ...] = ()
     identity: AddressSets = field(default_factory=AddressSets)
     residents: Residents = field(default_factory=Residents)
+    moves: Moves = field(default_factory=Moves)
     destinations: Destinations = field(init=False)
     #: Interfaces came, went or changed, or are used anew, since somebody looked.
     interfaces_touched: bool = True
@@ -175,6 +168,22 @@ class Desired:
         """Keep the way to classes that are left (digest → number) for the packets still marked with them."""
         if self.chains.linger(classes):
             self.chains.settle(self.classes.classes.values())
+
+    def arrive(self, endpoint_id: EndpointId) -> bool:
+        """Take a sign of a workload that was to arrive; return whether anything follows from it."""
+        arrived = self.moves.announce(endpoint_id)
+        if arrived:
+            self._place_routes(self._placed[endpoint_id])
+        return arrived
+
+    def tick(self, now: float) -> None:
+        """Let the migrations whose time has come be over."""
+        for endpoint_id in self.moves.tick(now):
+            self._place_routes(self._placed[endpoint_id])
+
+    def expected(self) -> dict[EndpointId, Expected]:
+        """Return where workloads are to arrive."""
+        return expected(self.moves, self._placed, self._links)
 
     def distrust(self, names: Iterable[str]) -> None:
         """Close the policies that name one of these kernel sets, and no longer those of other sets.
@@ -360,6 +369,9 @@ class Desired:
             elements = {} if policy_class is None else self._elements(update, policy_class)
             after = Placed(update, fault, policy_class, elements)
             self._placed[update.id] = after
+            self.moves.put(update, () if before else elevated(update, self.routes.actual))
+        else:
+            self.moves.drop(update.id)
         self._closed.discard(update.id)
         self._roomless.discard(update.id)
         if after is not None and after.policy_class is not None:
@@ -465,10 +477,9 @@ class Desired:
             interface = ""
         elif placed.policy_class is None:
             interface = ""
-        cidrs = (*placed.endpoint.addresses, *externals(placed.endpoint))
-        self._claim(placed, dict.fromkeys(cidrs, interface))
+        self._claim(placed, claims_of(placed.endpoint, interface, self.moves))
 
-    def _claim(self, placed: Placed, claims: dict[str, str]) -> None:
+    def _claim(self, placed: Placed, claims: dict[str, Local]) -> None:
         self.destinations.claim(placed.endpoint.id, placed.routes, claims)
         placed.routes = frozenset(claims)
 

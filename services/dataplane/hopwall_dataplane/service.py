@@ -12,7 +12,7 @@ from hopwall_dataplane.bgp.driver import BirdDriver
 from hopwall_dataplane.bgp.speaker import Speaker
 from hopwall_dataplane.conntrack.driver import ConntrackDriver
 from hopwall_dataplane.conntrack.revocation import Revocation
-from hopwall_dataplane.desired import Desired, LinkState
+from hopwall_dataplane.desired import Desired
 from hopwall_dataplane.failsafe import parse_failsafe
 from hopwall_dataplane.ipsets.driver import IpsetDriver
 from hopwall_dataplane.iptables.backend import choose, why_no_log
@@ -25,7 +25,9 @@ from hopwall_dataplane.links.setup import InterfaceSetup
 from hopwall_dataplane.links.sysctl import SysctlDriver
 from hopwall_dataplane.marks import MarkMaskError, layout
 from hopwall_dataplane.metrics import Metrics
+from hopwall_dataplane.moves.phases import Moves
 from hopwall_dataplane.outcome import Family
+from hopwall_dataplane.placed import LinkState
 from hopwall_dataplane.reserved import nats_addresses, reserved_cidrs
 from hopwall_dataplane.routes.driver import RouteDriver
 from hopwall_dataplane.settings import DataplaneSettings
@@ -89,6 +91,7 @@ async def open_kernel(settings: DataplaneSettings, metrics: Metrics | None = Non
         reserved=reserved_cidrs(nats, settings.link_local_gateway),
         ipv6=settings.ipv6,
         nats=nats,
+        moves=Moves(settings.migration_convergence_s),
     )
     flows = None
     if settings.revoke_flows:

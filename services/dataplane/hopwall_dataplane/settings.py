@@ -47,6 +47,8 @@ class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
     bird_socket: str = "/run/hopwall/bird.ctl"
     bird_config: str = "/run/hopwall/bird.conf"
     bird_secrets: str = "/etc/hopwall/secrets"
+    #: Seconds after the end of a live migration for which the route of who arrived is preferred to others.
+    migration_convergence_s: float = 30.0
     #: Seconds between complete re-readings of the kernel.
     refresh_s: float = 90.0
     heartbeat_s: float = 5.0

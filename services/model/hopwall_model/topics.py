@@ -16,7 +16,7 @@ from hopwall_model import codec
 from hopwall_model.counts import RulesRequest
 from hopwall_model.events import Event
 from hopwall_model.resources import Key
-from hopwall_model.status import CalcStatus, Drift, HostStatus, Rejected
+from hopwall_model.status import CalcStatus, Drift, HostStatus, Moved, Rejected
 from hopwall_model.updates import HostBatch, Scope, SharedUpdate, SnapshotRequest
 
 T = TypeVar("T")
@@ -101,6 +101,13 @@ CALC_STATUS: Topic[CalcStatus] = Topic(
     direction="calc → api",
     retention=f"stream {STATUS_STREAM}: memory, last value",
 )
+MOVED: Topic[Moved] = Topic(
+    pattern="hopwall.status.moved.*",
+    type=Moved,
+    decode=codec.decoder(Moved),
+    direction="host → calc",
+    retention=f"stream {STATUS_STREAM}: memory, last value",
+)
 DRIFT: Topic[Drift] = Topic(
     pattern="hopwall.drift.*",
     type=Drift,
@@ -116,7 +123,18 @@ REJECTED: Topic[Rejected] = Topic(
     retention="none",
 )
 
-TOPICS = (EVENT, HOST_BATCH, SHARED, SNAPSHOT, RULES, HOST_STATUS, CALC_STATUS, DRIFT, REJECTED)
+TOPICS = (
+    EVENT,
+    HOST_BATCH,
+    SHARED,
+    SNAPSHOT,
+    RULES,
+    HOST_STATUS,
+    CALC_STATUS,
+    MOVED,
+    DRIFT,
+    REJECTED,
+)
 
 
 def event_subject(key: Key) -> str:
@@ -149,6 +167,11 @@ def rules_subject(host: str) -> str:
 def host_status_subject(host: str) -> str:
     """Return the subject of a host's status."""
     return f"hopwall.status.host.{token(host)}"
+
+
+def moved_subject(host: str) -> str:
+    """Return the subject on which a host says which workloads have arrived."""
+    return f"hopwall.status.moved.{token(host)}"
 
 
 def drift_subject(host: str) -> str:

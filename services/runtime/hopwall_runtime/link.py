@@ -441,8 +441,8 @@ class Link:
                 log.warning("following the events again from a snapshot: %s", error)
                 await asyncio.sleep(0.2)
 
-    async def last_status(self, topic: Topic[T]) -> AsyncIterator[T]:
-        """Yield the last status message of each subject of the topic: what a late starter missed."""
+    async def last_status(self, topic: Topic[T]) -> AsyncIterator[tuple[T, str]]:
+        """Yield the last status message of each subject of the topic, and the subject: what a late starter missed."""
         consumer_inbox = self._nc.new_inbox()
         subscription = await self._nc.subscribe(consumer_inbox)
         config = follower_config(consumer_inbox, topic.pattern)
@@ -457,7 +457,7 @@ class Link:
                 except CodecError as error:
                     await self.reject(message.subject, str(error))
                     continue
-                yield value
+                yield value, message.subject
         except (NatsError, TimeoutError) as error:
             raise Unavailable(f"cannot read {topics.STATUS_STREAM}: {error}") from error
         finally:

@@ -74,6 +74,7 @@ class Endpoints(KeyedNode[Key, Placed]):
             nats=owned.nats,
             tiers=applied.tiers,
             profiles=_profiles(endpoint),
+            move=owned.move,
         )
 
 
