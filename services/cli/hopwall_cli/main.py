@@ -10,11 +10,23 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 
 from hopwall_cli.client import DEFAULT_SERVER, Client, ClientError
-from hopwall_cli.commands import apply, cleanup, delete, get, hosts, ipam, lab, rules, up, version
+from hopwall_cli.commands import (
+    apply,
+    cleanup,
+    delete,
+    get,
+    hosts,
+    ipam,
+    lab,
+    migrate,
+    rules,
+    up,
+    version,
+)
 from hopwall_cli.errors import Failure, Usage
 from hopwall_cli.lab.topology import LabError
 
-COMMANDS = (apply, get, delete, hosts, rules, ipam, up, cleanup, lab, version)
+COMMANDS = (apply, get, delete, hosts, rules, ipam, migrate, up, cleanup, lab, version)
 
 Run = Callable[[argparse.Namespace, Client], Awaitable[int]]
 
