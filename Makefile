@@ -9,11 +9,11 @@ help: ## list the targets
 setup: ## install what is missing (Debian packages, .venv, locked Python packages)
 	@bash tools/setup.sh
 
-demo: setup ## three hosts on this machine: routes, ARP, isolation, both bookends, latency
+demo: setup ## three hosts on this machine: routes by BGP, ARP, isolation, both bookends, latency
 	@$(PY) -m hopwall_cli.demo
 
 test: setup ## every test, on the real kernel
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n 3 --dist loadfile
 
 test-deep: setup ## the proof at length: documents, rendered lines and real packets must agree
 	@$(PY) -m tests.proof

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
@@ -208,7 +208,6 @@ def news(draw: st.DrawFn) -> Update:
     return draw(st.sampled_from(choices))
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(news(), min_size=1, max_size=3), min_size=1, max_size=8))
 def test_the_kernel_holds_what_the_last_state_says_and_nothing_else(
     life: list[list[Update]],

@@ -3,7 +3,7 @@
 import asyncio
 import re
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hopwall_dataplane.ipsets.elements import SetSpec
@@ -78,7 +78,6 @@ LIVES = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(LIVES)
 def test_at_no_moment_is_a_workload_marked_with_a_class_that_leads_nowhere(
     life: list[tuple[list[Update], Faults, Faults, bool]],

@@ -1,6 +1,6 @@
 """calc's messages, as a bad network delivers them, against the dataplane's own feed and fold."""
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hopwall_calc.graph import Graph
@@ -89,7 +89,6 @@ def lives(draw: st.DrawFn) -> list[list[Event]]:
     return flushes
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
     lives(),
     st.lists(st.sampled_from(["lose", "twice", "late", "ok", "ok", "ok"]), max_size=60),
@@ -131,7 +130,6 @@ def test_whatever_the_network_does_the_host_ends_where_a_snapshot_would(
         assert picture(agent.desired) == picture(fresh.desired)
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(lives(), routings)
 def test_on_a_good_network_nobody_asks_twice(life: list[list[Event]], routing: Routing) -> None:
     """When every message arrives, the first snapshot is the only one."""

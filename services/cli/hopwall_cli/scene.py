@@ -1,8 +1,10 @@
 """The scene of the demo: four workloads of two customers on three hosts, and what must come out. No I/O."""
 
 from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Network
 from typing import Any
 
+from hopwall_cli.lab.bgp import OUTSIDE4, Topology
 from hopwall_cli.lab.routes import Route
 from hopwall_cli.lab.topology import Workload, resource
 
@@ -60,12 +62,34 @@ ROUTES = (
     Route("172.18.203.0", _NONE, "255.255.255.0", "U", "eth0"),
 )
 
+#: Two workloads with addresses of their host's block, and where the second one moves to.
+BLOCK_HOST, MOVED_TO = "h2", "h3"
+BLOCK_WORKLOADS = ("vm31", "vm32")
+
 #: The addresses a workload may try as its next hop; all must be answered with the host's address.
 NEXT_HOPS = {
     "vm21": ("169.254.1.1", "10.65.0.1", "10.65.0.24"),
     "vm22": ("169.254.1.1", "10.65.0.1", "10.65.0.23"),
     "vm24": ("169.254.1.1", "10.65.0.1", "10.65.0.21"),
 }
+
+
+def table(topology: Topology) -> tuple[tuple[Route, ...], dict[str, str]]:
+    """Return the routing table of h1 in a topology, and what of it is learnt: network → next hop."""
+    routes: tuple[Route, ...] = ROUTES
+    if topology == "fabric":
+        outside = IPv4Network(OUTSIDE4)
+        told = str(outside.network_address), "172.18.203.1", str(outside.netmask), "UG", "eth0"
+        routes = (*ROUTES, Route(*told))
+    learnt = [route for route in routes if "G" in route.flags and route.destination != _NONE]
+    return routes, {
+        str(IPv4Network((route.destination, route.genmask))): route.gateway for route in learnt
+    }
+
+
+def block_of(address: str) -> str:
+    """Return the block (of the size that pools have by default) in which an address is."""
+    return str(IPv4Network((address.partition("/")[0], 26), strict=False))
 
 
 def isolation() -> list[dict[str, Any]]:

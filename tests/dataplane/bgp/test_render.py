@@ -140,9 +140,7 @@ def test_every_change_has_another_digest() -> None:
     assert rendered(mesh).digest in rendered(mesh).text.splitlines()[1]
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(bgp=speakers())
 def test_whatever_is_valid_is_taken_by_bird(bgp: Bgp, tmp_path: Path) -> None:
     """Any valid value renders to text that our own last look and the real BIRD take."""
@@ -206,7 +204,7 @@ def poisoned(field: str, text: str) -> Bgp:
     return structs.replace(REFLECTOR, sessions=(session, FABRIC), **shared.get(field, {}))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(field=st.sampled_from(TEXTS), text=HOSTILE)
 def test_no_text_gets_out_of_its_place(field: str, text: str) -> None:
     """Hostile text in any place closes its object or is a value: the lines stay lines of known form."""

@@ -11,6 +11,7 @@ from hopwall_cli.errors import Failure, Usage
 from hopwall_cli.interrupt import until_interrupted
 from hopwall_cli.lab import build, netns
 from hopwall_cli.lab import topology as topo
+from hopwall_cli.lab.bgp import TOPOLOGIES, Routing, Topology
 from hopwall_cli.lab.lab import Lab
 from hopwall_cli.lab.run_folder import ROOT, Description, RunFolder
 
@@ -25,6 +26,19 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     up = parts.add_parser("up", help="build a lab and keep it until Ctrl-C")
     up.add_argument("--hosts", type=int, default=3)
     up.add_argument("--workloads", type=int, default=2, help="per host (default 2)")
+    up.add_argument(
+        "--routing",
+        choices=("direct", "bgp"),
+        default="",
+        help="who tells the hosts of each other's workloads: calc, or BIRD (default direct)",
+    )
+    up.add_argument(
+        "--topology",
+        choices=tuple(TOPOLOGIES),
+        default="",
+        help="who speaks BGP with whom (default mesh): "
+        + "; ".join(f"{name}: {text}" for name, text in TOPOLOGIES.items()),
+    )
     up.add_argument("--backend", choices=("auto", "nft", "legacy"), default="nft")
     up.set_defaults(run=run_up)
     down = parts.add_parser("down", help="end a lab, also one that a crash left")
@@ -53,14 +67,35 @@ async def run_up(args: argparse.Namespace, _: object) -> int:
     return 0
 
 
+def routing_of(args: argparse.Namespace) -> Routing:
+    """Return how routes are spread; a topology alone means BGP.
+
+    Errors: Usage for a topology without BGP.
+    """
+    if args.topology and args.routing == "direct":
+        raise Usage("--topology says who speaks BGP with whom: leave it out with --routing direct.")
+    return "bgp" if args.topology or args.routing == "bgp" else "direct"
+
+
 async def _keep_up(args: argparse.Namespace) -> None:
-    async with Lab(args.name, hosts=args.hosts, backend=args.backend, say=say) as lab:
-        profile = topo.open_profile("open")
-        await lab.client.apply([profile])
+    topology: Topology = args.topology or "mesh"
+    async with Lab(
+        args.name,
+        hosts=args.hosts,
+        backend=args.backend,
+        routing=routing_of(args),
+        topology=topology,
+        say=say,
+    ) as lab:
+        await lab.client.apply([topo.open_profile("open")])
         workloads = topo.spread(tuple(lab.hosts), args.workloads, profiles=("open",))
+        if lab.routing == "bgp":
+            # In blocks of their hosts, so that one route leads to a host, and not one to each workload.
+            given = (lab.assign(w.name, w.host, profiles=w.profiles) for w in workloads)
+            workloads = tuple(await asyncio.gather(*given))
         await lab.add(*workloads)
         await lab.declare()
-        say(f"lab {lab.name} is up: {', '.join(lab.hosts)}; {', '.join(lab.workloads)}.")
+        say(f"lab {lab.name} is up: {', '.join(lab.machines)}; {', '.join(lab.workloads)}.")
         say(f"  hopwall --server {lab.folder.server} get wep")
         where = f"--name {lab.name} " if lab.name != DEFAULT_NAME else ""
         say(f"  hopwall lab exec {where}{workloads[0].name} -- ping -c1 {workloads[-1].ipv4}")

@@ -7,6 +7,7 @@ import asyncio
 import json
 import sys
 from asyncio.subprocess import PIPE, Process
+from collections.abc import Iterable
 
 from hopwall_cli.child import bound
 from hopwall_cli.lab import netns
@@ -47,7 +48,7 @@ async def host(lab: str, machine: Host) -> None:
     await netns.batch(
         topo.fabric_namespace(lab),
         [
-            f"link add {port} type veth peer name eth0 netns {name}",
+            f"link add {port} type veth peer name eth0 address {machine.mac} netns {name}",
             f"link set {port} master {FABRIC_BRIDGE} up",
         ],
     )
@@ -61,6 +62,24 @@ async def host(lab: str, machine: Host) -> None:
             f"route add ::/0 via {topo.PREFIX6}1",
         ],
     )
+
+
+async def outside(lab: str, addresses: Iterable[str]) -> None:
+    """Give the fabric addresses that lie behind its router."""
+    lines = [f"addr add {address} dev lo" for address in addresses]
+    await netns.batch(topo.fabric_namespace(lab), lines)
+
+
+async def unplug(lab: str, machine: str) -> None:
+    """Pull a host's cable: what it says from now on nobody hears."""
+    await netns.batch(topo.fabric_namespace(lab), [f"link set v-{machine} down"])
+
+
+async def remove_host(lab: str, machine: str) -> None:
+    """Remove a host with its cable; when this returns, one of its name can be made."""
+    fabric_name = topo.fabric_namespace(lab)
+    await netns.run(["ip", "-n", fabric_name, "link", "del", f"v-{machine}"], check=False)
+    await netns.delete(topo.host_namespace(lab, machine))
 
 
 async def dhcp(lab: str, machine: Host) -> None:

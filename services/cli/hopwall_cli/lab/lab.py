@@ -10,26 +10,33 @@ Owner:  namespaces `hw-<lab>-…` and the run folder; both are swept before and 
 
 import asyncio
 import os
+import signal
 import sys
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from hopwall_cli.client import Client
-from hopwall_cli.lab import build, netns, routes, rules
+from hopwall_cli.lab import bgp, build, declared, netns, routes, rules
 from hopwall_cli.lab import topology as topo
+from hopwall_cli.lab.bgp import Routing, Topology
+from hopwall_cli.lab.birds import Birds, installed
 from hopwall_cli.lab.prober import Prober
 from hopwall_cli.lab.responder import DEFAULT_PORT
 from hopwall_cli.lab.run_folder import Description, RunFolder
-from hopwall_cli.lab.topology import LabError, Workload
+from hopwall_cli.lab.services import Services
+from hopwall_cli.lab.topology import Host, LabError, Workload
 from hopwall_cli.nats_server import command as nats_command
 from hopwall_cli.supervisor import Child, Say
 from hopwall_cli.supervisor import end as end_process
 
 Proto = Literal["icmp", "tcp", "udp"]
 NATS_LISTEN = f"{topo.PREFIX4}.1:4222"
+#: Until every BGP session is up: BIRD tries again after 5 s where the other side was not there yet.
+_SESSIONS_S = 60.0
+_ROUTES_S = 20.0
 
 
 def quiet(_: str) -> None:
@@ -53,20 +60,29 @@ class Lab:
         backend: str = "nft",
         dhcp: bool = False,
         services: bool = True,
+        routing: Routing = "direct",
+        topology: Topology = "mesh",
         agent_flags: Sequence[str] = (),
         say: Say = quiet,
     ) -> None:
         """Describe the lab; with `services=False` it is only namespaces and cables.
 
-        `agent_flags` go to every dataplane process.
+        `topology` says who speaks BGP with whom, where `routing` is bgp; `agent_flags` go to every
+        dataplane process.
 
         Errors: LabError for a bad name or number of hosts.
         """
         self.folder = RunFolder(name)
         self.name = name
-        self.hosts = {host.name: host for host in topo.hosts(hosts)}
+        self.routing = routing
+        self.topology = topology
+        self.hosts = {h.name: bgp.as_declared(h, topology) for h in topo.hosts(hosts)}
+        #: Machines that reflect routes and carry no workloads.
+        self.reflectors = {
+            r.name: r for r in (bgp.reflectors(topology) if routing == "bgp" else ())
+        }
         self.workloads: dict[str, Workload] = {}
-        self.services: dict[str, Child] = {}
+        self.birds = Birds(self.folder.path)
         self.client = Client(self.folder.server)
         self._backend = backend
         self._dhcp = dhcp
@@ -76,7 +92,17 @@ class Lab:
         self._relays: dict[str, Process] = {}
         self._probers: dict[str, Prober] = {}
         self._stack = AsyncExitStack()
-        self._kept: list[asyncio.Task[None]] = []
+        self._services = Services(say)
+
+    @property
+    def services(self) -> dict[str, Child]:
+        """The processes by name: nats, api, calc, dataplane-<machine>, bird-<machine>."""
+        return self._services.children
+
+    @property
+    def machines(self) -> dict[str, Host]:
+        """Hosts and reflectors."""
+        return {**self.reflectors, **self.hosts}
 
     async def __aenter__(self) -> Self:
         """Sweep what a crash left, build the lab, and wait until the API is ready."""
@@ -107,7 +133,7 @@ class Lab:
         self._stack.push_async_callback(build.sweep, self.name)
         self._stack.push_async_callback(self._end_processes)
         await build.fabric(self.name)
-        await netns.together(*(build.host(self.name, host) for host in self.hosts.values()))
+        await netns.together(*(build.host(self.name, host) for host in self.machines.values()))
         if self._dhcp:
             await build.dhcp(self.name, next(iter(self.hosts.values())))
         self.describe()
@@ -124,53 +150,61 @@ class Lab:
 
     async def _start_services(self) -> None:
         self._stack.push_async_callback(self._stop_services)
-        fabric = topo.fabric_namespace(self.name)
         nats = nats_command(listen=NATS_LISTEN, folder=self.folder.path / "nats")
-        self._keep("nats", fabric, nats)
+        self._keep("nats", "fabric", nats)
         api = ["--listen", f"127.0.0.1:8080,unix:{self.folder.api_socket}"]
-        self._keep("api", fabric, self._service("api", api))
-        self._keep("calc", fabric, self._service("calc", []))
-        for host in self.hosts:
-            namespace = topo.host_namespace(self.name, host)
-            flags = ["--host", host, "--backend", self._backend]
-            flags += self._agent_flags
-            self._keep(f"dataplane-{host}", namespace, self._service("dataplane", flags))
-        await self._until(self.client.ready(timeout_s=60.0))
-        pool = topo.resource("IPPool", "lab-v4", {"cidr": topo.POOL4})
-        pool6 = topo.resource("IPPool", "lab-v6", {"cidr": topo.POOL6})
-        await self.client.apply([pool, pool6, *(host.resource() for host in self.hosts.values())])
+        self._keep("api", "fabric", self._service("api", api))
+        self._keep("calc", "fabric", self._service("calc", ["--routing", self.routing]))
+        if self.routing == "bgp":
+            await self._start_bgp()
+        for machine in self.machines:
+            self._start_machine(machine)
+        await self._services.until(self.client.ready(timeout_s=60.0))
+        pools = [("lab-v4", topo.POOL4), ("lab-v6", topo.POOL6)]
+        items = [topo.resource("IPPool", name, {"cidr": cidr}) for name, cidr in pools]
+        if self.routing == "bgp":
+            items += bgp.declarations(self.topology)
+        items += [machine.resource() for machine in self.machines.values()]
+        await self.client.apply(items)
+        await self._services.until(self._settle(*self.machines))
         self.describe()
 
-    async def _until(self, work: Coroutine[Any, Any, None]) -> None:
-        """Wait for the work, or for a service that refuses to run, whichever is first."""
-        waiting = asyncio.get_running_loop().create_task(work)
-        try:
-            await asyncio.wait([waiting, *self._kept], return_when=asyncio.FIRST_COMPLETED)
-            for task in self._kept:
-                if task.done():
-                    task.result()
-            await waiting
-        finally:
-            waiting.cancel()
+    async def _start_bgp(self) -> None:
+        """Start what BGP needs beside the machines: in a fabric its router, with what lies behind it."""
+        installed()
+        if self.topology != "fabric":
+            return
+        await build.outside(self.name, bgp.OUTSIDE_ADDRESSES.values())
+        self._keep(f"bird-{bgp.ROUTER}", "fabric", self.birds.router_command(bgp.router()))
+
+    def _start_machine(self, name: str) -> None:
+        flags = ["--host", name, "--backend", self._backend, *self._agent_flags]
+        if self.routing == "bgp":
+            self._keep(f"bird-{name}", name, self.birds.command(name))
+            flags += self.birds.agent_flags(name)
+        self._keep(f"dataplane-{name}", name, self._service("dataplane", flags))
+
+    async def _settle(self, *machines: str) -> None:
+        """Wait until all BGP sessions of these machines are up."""
+        if self.routing == "direct":
+            return
+        wanted = {name: 2 * len(self.peers(name)) for name in machines}
+        await self.birds.until_established(wanted, _SESSIONS_S)
+
+    def peers(self, machine: str) -> list[str]:
+        """Return with whom a machine speaks BGP, once for each family; reflectors first."""
+        return bgp.peers(self.topology, machine, self.machines)
 
     def _service(self, name: str, flags: list[str]) -> list[str]:
         module = [sys.executable, "-m", f"hopwall_{name}"]
         return [*module, "--nats-url", f"nats://{NATS_LISTEN}", *flags]
 
-    def _keep(self, name: str, namespace: str, argv: list[str]) -> None:
-        log = self.folder.log(name)
-        child = Child(name, netns.inside(namespace, argv), say=self._say, log=log)
-        self.services[name] = child
-        # A loop method, not a TaskGroup: services live across the tasks that enter and leave the lab.
-        self._kept.append(asyncio.get_running_loop().create_task(child.keep(), name=name))
+    def _keep(self, name: str, place: str, argv: list[str]) -> None:
+        self._services.keep(name, self.namespace(place), argv, log=self.folder.log(name))
 
     async def _stop_services(self) -> None:
         await self.client.close()  # first: an API that ends waits for its callers
-        nats, *others = self._kept  # last: the others still have something to say to it
-        for group in (others, [nats]):
-            for task in group:
-                task.cancel()
-            await asyncio.gather(*group, return_exceptions=True)
+        await self._services.end_all(last="nats")
 
     def describe(self) -> None:
         """Write down what runs, for `lab status` and `lab exec`."""
@@ -181,11 +215,63 @@ class Lab:
             Description(
                 name=self.name,
                 owner=os.getpid(),
-                hosts={host.name: host.ipv4 for host in self.hosts.values()},
+                hosts={host.name: host.ipv4 for host in self.machines.values()},
                 workloads={w.name: f"{w.ipv4} on {w.host}" for w in self.workloads.values()},
                 processes=processes,
             )
         )
+
+    # ---------------------------------------------------------------- hosts that come and go
+
+    async def join(self, name: str = "") -> Host:
+        """Add a host to the running lab; return when it is declared and its BGP sessions are up.
+
+        Errors: LabError when the lab has a host of this name, or has no more room.
+        """
+        host = bgp.as_declared(topo.next_host(self.hosts, name), self.topology)
+        await declared.withdraw(self.client, host.name)  # what one of this name left when it died
+        await build.host(self.name, host)
+        self.hosts[host.name] = host
+        self._start_machine(host.name)
+        await self.client.apply([host.resource()])
+        await self._services.until(self._settle(host.name))
+        self.describe()
+        return host
+
+    async def leave(self, name: str) -> None:
+        """Take a host out of the running lab in good order: what is declared of it, then itself.
+
+        Of one that has crashed, what was declared goes.
+        """
+        alive = name in self.machines
+        await declared.withdraw(self.client, name, wait="programmed" if alive else "")
+        if alive:
+            await self._remove_machine(name)
+
+    async def crash(self, name: str) -> None:
+        """Take the power from a host or a reflector: nobody is told, and all that was on it is gone.
+
+        Errors: LabError when the lab has no such machine.
+        """
+        if name not in self.machines:
+            raise LabError(f"lab {self.name} has no host and no reflector {name}.")
+        await build.unplug(self.name, name)  # first, so that nothing has the time to say good-bye
+        for service in (f"bird-{name}", f"dataplane-{name}"):
+            if child := self.services.get(service):
+                child.signal(signal.SIGKILL)
+        await self._remove_machine(name)
+
+    async def _remove_machine(self, name: str) -> None:
+        await self._services.end(f"bird-{name}", f"dataplane-{name}")
+        if prober := self._probers.pop(name, None):
+            await prober.close()
+        on_it = [w.name for w in self.workloads.values() if w.host == name]
+        await netns.together(*(self.remove(workload) for workload in on_it))
+        await build.remove_host(self.name, name)
+        self.birds.forget(name)
+        self.hosts.pop(name, None)
+        self.reflectors.pop(name, None)
+        self.describe()
 
     # ---------------------------------------------------------------- workloads
 
@@ -217,6 +303,10 @@ class Lab:
         await build.remove_workload(self.name, workload)
         self.describe()
 
+    async def assign(self, name: str, host: str, **more: Any) -> Workload:
+        """Return a workload with addresses of its host's blocks (see `add`, which makes it)."""
+        return await declared.assigned(self.client, name, host, **more)
+
     async def declare(self, *names: str, wait: str = "programmed") -> dict[str, Any]:
         """Tell the API of workloads (all, when none is named), in one call; return its answer."""
         wanted = names or tuple(self.workloads)
@@ -231,7 +321,7 @@ class Lab:
 
         Errors: LabError when the lab has nothing of that name.
         """
-        if place in self.hosts:
+        if place in self.machines:
             return topo.host_namespace(self.name, place)
         if place in self.workloads:
             return topo.workload_namespace(self.name, place)
@@ -272,8 +362,8 @@ class Lab:
         return bool(answer["ok"])
 
     def address(self, place: str, version: Literal[4, 6] = 4) -> str:
-        """Return the address of a workload or a host; an address is returned as it is."""
-        machine = self.workloads.get(place) or self.hosts.get(place)
+        """Return the address of a workload or a machine; an address is returned as it is."""
+        machine = self.workloads.get(place) or {**self.machines, bgp.ROUTER: topo.ROUTER}.get(place)
         if machine is None:
             return place
         return machine.ipv4 if version == 4 else machine.ipv6
@@ -334,6 +424,29 @@ class Lab:
         """Return the IPv4 routing table of a host."""
         argv = ["ip", "-n", self.namespace(host), "-4", "-j", "route", "show"]
         return routes.parse(await netns.run(argv))
+
+    async def learnt(self, host: str, *, version: Literal[4, 6] = 4) -> dict[str, str]:
+        """Return what BIRD wrote into a host's table: destination → next hop, "" for a black hole."""
+        argv = ["ip", "-n", self.namespace(host), f"-{version}", "-j", "route", "show"]
+        return routes.learnt(await netns.run([*argv, "proto", "bird"]))
+
+    async def until_learnt(
+        self, wanted: Mapping[str, str], *hosts: str, version: Literal[4, 6] = 4
+    ) -> None:
+        """Wait until these hosts (all, when none is named) have these routes by BIRD.
+
+        Errors: LabError when they do not come in time.
+        """
+        names = hosts or tuple(self.hosts)
+        try:
+            async with asyncio.timeout(_ROUTES_S):
+                for name in names:
+                    while True:
+                        if wanted.items() <= (await self.learnt(name, version=version)).items():
+                            break
+                        await asyncio.sleep(0.05)
+        except TimeoutError as error:
+            raise LabError(f"routes do not come to {', '.join(names)}: {dict(wanted)}.") from error
 
     async def rules(self, host: str) -> tuple[str, ...]:
         """Return the iptables rules of both families that a host's packets meet."""

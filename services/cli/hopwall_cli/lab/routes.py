@@ -28,6 +28,14 @@ def parse(text: str) -> tuple[Route, ...]:
     return tuple(sorted(routes, key=_place))
 
 
+def learnt(text: str) -> dict[str, str]:
+    """Return the routes of either family that `ip -j route show` printed: network → next hop or ""."""
+    return {
+        str(ipaddress.ip_network(item["dst"])): str(item.get("gateway", ""))
+        for item in json.loads(text or "[]")
+    }
+
+
 def _place(route: Route) -> tuple[int, int, Route]:
     destination = int(ipaddress.IPv4Address(route.destination))
     return destination, int(ipaddress.IPv4Address(route.genmask)), route

@@ -7,6 +7,7 @@ Everything is found again by a process without memory: each namespace of a lab b
 import hashlib
 import ipaddress
 import re
+from collections.abc import Collection
 from typing import Any, Literal
 
 from msgspec import Struct, field
@@ -21,6 +22,8 @@ POOL6 = "fd65::/64"
 SUBNET_GATEWAY = "10.65.0.1"
 LINK_LOCAL_GATEWAY = "169.254.1.1"
 NAMESPACE = "default"
+#: What the Node of a route reflector is labelled with.
+REFLECTOR_LABEL = {"route-reflector": "true"}
 
 _NAME = re.compile(r"[a-z0-9]{1,12}")
 
@@ -45,11 +48,22 @@ class Host(Struct, frozen=True):
     name: str
     ipv4: str
     ipv6: str
+    #: Of a route reflector; "" when it is none.
+    cluster_id: str = ""
+
+    @property
+    def mac(self) -> str:
+        """The hardware address of its eth0, made from its name: one that comes back is the same machine."""
+        digest = hashlib.sha256(self.name.encode()).hexdigest()
+        return f"52:54:00:{digest[0:2]}:{digest[2:4]}:{digest[4:6]}"
 
     def resource(self) -> dict[str, Any]:
         """Return the Node that declares this host."""
         bgp = {"ipv4Address": f"{self.ipv4}/24", "ipv6Address": f"{self.ipv6}/64"}
-        return resource("Node", self.name, {"bgp": bgp})
+        if not self.cluster_id:
+            return resource("Node", self.name, {"bgp": bgp})
+        bgp["routeReflectorClusterID"] = self.cluster_id
+        return resource("Node", self.name, {"bgp": bgp}, labels=REFLECTOR_LABEL)
 
 
 class Workload(Struct, frozen=True, kw_only=True):
@@ -118,11 +132,40 @@ def hosts(count: int) -> tuple[Host, ...]:
     """
     if not 1 <= count <= MAX_HOSTS:
         raise LabError(f"a lab has 1 to {MAX_HOSTS} hosts, not {count}.")
-    numbers = (*_FIRST_HOSTS, *range(130, 130 + MAX_HOSTS))[:count]
-    return tuple(
-        Host(name=f"h{index}", ipv4=f"{PREFIX4}.{number}", ipv6=f"{PREFIX6}{number}")
-        for index, number in enumerate(numbers, start=1)
+    return tuple(host(index) for index in range(1, count + 1))
+
+
+def host(index: int) -> Host:
+    """Return a host by its number, from 1."""
+    number = (*_FIRST_HOSTS, *range(130, 130 + MAX_HOSTS))[index - 1]
+    return machine(f"h{index}", number)
+
+
+def machine(name: str, number: int, *, cluster_id: str = "") -> Host:
+    """Return a machine on the fabric by the last number of its addresses."""
+    return Host(
+        name=name, ipv4=f"{PREFIX4}.{number}", ipv6=f"{PREFIX6}{number}", cluster_id=cluster_id
     )
+
+
+#: The machine that joins the others, as the router that it is where it speaks BGP.
+ROUTER = machine("router", 1)
+
+
+def next_host(taken: Collection[str], name: str = "") -> Host:
+    """Return the host that joins a lab next, or the one that is named.
+
+    Errors: LabError when it is there already, is no host's name, or the lab is full.
+    """
+    free = [one for one in map(host, range(1, MAX_HOSTS + 1)) if one.name not in taken]
+    found = [one for one in free if name in ("", one.name)]
+    if found:
+        return found[0]
+    if name in taken:
+        raise LabError(f"host {name} is in the lab already.")
+    if name:
+        raise LabError(f"host {name}: a lab's hosts are called h1 to h{MAX_HOSTS}.")
+    raise LabError(f"the lab is full: it has {MAX_HOSTS} hosts.")
 
 
 def open_profile(name: str) -> dict[str, Any]:

@@ -1,0 +1,212 @@
+"""Labs whose hosts learn routes by BGP: every topology, hosts that come and go, reflectors that die."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Mapping
+from ipaddress import ip_network
+from typing import Literal
+
+import pytest
+import pytest_asyncio
+
+from hopwall_cli.demo import reached
+from hopwall_cli.lab import bgp
+from hopwall_cli.lab import topology as topo
+from hopwall_cli.lab.bgp import TOPOLOGIES, Topology
+from hopwall_cli.lab.lab import Lab
+from hopwall_cli.lab.topology import LabError, Workload
+
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
+
+FAMILIES: tuple[Literal[4, 6], ...] = (4, 6)
+BLOCK = {4: 26, 6: 122}
+OUTSIDE = {4: bgp.OUTSIDE4, 6: bgp.OUTSIDE6}
+SETTLED_S = 10.0
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=tuple(TOPOLOGIES))
+async def lab(request: pytest.FixtureRequest) -> AsyncIterator[Lab]:
+    """Run a lab of each topology: a workload on each of three hosts, open to all."""
+    topology: Topology = request.param
+    async with Lab("bgp", hosts=3, routing="bgp", topology=topology) as running:
+        await running.client.apply([topo.open_profile("open")])
+        await put(running, *running.hosts)
+        yield running
+
+
+async def put(lab: Lab, *hosts: str) -> None:
+    """Give hosts a workload each, named after them, with addresses of their blocks."""
+    given = [await lab.assign(f"w{host}", host, profiles=("open",)) for host in hosts]
+    await lab.add(*given)
+    assert reached(await lab.declare(*(workload.name for workload in given)))
+
+
+def address(workload: Workload, version: Literal[4, 6]) -> str:
+    """Return a workload's address of a family."""
+    return workload.ipv4 if version == 4 else workload.ipv6
+
+
+def block(workload: Workload, version: Literal[4, 6]) -> str:
+    """Return the block of a workload's address."""
+    network = ip_network(f"{address(workload, version)}/{BLOCK[version]}", strict=False)
+    return str(network)
+
+
+def wanted(lab: Lab, host: str, version: Literal[4, 6]) -> set[str]:
+    """Return the networks that a host's BIRD must have written."""
+    blocks = {block(workload, version) for workload in lab.workloads.values()}
+    return blocks | ({OUTSIDE[version]} if lab.topology == "fabric" else set())
+
+
+async def settled(lab: Lab) -> Mapping[tuple[str, int], object]:
+    """Wait until every host's learnt routes are those wanted; return the differences that remain."""
+    wrong: dict[tuple[str, int], object] = {}
+    for _ in range(int(SETTLED_S / 0.05)):
+        found = {
+            (host, version): (await lab.learnt(host, version=version)).keys()
+            for host in lab.hosts
+            for version in FAMILIES
+        }
+        wrong = {
+            (host, version): (sorted(networks), sorted(wanted(lab, host, version)))
+            for (host, version), networks in found.items()
+            if networks != wanted(lab, host, FAMILIES[version == 6])
+        }
+        if not wrong:
+            break
+        await asyncio.sleep(0.05)
+    return wrong
+
+
+async def unreached(lab: Lab) -> list[tuple[tuple[str, str], int]]:
+    """Return the pairs of workloads that do not reach each other."""
+    found = {version: await lab.matrix(proto="tcp", version=version) for version in FAMILIES}
+    return [(pair, v) for v, matrix in found.items() for pair, good in matrix.items() if not good]
+
+
+async def test_one_route_leads_to_each_hosts_block(lab: Lab) -> None:
+    """Every host learns each other's block by that host, drops what is unassigned of its own, and no more."""
+    assert await settled(lab) == {}
+    for host, machine in lab.hosts.items():
+        for version in FAMILIES:
+            learnt = await lab.learnt(host, version=version)
+            for workload in lab.workloads.values():
+                via = lab.hosts[workload.host]
+                by = "" if via == machine else via.ipv4 if version == 4 else via.ipv6
+                assert learnt[block(workload, version)] == by
+
+
+async def test_hosts_speak_with_whom_the_topology_says(lab: Lab) -> None:
+    """Each machine has its sessions up with its peers, and with nobody else."""
+    for name in lab.machines:
+        peers = {lab.address(peer, version) for peer in lab.peers(name) for version in FAMILIES}
+        assert set(await lab.birds.established(name)) == peers
+
+
+async def test_workloads_reach_each_other(lab: Lab) -> None:
+    """Over the learnt routes every workload reaches every other, in both families."""
+    assert await unreached(lab) == []
+
+
+async def test_host_joins_and_leaves(lab: Lab) -> None:
+    """A host that joins gets all routes and its own go everywhere; when it leaves they are gone."""
+    host = await lab.join()
+    await put(lab, host.name)
+    assert await settled(lab) == {}
+    assert await unreached(lab) == []
+    await lab.leave(host.name)
+    assert host.name not in lab.hosts
+    assert f"w{host.name}" not in lab.workloads
+    assert await settled(lab) == {}
+    assert await unreached(lab) == []
+
+
+async def test_address_that_moves_takes_its_route_with_it(lab: Lab) -> None:
+    """An address that left its block's host is announced by itself, and wins over the block."""
+    old, new = "h2", "h3"
+    home = lab.workloads[f"w{old}"]
+    await lab.remove(home.name)
+    await lab.add(await lab.assign(home.name, new, profiles=("open",)))
+    try:
+        assert reached(await lab.declare(home.name))
+        for version, length in ((4, 32), (6, 128)):
+            family = FAMILIES[version == 6]
+            way = {f"{address(home, family)}/{length}": lab.address(new, family)}
+            way[block(home, family)] = lab.address(old, family)
+            await lab.until_learnt(way, "h1", version=family)
+        assert await unreached(lab) == []
+    finally:
+        await lab.remove(home.name)
+        await put(lab, old)
+    assert await settled(lab) == {}
+
+
+async def test_host_without_power_is_taken_out(lab: Lab) -> None:
+    """A host that dies without a word keeps its routes until it is said to be gone; then they go."""
+    host = await lab.join()
+    await put(lab, host.name)
+    assert await settled(lab) == {}
+    gone = block(lab.workloads[f"w{host.name}"], 4)
+    await lab.crash(host.name)
+    assert gone in await lab.learnt("h1")
+    await lab.leave(host.name)
+    assert await settled(lab) == {}
+
+
+async def test_router_of_the_fabric_learns_and_tells(lab: Lab) -> None:
+    """The router in another AS knows every block, and what it told leads to what lies behind it."""
+    if lab.topology != "fabric":
+        assert bgp.ROUTER not in lab.peers("h1")
+        return
+    for version in FAMILIES:
+        argv = ["ip", f"-{version}", "route", "show", "proto", "bird"]
+        shown = await lab.run("fabric", argv)
+        assert all(block(workload, version) in shown for workload in lab.workloads.values())
+        outside = bgp.OUTSIDE_ADDRESSES[version]
+        assert await lab.reach("wh1", outside, "icmp", version=version)
+
+
+async def test_bird_that_is_killed_loses_no_route(lab: Lab) -> None:
+    """kill -9 of whoever tells h1 its routes, and its return, take no route and no packet."""
+    teller = lab.peers("h1")[0]
+    before = {version: await lab.learnt("h1", version=version) for version in FAMILIES}
+    await lab.start_flow("wh1", "wh3")
+    child = lab.services[f"bird-{teller}"]
+    old, lost = child.pid, set()
+    child.signal(signal.SIGKILL)
+    async with asyncio.timeout(30):
+        while True:
+            for version in FAMILIES:
+                lost |= before[version].keys() - await lab.learnt("h1", version=version)
+            up = await lab.birds.established(teller)
+            if child.pid != old and len(up) == 2 * len(lab.peers(teller)):
+                break
+    flow = await lab.stop_flow("wh1", "wh3")
+    assert not lost
+    assert flow["sent"] == flow["received"] > 0
+    assert await settled(lab) == {}
+
+
+async def test_reflector_without_power_is_not_missed(lab: Lab) -> None:
+    """When one of two reflectors dies for good, no route goes, and new ones come by the other."""
+    if lab.topology != "reflectors":
+        assert len(lab.reflectors) == (lab.topology == "reflector")
+        return
+    before = await lab.learnt("h1")
+    await lab.crash("rr1")
+    host = await lab.join()
+    await put(lab, host.name)
+    assert await settled(lab) == {}
+    assert before.items() <= (await lab.learnt("h1")).items()
+    assert await unreached(lab) == []
+    await lab.leave(host.name)
+
+
+async def test_who_is_not_there_cannot_leave(lab: Lab) -> None:
+    """A host that is there cannot join, nor one crash that is not, and nothing is changed by it."""
+    with pytest.raises(LabError, match="in the lab already"):
+        await lab.join("h1")
+    with pytest.raises(LabError, match="called h1 to h64"):
+        await lab.join("tower")
+    with pytest.raises(LabError, match="no host and no reflector h9"):
+        await lab.crash("h9")
