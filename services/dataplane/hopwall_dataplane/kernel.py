@@ -188,7 +188,7 @@ class Kernel:
         objects = desired.chains.objects if self._refused_chains else {}
         for (family, table, chain), reason in sorted(self._refused_chains.items()):
             if chain not in desired.chains.tables[family, table].desired:
-                continue  # a removal was refused: that does no harm
+                continue  # nobody wants it any more
             name, direction = objects.get(chain, (f"chain {chain}", ""))
             found[name] = f"{direction} ({family}): {reason}".lstrip()
         return found
@@ -303,7 +303,9 @@ class Kernel:
             record(self._tables[key], closed(tx, reasons, _stub))
             for chain in tx.chains:
                 self._refused_chains.pop((*key, chain), None)
-            self._refused_chains |= {(*key, chain): why for chain, why in reasons.items()}
+            # A chain whose removal is refused stands as it was: it is whole if it is wanted again.
+            written = reasons.keys() - set(tx.removals)
+            self._refused_chains |= {(*key, chain): reasons[chain] for chain in written}
             return True
         if isinstance(outcome, Failed):
             reason = f"iptables refuses table {key[1]} ({key[0]}): {outcome.message}"

@@ -1,0 +1,189 @@
+"""The ways a workload may be moved, right and wrong; each begins and ends with one endpoint and no migration."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from tests.support.moving import LM, NAMESPACE, WEP, Vm
+
+#: How long a wrong turn is waited for.
+SETTLE_S = 0.3
+#: Time of convergence the lab's agents are given; a run that waits for its end waits a little longer.
+CONVERGENCE_S = 1.0
+
+
+@dataclass
+class Run:
+    """What one run has to show."""
+
+    #: When it began, and when the cable was moved.
+    began_at: float
+    #: Where it was and is.
+    here: str
+    there: str
+
+
+Variant = Callable[[Vm, str], Awaitable[Run]]
+
+
+async def _with_sign(vm: Vm, there: str, sign: str) -> Run:
+    here, began_at = vm.at, time.monotonic()
+    name = await vm.declare(there)
+    await vm.plug(there, sign)
+    await vm.found_at(there)
+    await vm.remove(here)
+    await vm.end(name)
+    return Run(began_at, here, there)
+
+
+async def garp(vm: Vm, there: str) -> Run:
+    """The workload sends a gratuitous ARP; the source is removed, then the migration."""
+    return await _with_sign(vm, there, "garp")
+
+
+async def rarp(vm: Vm, there: str) -> Run:
+    """The hypervisor sends a reverse ARP for it."""
+    return await _with_sign(vm, there, "rarp")
+
+
+async def advertisement(vm: Vm, there: str) -> Run:
+    """The workload sends an unsolicited neighbour advertisement."""
+    return await _with_sign(vm, there, "na")
+
+
+async def call(vm: Vm, there: str) -> Run:
+    """The orchestrator says so."""
+    here, began_at = vm.at, time.monotonic()
+    name = await vm.declare(there)
+    await vm.plug(there)
+    await vm.switch(name)
+    await vm.found_at(there)
+    await vm.remove(here)
+    await vm.end(name)
+    return Run(began_at, here, there)
+
+
+async def missed(vm: Vm, there: str) -> Run:
+    """No sign is heard: the end of the migration is what lets the target take over."""
+    here, began_at = vm.at, time.monotonic()
+    name = await vm.declare(there)
+    await vm.plug(there)
+    await vm.end(name)
+    await vm.found_at(there)
+    await vm.remove(here)
+    return Run(began_at, here, there)
+
+
+async def cancelled(vm: Vm, there: str) -> Run:
+    """The target is removed, then the migration: nothing has happened."""
+    here, began_at = vm.at, time.monotonic()
+    name = await vm.declare(there)
+    await vm.remove(there)
+    await vm.end(name)
+    await asyncio.sleep(SETTLE_S)
+    return Run(began_at, here, here)
+
+
+async def late(vm: Vm, there: str) -> Run:
+    """The migration ends, and the source is removed only after convergence is over."""
+    here, began_at = vm.at, time.monotonic()
+    name = await vm.declare(there)
+    await vm.plug(there, "garp")
+    await vm.found_at(there)
+    await vm.end(name)
+    await asyncio.sleep(CONVERGENCE_S + SETTLE_S)
+    await vm.remove(here)
+    await asyncio.sleep(SETTLE_S)
+    return Run(began_at, here, there)
+
+
+async def lost(vm: Vm, there: str) -> Run:
+    """The removal of the source is lost, and its endpoint even written once more."""
+    here, began_at = vm.at, time.monotonic()
+    name = await vm.declare(there)
+    await vm.plug(there, "garp")
+    await vm.found_at(there)
+    await vm.end(name)
+    stale = vm.endpoint(here)
+    stale["metadata"]["labels"] = {"vm": "stale"}
+    await vm.lab.client.put(WEP, stale, wait="programmed")
+    await asyncio.sleep(CONVERGENCE_S + SETTLE_S)
+    run = Run(began_at, here, there)
+    await vm.remove(here)
+    return run
+
+
+async def back(vm: Vm, there: str) -> Run:
+    """It goes, and returns at once, before the first migration has converged or anything was removed."""
+    here, began_at = vm.at, time.monotonic()
+    name = await vm.declare(there)
+    await vm.plug(there, "garp")
+    await vm.found_at(there)
+    await vm.end(name)
+    again = vm.migration(here)
+    await vm.lab.client.put(LM, again, wait="programmed")
+    await vm.plug(here, "garp")
+    await vm.found_at(here)
+    await vm.remove(there)
+    await vm.end(again["metadata"]["name"])
+    return Run(began_at, here, here)
+
+
+async def cold(vm: Vm, there: str) -> Run:
+    """Without a migration: it stops, is declared elsewhere, runs there, and the old endpoint is removed."""
+    here, began_at = vm.at, time.monotonic()
+    await vm.plug(there)
+    await vm.lab.client.put(WEP, vm.endpoint(there), wait="programmed")
+    await vm.found_at(there)
+    await vm.remove(here)
+    return Run(began_at, here, there)
+
+
+async def cold_put(vm: Vm, there: str) -> Run:
+    """Without a migration: the one endpoint is written with another host."""
+    here, began_at = vm.at, time.monotonic()
+    await vm.plug(there)
+    name = f"{here}-vm"
+    await vm.lab.client.put(WEP, vm.endpoint(there, name), wait="programmed")
+    await vm.found_at(there)
+    # Back to names that tell the host, as the other variants have them.
+    await vm.lab.client.put(WEP, vm.endpoint(there), wait="programmed")
+    await vm.lab.client.delete(WEP, namespace=NAMESPACE, name=name, wait="programmed")
+    return Run(began_at, here, there)
+
+
+#: Those that an orchestrator means, and the blackout of which is held to a second.
+VARIANTS: dict[str, Variant] = {
+    "gratuitous ARP": garp,
+    "reverse ARP": rarp,
+    "neighbour advertisement": advertisement,
+    "explicit call": call,
+    "missed sign": missed,
+    "cancelled": cancelled,
+    "late removal": late,
+    "lost removal": lost,
+    "back at once": back,
+    "cold, created elsewhere": cold,
+    "cold, spec.node changed": cold_put,
+}
+
+
+def wrong_turns(vm: Vm, run: Run) -> list[str]:
+    """Return what is wrong with the ways that the other hosts took: each has one at each moment, and none twice.
+
+    Of a return two changes are right, of a cancelled migration none.
+    """
+    found = []
+    for host in vm.lab.hosts:
+        seen = vm.ways(host, run.began_at)
+        stops = [vm.way_to(host, stop) for stop in (run.here, run.there)]
+        if host in (run.here, run.there):
+            continue
+        right = [[stops[0], stops[1]], [stops[0]]] if run.here != run.there else [[stops[0]]]
+        if run.here == run.there:
+            others = [vm.way_to(host, h) for h in vm.lab.hosts if h not in (host, run.here)]
+            right += [[stops[0], other, stops[0]] for other in others]
+        if seen not in right:
+            found.append(f"{host}: {' → '.join(seen)}")
+    return found
