@@ -225,14 +225,14 @@ def test_a_chain_that_could_not_be_removed_is_whole_when_it_is_wanted_again() ->
 
     async def run() -> None:
         kernel = host.agent()
-        await turn(kernel, endpoint(1))
+        await turn(kernel, endpoint(1, address=1))
         filter_ = host.tables[Family.V4]
         chain = next(name for name in filter_.tables["filter"] if name.startswith("hw-cf"))
         filter_.restore(f"*filter\n:foreign\n-A foreign -j {chain}\nCOMMIT\n")
-        await turn(kernel, EndpointRemoved(id=endpoint(1).id))
+        await turn(kernel, EndpointRemoved(id=endpoint(1, address=1).id))
         await sweep(kernel)
         assert host.chain(Family.V4, chain) is not None
-        await turn(kernel, endpoint(1))
+        await turn(kernel, endpoint(1, address=1))
         assert kernel.refused == {}
         assert nowhere(host) == []
 
