@@ -1,6 +1,8 @@
 """Workloads that move between hosts, by every variant, in labs with routes by NATS and by BGP."""
 
 import asyncio
+import signal
+import sys
 import time
 from collections.abc import AsyncIterator
 
@@ -8,16 +10,19 @@ import pytest
 import pytest_asyncio
 
 from hopwall_cli.demo import reached
+from hopwall_cli.kinds import kind_named
+from hopwall_cli.lab import netns
 from hopwall_cli.lab import topology as topo
 from hopwall_cli.lab.bgp import Routing, Topology
 from hopwall_cli.lab.lab import Lab
 from hopwall_cli.lab.topology import Workload
-from tests.support.moving import Vm
-from tests.support.moving_variants import CONVERGENCE_S, VARIANTS, wrong_turns
+from tests.support.moving import LM, NAMESPACE, WEP, Vm
+from tests.support.moving_variants import CONVERGENCE_S, VARIANTS, Run, wrong_turns
 from tests.support.talk import Talk
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 
+GNP = kind_named("gnp")
 #: Of the hosts' pools, in nobody's block; with blocks, the first host's.
 ADDRESS = "10.65.77.7"
 
@@ -71,9 +76,144 @@ async def test_connections_survive(vm: Vm) -> None:
             talk.close()
 
 
+_SENDER = """
+import socket, sys, time
+with socket.create_server(("", int(sys.argv[1]))) as listening:
+    stream = listening.accept()[0]
+    while True:
+        stream.send(b"x" * 100)
+        time.sleep(0.05)
+"""
+_RECEIVER = """
+import socket, sys, time
+stream = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+while stream.recv(65536):
+    print(time.monotonic(), flush=True)
+"""
+
+
+async def test_what_the_workload_began_goes_on_though_nothing_may_come_in(vm: Vm) -> None:
+    """A download survives where policy lets nothing be begun to the workload: its flows come with it."""
+    client, lab = vm.lab.client, vm.lab
+    allow = [{"action": "Allow"}]
+    closed = topo.resource("GlobalNetworkPolicy", "nothing-in", {"selector": "vm == 'a'"})
+    closed["spec"] |= {"types": ["Ingress", "Egress"], "egress": allow}
+    assert reached(await client.apply([closed], wait="programmed"))
+    far = netns.inside(lab.namespace("far"), [sys.executable, "-c", _SENDER, "7103"])
+    near = netns.inside(vm.inside, [sys.executable, "-uc", _RECEIVER, "10.65.78.8", "7103"])
+    sender = await asyncio.create_subprocess_exec(*far)
+    await asyncio.sleep(0.5)
+    receiver = await asyncio.create_subprocess_exec(*near, stdout=asyncio.subprocess.PIPE)
+    try:
+        assert receiver.stdout is not None
+        for there in ("h2" if vm.at == "h1" else "h1", vm.at):
+            async with asyncio.timeout(10):
+                await receiver.stdout.readline()
+            run = await VARIANTS["gratuitous ARP"](vm, there)
+            assert wrong_turns(vm, run) == []
+            ended_at = time.monotonic()
+            async with asyncio.timeout(10):
+                while float(await receiver.stdout.readline()) <= ended_at:
+                    pass
+    finally:
+        for process in (sender, receiver):
+            process.kill()
+            await process.wait()
+        await client.delete(GNP, namespace="", name="nothing-in", wait="programmed")
+
+
 async def heard_by_all(talks: list[Talk]) -> None:
     """Wait until each has heard something new."""
     began_at = time.monotonic()
     while any(talk.last_at() <= began_at for talk in talks):
         assert time.monotonic() < began_at + 15, [talk.last_at() - began_at for talk in talks]
         await asyncio.sleep(0.05)
+
+
+STEPS = ("declared", "arrived", "ended")
+AGENTS = ("calc", "source", "target")
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("who", AGENTS)
+async def test_who_is_killed_goes_on_where_it_was(vm: Vm, who: str, step: str) -> None:
+    """Calc, or either agent, may crash at any step: nothing flips, and what was begun is done."""
+    here, there, began_at = vm.at, "h2" if vm.at == "h1" else "h1", time.monotonic()
+    service = {"source": f"dataplane-{here}", "target": f"dataplane-{there}"}.get(who, who)
+    name = await vm.declare(there)
+    if step == "declared":
+        await killed(vm, service)
+    await vm.plug(there, "garp")
+    await signs_until_found(vm, there)
+    if step == "arrived":
+        await killed(vm, service)
+        await vm.lab.client.ready(timeout_s=20)
+    await vm.end(name)
+    if step == "ended":
+        await killed(vm, service)
+    await asyncio.sleep(CONVERGENCE_S + 0.5)
+    await vm.remove(here)
+    assert wrong_turns(vm, Run(began_at, (here, there))) == []
+
+
+async def killed(vm: Vm, service: str) -> None:
+    """Kill a service; return when another process is there in its place."""
+    child = vm.lab.services[service]
+    before = child.pid
+    child.signal(signal.SIGKILL)
+    while child.pid in (0, before):
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(1.0)  # it reads the kernel, or the stream
+
+
+async def signs_until_found(vm: Vm, there: str) -> None:
+    """Let the hypervisor say it again, as hypervisors do, until everybody has heard."""
+
+    async def again() -> None:
+        while True:
+            await asyncio.sleep(0.3)
+            vm.say("rarp")
+
+    async with asyncio.TaskGroup() as tasks:
+        saying = tasks.create_task(again())
+        await vm.found_at(there)
+        saying.cancel()
+
+
+async def test_a_source_that_is_cut_off_from_nats_attracts_nothing(vm: Vm) -> None:
+    """All others find the workload; with BGP the old host does too, and goes on after convergence."""
+    here, there, began_at = vm.at, "h2" if vm.at == "h1" else "h1", time.monotonic()
+    name = await vm.declare(there)
+    cut = ["ip", "route", "add", "blackhole", "172.18.203.1/32"]
+    await vm.lab.run(here, cut)
+    try:
+        await vm.plug(there, "garp")
+        others = [host for host in vm.lab.hosts if host not in (here, there)]
+        await vm.found_at(there, *others, *([here] if vm.lab.routing == "bgp" else []))
+        client = vm.lab.client
+        await client.delete(WEP, namespace=NAMESPACE, name=f"{here}-vm")
+        await client.delete(LM, namespace=NAMESPACE, name=name)
+        await asyncio.sleep(CONVERGENCE_S + 0.5)
+        assert all(vm.now(host) == vm.way_to(host, there) for host in others)
+        assert vm.blackout_s(began_at) <= 1.0
+    finally:
+        await vm.lab.run(here, ["ip", "route", "del", *cut[3:]])
+    await vm.found_at(there)
+    answer = await vm.lab.client.apply([vm.endpoint(there)], wait="programmed")
+    assert reached(answer), answer["status"]
+    assert wrong_turns(vm, Run(began_at, (here, there))) == []
+
+
+async def test_the_source_dies_while_its_workload_moves(vm: Vm) -> None:
+    """The last test of a lab: a host that loses its power in the middle takes nothing along."""
+    if vm.at == "h1":
+        await VARIANTS["gratuitous ARP"](vm, "h2")
+    began_at = time.monotonic()
+    await vm.declare("h1")
+    await vm.plug("h1", "garp")
+    await vm.lab.crash("h2")
+    await vm.found_at("h1", "h3")
+    await asyncio.sleep(0.5)
+    assert vm.ways("h3", began_at)[-1] == vm.way_to("h3", "h1")
+    assert vm.blackout_s(began_at) <= 1.0

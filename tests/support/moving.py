@@ -59,6 +59,8 @@ class Vm:
                 watch = Probe(self.lab.namespace(host), "watch", self.v4)
                 self.watches[host] = watch
                 stack.callback(watch.close)
+            while not all(watch.lines() for watch in self.watches.values()):
+                await asyncio.sleep(0.02)
             self._stack = stack.pop_all()
         return self
 

@@ -14,6 +14,7 @@ from msgspec import Struct
 from hopwall_model import codec, topics
 from hopwall_model.counts import HostRules, RuleCount, RulesRequest
 from hopwall_model.events import ResourceSet
+from hopwall_model.flows import CarriedFlows, FlowsRequest
 from hopwall_model.resources import KIND_BY_NAME
 from hopwall_model.status import CalcStatus, Drift, HostStatus, Moved, Rejected
 from hopwall_model.updates import (
@@ -37,6 +38,8 @@ DECODERS: dict[str, Callable[[bytes], Any]] = {
     "host-status": topics.HOST_STATUS.decode,
     "calc-status": topics.CALC_STATUS.decode,
     "rules-request": topics.RULES.decode,
+    "flows-request": topics.FLOWS.decode,
+    "carried-flows": codec.decoder(CarriedFlows),
     "host-rules": codec.decoder(HostRules),
     "moved": topics.MOVED.decode,
     "drift": topics.DRIFT.decode,
@@ -109,6 +112,8 @@ def test_the_golden_batch_has_every_update() -> None:
         Moved,
         Drift,
         Rejected,
+        FlowsRequest,
+        CarriedFlows,
         RulesRequest,
         RuleCount,
         HostRules,

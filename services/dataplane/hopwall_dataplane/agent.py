@@ -19,6 +19,7 @@ from hopwall_dataplane.feed import AskAgain, Feed, Step
 from hopwall_dataplane.host_endpoints import Way
 from hopwall_dataplane.kernel import Kernel, Stale, Turn
 from hopwall_dataplane.metrics import Metrics
+from hopwall_dataplane.moves.carrier import Carrier
 from hopwall_dataplane.moves.ears import Ears
 from hopwall_dataplane.placed import LinkState
 from hopwall_dataplane.settings import DataplaneSettings
@@ -79,6 +80,8 @@ class Agent:
     version: str
     #: None where BGP is nothing to this host.
     speaker: Speaker | None = None
+    #: None where flows are not carried along.
+    carrier: Carrier | None = None
     feed: Feed = field(default_factory=Feed)
     progress: _Progress = field(default_factory=_Progress)
     _inbox: deque[HostBatch | SharedUpdate] = field(default_factory=deque)
@@ -141,6 +144,8 @@ class Agent:
         self.link.on_reconnect(self._on_reconnect)
         rules = topics.rules_subject(self.settings.host_name)
         await self.link.serve_chunked(topics.RULES, rules, self._answer_rules)
+        if self.carrier is not None:
+            await self.carrier.serve()
         await self.kernel.resync()
         self._ask.set()
         async with asyncio.TaskGroup() as tasks:
@@ -188,6 +193,8 @@ class Agent:
         self._note(turn)
         self._ears.listen(self.kernel.desired.expected())
         await self._tell_arrivals()
+        if self.carrier is not None and (fresh := self.kernel.desired.moves.take_fresh()):
+            self.carrier.fetch(fresh)
         await self._report(force=False)
         if self.kernel.sweep_in_s == 0 and not turn.held_by:
             await self.kernel.sweep()

@@ -25,6 +25,7 @@ from hopwall_dataplane.links.setup import InterfaceSetup
 from hopwall_dataplane.links.sysctl import SysctlDriver
 from hopwall_dataplane.marks import MarkMaskError, layout
 from hopwall_dataplane.metrics import Metrics
+from hopwall_dataplane.moves.carrier import Carrier
 from hopwall_dataplane.moves.phases import Moves
 from hopwall_dataplane.outcome import Family
 from hopwall_dataplane.placed import LinkState
@@ -118,6 +119,9 @@ async def serve(settings: DataplaneSettings) -> None:
         settings=settings, link=link, kernel=kernel, metrics=metrics, version=version("hopwall")
     )
 
+    agent.carrier = Carrier(settings.host_name, kernel.desired, link)
+    if kernel.flows is not None:
+        agent.carrier.is_ending = kernel.flows.is_ending
     if settings.bgp:
         bird = BirdDriver(
             socket=Path(settings.bird_socket),
@@ -150,5 +154,7 @@ async def serve(settings: DataplaneSettings) -> None:
             await agent.run()
     finally:
         monitor.close()
+        if agent.carrier is not None:
+            await agent.carrier.close()
         await kernel.close()
         await link.close()

@@ -15,6 +15,7 @@ from msgspec import Struct
 from hopwall_model import codec
 from hopwall_model.counts import RulesRequest
 from hopwall_model.events import Event
+from hopwall_model.flows import FlowsRequest
 from hopwall_model.resources import Key
 from hopwall_model.status import CalcStatus, Drift, HostStatus, Moved, Rejected
 from hopwall_model.updates import HostBatch, Scope, SharedUpdate, SnapshotRequest
@@ -87,6 +88,13 @@ RULES: Topic[RulesRequest] = Topic(
     direction="api → host, answered in chunks by a HostRules",
     retention="none",
 )
+FLOWS: Topic[FlowsRequest] = Topic(
+    pattern="hopwall.flows.*.*",
+    type=FlowsRequest,
+    decode=codec.decoder(FlowsRequest),
+    direction="target of a migration → its source, answered in chunks by a CarriedFlows",
+    retention="none",
+)
 HOST_STATUS: Topic[HostStatus] = Topic(
     pattern="hopwall.status.host.*",
     type=HostStatus,
@@ -129,6 +137,7 @@ TOPICS = (
     SHARED,
     SNAPSHOT,
     RULES,
+    FLOWS,
     HOST_STATUS,
     CALC_STATUS,
     MOVED,
@@ -162,6 +171,11 @@ def snapshot_subject(host: str) -> str:
 def rules_subject(host: str) -> str:
     """Return the subject on which a host is asked for its rules."""
     return f"hopwall.rules.{token(host)}"
+
+
+def flows_subject(source: str, target: str) -> str:
+    """Return the subject on which a source's host is asked by a target's; "*" for any of them."""
+    return f"hopwall.flows.{token(source)}.{target if target == '*' else token(target)}"
 
 
 def host_status_subject(host: str) -> str:

@@ -64,6 +64,7 @@ class Moves:
 
     convergence_s: float = 30.0
     _states: dict[EndpointId, _State] = field(default_factory=dict)
+    _fresh: dict[EndpointId, Move] = field(default_factory=dict)
 
     def put(self, endpoint: EndpointSet, elevated: Iterable[str] = ()) -> None:
         """Take an endpoint as calc wants it; `elevated` are its addresses that were live before we were.
@@ -81,6 +82,8 @@ class Moves:
             phase = Phase.LIVE
         else:
             phase = Phase.TARGET
+        if phase is Phase.LIVE and before is not None and before.phase is Phase.TARGET:
+            self._fresh[endpoint.id] = move
         self._states[endpoint.id] = _State(phase, addresses, move)
 
     def _end(self, endpoint: EndpointSet, before: _State | None, elevated: frozenset[str]) -> None:
@@ -104,7 +107,14 @@ class Moves:
         if state is None or state.phase is not Phase.TARGET:
             return False
         state.phase = Phase.LIVE
+        assert state.move is not None  # as long as it is a target
+        self._fresh[endpoint_id] = state.move
         return True
+
+    def take_fresh(self) -> dict[EndpointId, Move]:
+        """Return whose workloads have arrived since the last call."""
+        fresh, self._fresh = self._fresh, {}
+        return fresh
 
     def tick(self, now: float) -> list[EndpointId]:
         """Return the endpoints whose convergence has ended; begin to count for those that have just begun."""
@@ -129,6 +139,11 @@ class Moves:
         """Return the endpoint's phase; None for one that stays."""
         state = self._states.get(endpoint_id)
         return None if state is None else state.phase
+
+    def move_of(self, endpoint_id: EndpointId) -> Move | None:
+        """Return the endpoint's part in a migration that lasts."""
+        state = self._states.get(endpoint_id)
+        return None if state is None else state.move
 
     def priority(self, endpoint_id: EndpointId, address: str) -> int | None:
         """Return the priority of the route to an address of the endpoint; None: it has no route here."""

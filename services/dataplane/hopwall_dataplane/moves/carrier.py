@@ -1,0 +1,124 @@
+"""Brings the flows of a workload along: asks the source's agent at the switch, and answers as the source.
+
+Refuses to hold anything up: the route stands already, and where nobody answers in time, or the bus is away,
+no flows come along; then the next packet of each is a first one, which policy judges.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Set
+from dataclasses import dataclass, field
+
+from hopwall_dataplane.conntrack.carry import MAX_FLOWS, carried, taken
+from hopwall_dataplane.conntrack.codec import is_established
+from hopwall_dataplane.conntrack.driver import ConntrackDriver
+from hopwall_dataplane.conntrack.judging import judgement_of
+from hopwall_dataplane.desired import Desired
+from hopwall_dataplane.residents import packed
+from hopwall_model import codec, topics
+from hopwall_model.flows import CarriedFlow, CarriedFlows, FlowsRequest
+from hopwall_model.updates import EndpointId, Move
+from hopwall_runtime.link import Link, Unavailable
+
+log = logging.getLogger(__name__)
+
+_ANSWER_TIME_S = 3.0
+#: For a workload that comes back at once: what it had here before is ended first.
+_ENDING_TIME_S = 10.0
+_decode = codec.decoder(CarriedFlows)
+
+
+@dataclass(slots=True)
+class Carrier:
+    """The flows that come with workloads, and those that go.
+
+    Owner: the agent's loop. Between two parts of a table the agent goes on.
+    """
+
+    host: str
+    desired: Desired
+    link: Link
+    #: Whether flows of these (packed) addresses are still being ended, from when they left this host.
+    is_ending: Callable[[Set[bytes]], bool] = lambda _: False
+    driver: ConntrackDriver = field(default_factory=ConntrackDriver)
+    _fetching: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def serve(self) -> None:
+        """Answer the hosts to which workloads of this one move."""
+        subject = topics.flows_subject(self.host, "*")
+        await self.link.serve_chunked(topics.FLOWS, subject, self._answer)
+
+    def fetch(self, arrivals: dict[EndpointId, Move]) -> None:
+        """Begin to fetch the flows of workloads that have just arrived."""
+        for endpoint_id, move in arrivals.items():
+            # A loop method, not a TaskGroup: nobody waits for it, and a failure is its own to report.
+            task = asyncio.get_running_loop().create_task(
+                self._fetch(endpoint_id, move), name=f"flows of {endpoint_id}"
+            )
+            self._fetching.add(task)
+            task.add_done_callback(self._fetching.discard)
+
+    async def _fetch(self, endpoint_id: EndpointId, move: Move) -> None:
+        request = FlowsRequest(host=self.host, endpoint=move.peer, migration=move.migration)
+        subject = topics.flows_subject(move.host, self.host)
+        try:
+            body = await self.link.request_chunked(subject, request, timeout_s=_ANSWER_TIME_S)
+            answer = _decode(body)
+            shared = {packed(cidr) for cidr in move.addresses}
+            async with asyncio.timeout(_ENDING_TIME_S):
+                while self.is_ending(shared):
+                    await asyncio.sleep(0.01)
+            n_made, n_given = self._take(shared, answer.flows), len(answer.flows)
+        except (Unavailable, codec.CodecError, OSError) as error:
+            log.info("no flows came with the workload of endpoint %s: %s", endpoint_id, error)
+            return
+        log.info("%d of %d flows came with endpoint %s", n_made, n_given, endpoint_id)
+
+    def _take(self, shared: Set[bytes], flows: tuple[CarriedFlow, ...]) -> int:
+        names = {index: name for name, index in self.desired.link_indices.items()}
+        host, ways = self.driver.host_addresses(), self.driver.ways(names)
+        judge = judgement_of(self.desired, host, ways)
+        return self.driver.create(taken(flows, shared, judge.is_denied))
+
+    async def _answer(self, request: FlowsRequest, subject: str) -> bytes | None:
+        """Answer with the flows of an endpoint that moves to who asks, and of no other.
+
+        A host's credential lets it ask on its own subject only.
+        """
+        if subject != topics.flows_subject(self.host, request.host):
+            return None
+        move = self.desired.moves.move_of(request.endpoint)
+        if (
+            move is None
+            or move.role != "source"
+            or (move.host, move.migration) != (request.host, request.migration)
+        ):
+            return codec.encode(CarriedFlows(host=self.host))
+        try:
+            flows = await self._flows(move)
+        except OSError as error:
+            log.warning("the flows of endpoint %s cannot be read: %s", request.endpoint, error)
+            flows = ()
+        return codec.encode(CarriedFlows(host=self.host, flows=flows))
+
+    async def _flows(self, move: Move) -> tuple[CarriedFlow, ...]:
+        watched = {packed(cidr) for cidr in move.addresses}
+        revoked = self.desired.settings.marks.revoked
+        found: list[CarriedFlow] = []
+        for flows, _ in self.driver.read(watched):
+            for flow in flows:
+                is_revoked = flow.mark & revoked == revoked
+                one = carried(flow, established=is_established(flow), revoked=is_revoked)
+                if one is not None:
+                    found.append(one)
+            if len(found) >= MAX_FLOWS:
+                break
+            await asyncio.sleep(0)
+        return tuple(found[:MAX_FLOWS])
+
+    async def close(self) -> None:
+        """End what is still being fetched, and let go of the driver."""
+        for task in self._fetching:
+            task.cancel()
+        await asyncio.gather(*self._fetching, return_exceptions=True)
+        self.driver.close()
