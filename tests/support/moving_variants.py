@@ -1,10 +1,13 @@
 """The ways a workload may be moved, right and wrong; each begins and ends with one endpoint and no migration."""
 
 import asyncio
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from hopwall_cli.demo import reached
+from hopwall_cli.lab import topology as topo
 from tests.support.moving import LM, NAMESPACE, WEP, Vm
 
 #: How long a wrong turn is waited for.
@@ -163,6 +166,94 @@ VARIANTS: dict[str, Variant] = {
     "back at once": back,
     "cold, created elsewhere": cold,
     "cold, spec.node changed": cold_put,
+}
+
+
+# ---------------------------------------------------------------- in trouble
+
+
+def _killing(who: str, step: str) -> Variant:
+    """Return a move in which a service is killed after a step."""
+
+    async def variant(vm: Vm, there: str) -> Run:
+        here, began_at = vm.at, time.monotonic()
+        service = {"source": f"dataplane-{here}", "target": f"dataplane-{there}"}.get(who, who)
+        name = await vm.declare(there)
+        if step == "declared":
+            await _kill(vm, service)
+        await vm.plug(there, "garp")
+        await _say_until_found(vm, there)
+        if step == "arrived":
+            await _kill(vm, service)
+        await vm.end(name)
+        if step == "ended":
+            await _kill(vm, service)
+        await asyncio.sleep(CONVERGENCE_S + SETTLE_S)
+        await vm.remove(here)
+        return Run(began_at, (here, there))
+
+    return variant
+
+
+async def _kill(vm: Vm, service: str) -> None:
+    """Kill a service; return when another process does its work."""
+    child = vm.lab.services[service]
+    before = child.pid
+    child.signal(signal.SIGKILL)
+    while child.pid in (0, before):
+        await asyncio.sleep(0.02)
+    # A write that changes nothing but a label is enforced when it has read what there is.
+    answer = await vm.lab.client.apply([vm.endpoint(vm.at)], wait="programmed")
+    assert reached(answer), answer["status"]
+    await asyncio.sleep(SETTLE_S)
+
+
+async def _say_until_found(vm: Vm, there: str, *hosts: str) -> None:
+    """Let the hypervisor say it again, as hypervisors do, until everybody has heard."""
+
+    async def again() -> None:
+        while True:
+            await asyncio.sleep(0.1)
+            vm.say("rarp")
+
+    async with asyncio.TaskGroup() as tasks:
+        saying = tasks.create_task(again())
+        await vm.found_at(there, *hosts)
+        saying.cancel()
+
+
+async def cut_off(vm: Vm, there: str) -> Run:
+    """The source's host does not reach NATS from the declaration on, until convergence is long over."""
+    here, began_at = vm.at, time.monotonic()
+    name = await vm.declare(there)
+    cut = ["ip", "route", "add", "blackhole", f"{topo.PREFIX4}.1/32"]
+    await vm.lab.run(here, cut)
+    try:
+        await vm.plug(there, "garp")
+        others = [host for host in vm.lab.hosts if host not in (here, there)]
+        # With BGP the old host finds it too.
+        await vm.found_at(there, *others, *([here] if vm.lab.routing == "bgp" else []))
+        await vm.lab.client.delete(WEP, namespace=NAMESPACE, name=f"{here}-vm")
+        await vm.lab.client.delete(LM, namespace=NAMESPACE, name=name)
+        await asyncio.sleep(CONVERGENCE_S + SETTLE_S)
+    finally:
+        await vm.lab.run(here, ["ip", "route", "del", *cut[3:]])
+    await vm.found_at(there)
+    answer = await vm.lab.client.apply([vm.endpoint(there)], wait="programmed")
+    assert reached(answer), answer["status"]
+    return Run(began_at, (here, there))
+
+
+CUT = "source cut off from NATS"
+TROUBLES: dict[str, Variant] = {
+    CUT: cut_off,
+    "calc killed after the arrival": _killing("calc", "arrived"),
+    "source's agent killed before the arrival": _killing("source", "declared"),
+    "source's agent killed after it": _killing("source", "arrived"),
+    "source's agent killed after the end": _killing("source", "ended"),
+    "target's agent killed before the arrival": _killing("target", "declared"),
+    "target's agent killed after it": _killing("target", "arrived"),
+    "target's agent killed after the end": _killing("target", "ended"),
 }
 
 

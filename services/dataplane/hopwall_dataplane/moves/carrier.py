@@ -18,6 +18,7 @@ from hopwall_dataplane.residents import packed
 from hopwall_model import codec, topics
 from hopwall_model.flows import CarriedFlow, CarriedFlows, FlowsRequest
 from hopwall_model.updates import EndpointId, Move
+from hopwall_runtime import clock
 from hopwall_runtime.link import Link, Unavailable
 
 log = logging.getLogger(__name__)
@@ -65,14 +66,23 @@ class Carrier:
             body = await self.link.request_chunked(subject, request, timeout_s=_ANSWER_TIME_S)
             answer = _decode(body)
             shared = {packed(cidr) for cidr in move.addresses}
-            async with asyncio.timeout(_ENDING_TIME_S):
-                while self.is_ending(shared):
-                    await asyncio.sleep(0.01)
+            await self._until_ended(shared)
             n_made, n_given = self._take(shared, answer.flows), len(answer.flows)
-        except (Unavailable, codec.CodecError, OSError) as error:
+        except (Unavailable, codec.CodecError, OSError) as error:  # TimeoutError is one
             log.info("no flows came with the workload of endpoint %s: %s", endpoint_id, error)
             return
         log.info("%d of %d flows came with endpoint %s", n_made, n_given, endpoint_id)
+
+    async def _until_ended(self, shared: Set[bytes]) -> None:
+        """Wait until what these addresses had here before is forgotten.
+
+        Errors: TimeoutError.
+        """
+        until = clock.monotonic() + _ENDING_TIME_S
+        while self.is_ending(shared):
+            if clock.monotonic() > until:
+                raise TimeoutError("the flows it had here before have not been ended")
+            await asyncio.sleep(0.01)
 
     def _take(self, shared: Set[bytes], flows: tuple[CarriedFlow, ...]) -> int:
         names = {index: name for name, index in self.desired.link_indices.items()}
