@@ -80,7 +80,8 @@ async def run_lab(label: str, runs: int, variants: dict[str, Variant]) -> tuple[
                     await asyncio.sleep(0.05)
                     row.blackouts_s.append(vm.blackout_s(run.began_at))
                     row.wrong += wrong_turns(vm, run)
-                sys.stderr.write(f"{' | '.join(row.cells())}\n")
+                lines = [" | ".join(row.cells()), *row.wrong]
+                sys.stderr.write("".join(f"{line}\n" for line in lines))
             before = time.monotonic()
             await asyncio.sleep(3.0)
             broken = sum(talk.last_at() <= before for talk in talks)
@@ -123,12 +124,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Measure live migrations.")
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--lab", choices=tuple(LABS), action="append", default=[])
+    parser.add_argument("--only", default="", help="variants whose name has this")
+    parser.add_argument("--skip", default="-", help="variants whose name has this are left out")
     parser.add_argument("--write", type=Path)
     args = parser.parse_args()
     rows: list[Row] = []
     broken = 0
+    every = (VARIANTS | TROUBLES).items()
+    variants = {n: v for n, v in every if args.only in n and args.skip not in n}
     for label in args.lab or LABS:
-        found, its = asyncio.run(run_lab(label, args.runs, VARIANTS | TROUBLES))
+        found, its = asyncio.run(run_lab(label, args.runs, variants))
         rows += found
         broken += its
     text = f"{table(rows)}\nEnds of the two TCP streams of each lab that had gone silent at the end: {broken}.\n"

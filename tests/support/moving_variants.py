@@ -13,7 +13,7 @@ from tests.support.moving import LM, NAMESPACE, WEP, Vm
 #: How long a wrong turn is waited for.
 SETTLE_S = 0.3
 #: Time of convergence the lab's agents are given; a run that waits for its end waits a little longer.
-CONVERGENCE_S = 1.0
+CONVERGENCE_S = 0.5
 
 
 @dataclass
@@ -177,17 +177,18 @@ def _killing(who: str, step: str) -> Variant:
 
     async def variant(vm: Vm, there: str) -> Run:
         here, began_at = vm.at, time.monotonic()
-        service = {"source": f"dataplane-{here}", "target": f"dataplane-{there}"}.get(who, who)
+        host = there if who == "target" else here
+        service = who if who == "calc" else f"dataplane-{host}"
         name = await vm.declare(there)
         if step == "declared":
-            await _kill(vm, service)
+            await _kill(vm, service, host)
         await vm.plug(there, "garp")
         await _say_until_found(vm, there)
         if step == "arrived":
-            await _kill(vm, service)
+            await _kill(vm, service, host)
         await vm.end(name)
         if step == "ended":
-            await _kill(vm, service)
+            await _kill(vm, service, host)
         await asyncio.sleep(CONVERGENCE_S + SETTLE_S)
         await vm.remove(here)
         return Run(began_at, (here, there))
@@ -195,15 +196,18 @@ def _killing(who: str, step: str) -> Variant:
     return variant
 
 
-async def _kill(vm: Vm, service: str) -> None:
+async def _kill(vm: Vm, service: str, host: str) -> None:
     """Kill a service; return when another process does its work."""
     child = vm.lab.services[service]
     before = child.pid
     child.signal(signal.SIGKILL)
     while child.pid in (0, before):
         await asyncio.sleep(0.02)
-    # A write that changes nothing but a label is enforced when it has read what there is.
-    answer = await vm.lab.client.apply([vm.endpoint(vm.at)], wait="programmed")
+    # A write that concerns the host is enforced only when its agent has read what there is.
+    touched = vm.endpoint(host)
+    touched["metadata"]["labels"]["killed"] = str(child.pid)
+    touched["spec"]["mac"] = f"02:00:00:00:{child.pid >> 8 & 255:02x}:{child.pid & 255:02x}"
+    answer = await vm.lab.client.apply([touched], wait="programmed")
     assert reached(answer), answer["status"]
     await asyncio.sleep(SETTLE_S)
 
