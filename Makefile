@@ -1,7 +1,7 @@
 # Every target sets up what it needs by itself. `make help` lists them.
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
-.PHONY: help setup demo test test-deep lint fmt types bench lock clean
+.PHONY: help setup demo test test-deep test-fuzz lint fmt types bench lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-9s %s\n", $$1, $$2}'
@@ -17,6 +17,10 @@ test: setup ## every test, on the real kernel
 
 test-deep: setup ## the proof at length: documents, rendered lines and real packets must agree
 	@$(PY) -m tests.proof
+
+test-fuzz: setup ## a million hostile inputs: REST, selectors, messages, settings, what tools print
+	@bash tools/setup.sh fuzz
+	@$(PY) -m tests.fuzz
 
 lint: setup ## format, lint, types, import contracts, budgets
 	@.venv/bin/ruff format --check . && .venv/bin/ruff check .
@@ -34,4 +38,4 @@ lock: ## pin all dependencies anew
 	@bash tools/lock.sh
 
 clean: ## remove what the targets made here
-	@rm -rf .venv .setup .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf .venv .setup .schemathesis .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -16,3 +16,5 @@ done
 printf 'hatchling\neditables\n' >"$scratch/build.in"
 compile "$scratch/build.in" -o locks/build.lock
 compile --all-extras --group test --group lint pyproject.toml "$scratch/build.in" -o locks/dev.lock
+# Beside what is there already, for `make test-fuzz` alone.
+compile --all-extras --group test --group lint --group fuzz -c locks/dev.lock pyproject.toml -o locks/fuzz.lock

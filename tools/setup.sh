@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Set up what is missing: Debian packages, a virtual environment in .venv, the locked Python packages.
 # Says what it installs; does nothing when all is there. Debian packages and PyPI only.
+# Usage: setup.sh [LOCK...], for what is pinned in locks/LOCK.lock beside locks/dev.lock.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -48,18 +49,24 @@ if [ "${#missing[@]}" -gt 0 ]; then
 fi
 
 # ---------------------------------------------------------------- Python packages
-stamp=.setup/python
-wanted=$(cat locks/dev.lock pyproject.toml | sha256sum | cut -d' ' -f1)
 if [ ! -x .venv/bin/python ]; then
   say "making a virtual environment in .venv ($("$python" --version))"
   "$python" -m venv .venv
-  rm -f "$stamp"
+  rm -rf .setup
 fi
-if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
-  say "installing $(grep -c '^[a-z0-9].*==' locks/dev.lock) Python packages from PyPI, as pinned in locks/dev.lock"
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/dev.lock
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+install_locked() { # install_locked LOCK: unless it has been installed as it is now
+  local lock=locks/$1.lock stamp=.setup/$1 wanted
+  wanted=$(cat "$lock" pyproject.toml | sha256sum | cut -d' ' -f1)
+  [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || return 0
+  say "installing $(grep -c '^[a-z0-9].*==' "$lock") Python packages from PyPI, as pinned in $lock"
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r "$lock"
+  if [ "$1" = dev ]; then
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+  fi
   mkdir -p .setup
   printf '%s\n' "$wanted" >"$stamp"
   say "set up"
-fi
+}
+for lock in dev "$@"; do
+  install_locked "$lock"
+done

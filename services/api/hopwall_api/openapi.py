@@ -143,7 +143,7 @@ def _responses(route: Route, references: Json) -> Json:
             schema = references.get(route.answers, {"type": "object"})
             content = {"application/json": {"schema": schema}}
         if "watch" in route.query:
-            content["text/event-stream"] = {"schema": _TEXT}
+            content["text/event-stream"] = {}  # a stream has no schema in OpenAPI 3.1
         responses[str(status)] = {"description": _meaning(status), "content": content}
     problem = {CONTENT_TYPE: {"schema": references[ProblemDocument.__name__]}}
     for status in route.refusals:

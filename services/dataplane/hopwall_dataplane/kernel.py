@@ -28,6 +28,7 @@ from hopwall_dataplane.ipsets.elements import (
 from hopwall_dataplane.ipsets.plan import AddressSets
 from hopwall_dataplane.iptables.counters import together
 from hopwall_dataplane.iptables.driver import Restore
+from hopwall_dataplane.iptables.lint import suspicious
 from hopwall_dataplane.iptables.nat_chains import NAT_PREFIX
 from hopwall_dataplane.iptables.plan import plan_table
 from hopwall_dataplane.iptables.quarantine import closed
@@ -297,9 +298,14 @@ class Kernel:
     async def _write(self, turn: Turn, key: tuple[Family, TableName], tx: Transaction) -> bool:
         """Apply one transaction; return whether the table now is as planned (refused chains closed)."""
         turn.n_ops += tx.n_lines
-        outcome = await self.restores[key[0]].apply_with_quarantine(tx, _stub)
+        odd = suspicious(tx)
+        if any(chain not in tx.chains or _stub(chain) is None for chain in odd):
+            self._hold(turn, f"nothing of it is written: {next(iter(odd.values()))}", Stale.TABLES)
+            return False
+        fed = closed(tx, odd, _stub)
+        outcome = await self.restores[key[0]].apply_with_quarantine(fed, _stub)
         if isinstance(outcome, Applied):
-            reasons = dict(outcome.refused)
+            reasons = {**odd, **outcome.refused}
             record(self._tables[key], closed(tx, reasons, _stub))
             for chain in tx.chains:
                 self._refused_chains.pop((*key, chain), None)

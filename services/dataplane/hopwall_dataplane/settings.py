@@ -14,6 +14,8 @@ from hopwall_dataplane.iptables.nflog import LogSettings, LogSettingsError
 from hopwall_model.names import valid_ifname
 from hopwall_runtime.config import CommonSettings, ConfigError
 
+_MAX_CONVERGENCE_S = 3600
+
 
 class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
     """Settings of one host's agent; see `docs/guides/configuration.md`."""
@@ -81,6 +83,11 @@ class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
         if self.backend not in ("auto", "nft", "legacy"):
             raise ConfigError(f"backend is {self.backend!r}; it must be auto, nft or legacy.")
         self._check_failsafe()
+        if not 0 <= self.migration_convergence_s <= _MAX_CONVERGENCE_S:
+            raise ConfigError(
+                f"migration_convergence_s is {self.migration_convergence_s:g}; it must be from 0 to "
+                f"{_MAX_CONVERGENCE_S}."
+            )
         try:
             _ = self.log
         except LogSettingsError as error:

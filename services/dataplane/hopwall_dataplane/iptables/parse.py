@@ -44,10 +44,10 @@ def parse_save(text: str) -> TableState:
                 line_hash = _hash_in(body)
                 kernel[chain].append(KernelLine(line_hash, body) if line_hash else FOREIGN)
         elif line.startswith(":"):
-            chain, policy = line[1:].split(" ")[:2]
+            chain, _, policy = line[1:].partition(" ")
             if is_ours(chain):
                 ours[chain] = []
-            elif policy != "-":
+            elif not policy.startswith("-"):
                 kernel[chain] = []
         elif note := _NOTE.match(line):
             notes.append(note[1])
