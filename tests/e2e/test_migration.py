@@ -15,7 +15,7 @@ from hopwall_cli.lab import topology as topo
 from hopwall_cli.lab.bgp import Routing, Topology
 from hopwall_cli.lab.lab import Lab
 from hopwall_cli.lab.topology import Workload
-from tests.support.moving import Vm
+from tests.support.moving import V6, Vm
 from tests.support.moving_variants import CONVERGENCE_S, CUT, TROUBLES, VARIANTS, wrong_turns
 from tests.support.talk import Talk
 
@@ -26,7 +26,12 @@ GNP = kind_named("gnp")
 ADDRESS = "10.65.77.7"
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["direct", "mesh", "reflector"])
+LABS = ("direct", "mesh", "reflector")
+in_each_lab = pytest.mark.parametrize("vm", LABS, indirect=True, scope="module")
+in_the_last = pytest.mark.parametrize("vm", LABS[-1:], indirect=True, scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def vm(request: pytest.FixtureRequest) -> AsyncIterator[Vm]:
     """Run a lab with a workload that moves, and one on h3 that calls it."""
     flags = ["--migration-convergence-s", str(CONVERGENCE_S)]
@@ -45,6 +50,7 @@ async def vm(request: pytest.FixtureRequest) -> AsyncIterator[Vm]:
             yield moved
 
 
+@in_each_lab
 @pytest.mark.parametrize("name", VARIANTS)
 async def test_a_workload_moves(vm: Vm, name: str) -> None:
     """No host ever has two ways or none, none goes back, and the caller is without an answer for a second at most."""
@@ -54,6 +60,7 @@ async def test_a_workload_moves(vm: Vm, name: str) -> None:
     assert vm.blackout_s(run.began_at) <= 1.0
 
 
+@in_each_lab
 async def test_connections_survive(vm: Vm) -> None:
     """A stream that the workload began, and one that was begun to it, go on after it has moved."""
     far = vm.lab.namespace("far")
@@ -70,6 +77,9 @@ async def test_connections_survive(vm: Vm) -> None:
         run = await VARIANTS["gratuitous ARP"](vm, "h2" if vm.at == "h1" else "h1")
         assert wrong_turns(vm, run) == []
         await heard_by_all(talks)
+        # What is true of one family is true of the other.
+        said = await vm.lab.run("h3", ["ip", "-6", "route", "get", V6])
+        assert f"via {vm.lab.hosts[vm.at].ipv6} " in said
     finally:
         for talk in talks:
             talk.close()
@@ -92,6 +102,7 @@ while stream.recv(65536):
 """
 
 
+@in_each_lab
 async def test_what_the_workload_began_goes_on_though_nothing_may_come_in(vm: Vm) -> None:
     """A download survives where policy lets nothing be begun to the workload: its flows come with it."""
     client, lab = vm.lab.client, vm.lab
@@ -130,16 +141,27 @@ async def heard_by_all(talks: list[Talk]) -> None:
         await asyncio.sleep(0.05)
 
 
-@pytest.mark.parametrize("name", TROUBLES)
-async def test_a_workload_moves_in_trouble(vm: Vm, name: str) -> None:
-    """Whoever crashes, or is cut off, at whichever step: nothing flips, and what was begun is done."""
-    if vm.lab.topology != "reflector" and name != CUT:
-        return  # where the routes come from makes no difference to these; the benchmark has them all
+@in_each_lab
+async def test_a_source_that_is_cut_off_attracts_nothing(vm: Vm) -> None:
+    """All others find the workload; with BGP the old host does too, and goes on after convergence."""
+    await moves_in_trouble(vm, CUT)
+
+
+@in_the_last
+@pytest.mark.parametrize("name", [name for name in TROUBLES if name != CUT])
+async def test_who_is_killed_goes_on_where_it_was(vm: Vm, name: str) -> None:
+    """Calc, or either agent, may crash at any step: nothing flips, and what was begun is done."""
+    await moves_in_trouble(vm, name)
+
+
+async def moves_in_trouble(vm: Vm, name: str) -> None:
+    """Move it, and see that no host took a wrong turn."""
     run = await TROUBLES[name](vm, "h2" if vm.at == "h1" else "h1")
     assert wrong_turns(vm, run) == []
     assert vm.blackout_s(run.began_at) <= 1.0
 
 
+@in_each_lab
 async def test_the_source_dies_while_its_workload_moves(vm: Vm) -> None:
     """The last test of a lab: a host that loses its power in the middle takes nothing along."""
     if vm.at == "h1":
