@@ -21,6 +21,7 @@ from hopwall_dataplane.kernel import Kernel, Stale, Turn
 from hopwall_dataplane.metrics import Metrics
 from hopwall_dataplane.moves.carrier import Carrier
 from hopwall_dataplane.moves.ears import Ears
+from hopwall_dataplane.moves.neighbours import forget
 from hopwall_dataplane.placed import LinkState
 from hopwall_dataplane.settings import DataplaneSettings
 from hopwall_model import codec, topics
@@ -193,8 +194,7 @@ class Agent:
         self._note(turn)
         self._ears.listen(self.kernel.desired.expected())
         await self._tell_arrivals()
-        if self.carrier is not None and (fresh := self.kernel.desired.moves.take_fresh()):
-            self.carrier.fetch(fresh)
+        self._welcome()
         await self._report(force=False)
         if self.kernel.sweep_in_s == 0 and not turn.held_by:
             await self.kernel.sweep()
@@ -350,6 +350,14 @@ class Agent:
             return
         if await self._publish(topics.host_status_subject(status.host), status):
             self._reported = status
+
+    def _welcome(self) -> None:
+        """Do what else follows for the workloads that have arrived, whose routes stand now."""
+        fresh = self.kernel.desired.moves.take_fresh()
+        for arrival in fresh.values():
+            forget(arrival.interface, arrival.move.addresses)
+        if self.carrier is not None:
+            self.carrier.fetch({endpoint_id: one.move for endpoint_id, one in fresh.items()})
 
     async def _tell_arrivals(self) -> None:
         """Tell calc whose workloads are here now, for it to let everybody know."""

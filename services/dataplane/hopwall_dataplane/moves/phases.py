@@ -43,10 +43,19 @@ class Expected:
     addresses: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A workload that has just arrived, and where."""
+
+    interface: str
+    move: Move
+
+
 @dataclass(slots=True)
 class _State:
     """One endpoint's phase."""
 
+    interface: str
     phase: Phase
     addresses: frozenset[str]
     #: None once the migration has ended.
@@ -64,7 +73,7 @@ class Moves:
 
     convergence_s: float = 30.0
     _states: dict[EndpointId, _State] = field(default_factory=dict)
-    _fresh: dict[EndpointId, Move] = field(default_factory=dict)
+    _fresh: dict[EndpointId, Arrival] = field(default_factory=dict)
 
     def put(self, endpoint: EndpointSet, elevated: Iterable[str] = ()) -> None:
         """Take an endpoint as calc wants it; `elevated` are its addresses that were live before we were.
@@ -83,19 +92,23 @@ class Moves:
         else:
             phase = Phase.TARGET
         if phase is Phase.LIVE and before is not None and before.phase is Phase.TARGET:
-            self._fresh[endpoint.id] = move
-        self._states[endpoint.id] = _State(phase, addresses, move)
+            self._fresh[endpoint.id] = Arrival(endpoint.interface, move)
+        self._states[endpoint.id] = _State(endpoint.interface, phase, addresses, move)
 
     def _end(self, endpoint: EndpointSet, before: _State | None, elevated: frozenset[str]) -> None:
         """Note that the endpoint is in no migration (any more)."""
         if before is None:
             if elevated:
-                self._states[endpoint.id] = _State(Phase.CONVERGE, elevated, None)
+                self._states[endpoint.id] = _State(
+                    endpoint.interface, Phase.CONVERGE, elevated, None
+                )
         elif before.phase is Phase.SOURCE:
             del self._states[endpoint.id]
         elif before.move is not None:
             # A target that nobody heard of is where the workload is now: the migration is over.
-            self._states[endpoint.id] = _State(Phase.CONVERGE, before.addresses, None)
+            self._states[endpoint.id] = _State(
+                endpoint.interface, Phase.CONVERGE, before.addresses, None
+            )
 
     def drop(self, endpoint_id: EndpointId) -> None:
         """Forget an endpoint that is gone."""
@@ -108,10 +121,10 @@ class Moves:
             return False
         state.phase = Phase.LIVE
         assert state.move is not None  # as long as it is a target
-        self._fresh[endpoint_id] = state.move
+        self._fresh[endpoint_id] = Arrival(state.interface, state.move)
         return True
 
-    def take_fresh(self) -> dict[EndpointId, Move]:
+    def take_fresh(self) -> dict[EndpointId, Arrival]:
         """Return whose workloads have arrived since the last call."""
         fresh, self._fresh = self._fresh, {}
         return fresh
