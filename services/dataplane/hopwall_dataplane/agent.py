@@ -358,6 +358,7 @@ class Agent:
             forget(arrival.interface, arrival.move.addresses)
         if self.carrier is not None:
             self.carrier.fetch({endpoint_id: one.move for endpoint_id, one in fresh.items()})
+            self.carrier.expect(self.kernel.desired.moves.targets())
 
     async def _tell_arrivals(self) -> None:
         """Tell calc whose workloads are here now, for it to let everybody know."""

@@ -78,6 +78,8 @@ def test_the_end_of_a_migration_leaves_the_target_preferred_for_a_while(heard: b
     moves.put(endpoint(None))
     assert moves.priority(VM, SHARED) == ELEVATED
     assert moves.arrived() == ()
+    assert set(moves.take_fresh()) == {VM}
+    assert moves.take_fresh() == {}
     assert moves.tick(100.0) == []
     assert moves.due_at == 130.0
     moves.put(endpoint(None))  # another word about it does not begin the time anew

@@ -6,8 +6,9 @@ no flows come along; then the next packet of each is a first one, which policy j
 
 import asyncio
 import logging
-from collections.abc import Callable, Set
+from collections.abc import Callable, Coroutine, Set
 from dataclasses import dataclass, field
+from typing import Any
 
 from hopwall_dataplane.conntrack.carry import MAX_FLOWS, carried, taken
 from hopwall_dataplane.conntrack.codec import is_established
@@ -42,6 +43,8 @@ class Carrier:
     #: Whether flows of these (packed) addresses are still being ended, from when they left this host.
     is_ending: Callable[[Set[bytes]], bool] = lambda _: False
     driver: ConntrackDriver = field(default_factory=ConntrackDriver)
+    #: Of who is to arrive: the migration, and the flows as of when it was declared.
+    _known: dict[EndpointId, tuple[str, tuple[CarriedFlow, ...]]] = field(default_factory=dict)
     _fetching: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def serve(self) -> None:
@@ -49,29 +52,53 @@ class Carrier:
         subject = topics.flows_subject(self.host, "*")
         await self.link.serve_chunked(topics.FLOWS, subject, self._answer)
 
+    def expect(self, expected: dict[EndpointId, Move]) -> None:
+        """Learn the flows of workloads that are to arrive; the source may be gone when they do."""
+        for endpoint_id, move in expected.items():
+            if self._known.get(endpoint_id, ("", ()))[0] != move.migration:
+                self._known[endpoint_id] = (move.migration, ())
+                self._begin(self._learn(endpoint_id, move), endpoint_id)
+
     def fetch(self, arrivals: dict[EndpointId, Move]) -> None:
         """Begin to fetch the flows of workloads that have just arrived."""
         for endpoint_id, move in arrivals.items():
-            # A loop method, not a TaskGroup: nobody waits for it, and a failure is its own to report.
-            task = asyncio.get_running_loop().create_task(
-                self._fetch(endpoint_id, move), name=f"flows of {endpoint_id}"
-            )
-            self._fetching.add(task)
-            task.add_done_callback(self._fetching.discard)
+            self._begin(self._fetch(endpoint_id, move), endpoint_id)
 
-    async def _fetch(self, endpoint_id: EndpointId, move: Move) -> None:
+    def _begin(self, work: Coroutine[Any, Any, None], endpoint_id: EndpointId) -> None:
+        # A loop method, not a TaskGroup: nobody waits for it, and a failure is its own to report.
+        task = asyncio.get_running_loop().create_task(work, name=f"flows of {endpoint_id}")
+        self._fetching.add(task)
+        task.add_done_callback(self._fetching.discard)
+
+    async def _learn(self, endpoint_id: EndpointId, move: Move) -> None:
+        flows = await self._ask(move)
+        if self._known.get(endpoint_id, ("", ()))[0] == move.migration:
+            self._known[endpoint_id] = (move.migration, flows)
+
+    async def _ask(self, move: Move) -> tuple[CarriedFlow, ...]:
+        """Return what the source's agent tracks now; nothing when it does not answer."""
         request = FlowsRequest(host=self.host, endpoint=move.peer, migration=move.migration)
         subject = topics.flows_subject(move.host, self.host)
         try:
             body = await self.link.request_chunked(subject, request, timeout_s=_ANSWER_TIME_S)
-            answer = _decode(body)
-            shared = {packed(cidr) for cidr in move.addresses}
+            return _decode(body).flows
+        except (Unavailable, codec.CodecError) as error:
+            log.info("host %s tells no flows of endpoint %s: %s", move.host, move.peer, error)
+            return ()
+
+    async def _fetch(self, endpoint_id: EndpointId, move: Move) -> None:
+        migration, known = self._known.pop(endpoint_id, ("", ()))
+        flows = dict.fromkeys(await self._ask(move))
+        if migration == move.migration:
+            flows |= dict.fromkeys(known)
+        shared = {packed(cidr) for cidr in move.addresses}
+        try:
             await self._until_ended(shared)
-            n_made, n_given = self._take(shared, answer.flows), len(answer.flows)
-        except (Unavailable, codec.CodecError, OSError) as error:  # TimeoutError is one
+            n_made = self._take(shared, tuple(flows))
+        except OSError as error:  # TimeoutError is one
             log.info("no flows came with the workload of endpoint %s: %s", endpoint_id, error)
             return
-        log.info("%d of %d flows came with endpoint %s", n_made, n_given, endpoint_id)
+        log.info("%d of %d flows came with endpoint %s", n_made, len(flows), endpoint_id)
 
     async def _until_ended(self, shared: Set[bytes]) -> None:
         """Wait until what these addresses had here before is forgotten.

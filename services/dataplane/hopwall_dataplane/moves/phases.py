@@ -106,6 +106,8 @@ class Moves:
             del self._states[endpoint.id]
         elif before.move is not None:
             # A target that nobody heard of is where the workload is now: the migration is over.
+            if before.phase is Phase.TARGET:
+                self._fresh[endpoint.id] = Arrival(endpoint.interface, before.move)
             self._states[endpoint.id] = _State(
                 endpoint.interface, Phase.CONVERGE, before.addresses, None
             )
@@ -172,6 +174,11 @@ class Moves:
     def expected(self) -> dict[EndpointId, frozenset[str]]:
         """Return the addresses of the endpoints whose workload is still to arrive."""
         return {e: s.addresses for e, s in self._states.items() if s.phase is Phase.TARGET}
+
+    def targets(self) -> dict[EndpointId, Move]:
+        """Return the parts of the endpoints whose workload is still to arrive."""
+        states = self._states.items()
+        return {e: s.move for e, s in states if s.phase is Phase.TARGET and s.move is not None}
 
     def arrived(self) -> tuple[MovedHere, ...]:
         """Return the endpoints whose workload has arrived while the migration lasts, as calc is told."""
