@@ -229,6 +229,17 @@ EXAMPLES: dict[str, tuple[str, Doc]] = {
             "spec": {"node": "h1", "interfaceName": "*"},
         },
     ),
+    "LiveMigration": (
+        "/v1/namespaces/default/livemigrations",
+        {
+            "kind": "LiveMigration",
+            "metadata": {"name": "one"},
+            "spec": {
+                "source": {"workload": {"workloadID": "vm1", "hostname": "h1"}},
+                "target": {"selector": "vm == '1'"},
+            },
+        },
+    ),
     "WorkloadEndpoint": (ENDPOINTS, endpoint("one")),
 }
 

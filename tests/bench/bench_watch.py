@@ -10,11 +10,11 @@ import sys
 import time
 from collections.abc import Callable
 
-from hopwall_dataplane.desired import LinkState
 from hopwall_dataplane.feed import Step
 from hopwall_dataplane.ipsets.codec import list_message
 from hopwall_dataplane.links.monitor import LinkMonitor
 from hopwall_dataplane.netlink.socket import NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkSocket
+from hopwall_dataplane.placed import LinkState
 from hopwall_dataplane.service import open_kernel
 from hopwall_dataplane.settings import DataplaneSettings
 from hopwall_dataplane.watch.audit import LegacyAudit, SetsAudit, SettingsAudit, pause_s

@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from ipaddress import IPv6Address
 
-from hopwall_dataplane.desired import LinkState
 from hopwall_dataplane.feed import Step
 from hopwall_dataplane.iptables.backend import choose
 from hopwall_dataplane.iptables.driver import Restore
@@ -23,6 +22,7 @@ from hopwall_dataplane.iptables.transaction import Applied, ChainWrite, KernelEd
 from hopwall_dataplane.kernel import Kernel
 from hopwall_dataplane.marks import layout
 from hopwall_dataplane.outcome import Family
+from hopwall_dataplane.placed import LinkState
 from hopwall_dataplane.service import open_kernel
 from hopwall_dataplane.settings import DataplaneSettings
 from hopwall_model.updates import (

@@ -25,6 +25,7 @@ from hopwall_model.updates import (
     HostEndpointSet,
     Nat,
 )
+from tests.support import states
 from tests.support.calc import Cloud
 from tests.support.expand import events_between, expand, walk
 from tests.support.states import (
@@ -42,14 +43,15 @@ from tests.support.states import (
     TIERED,
     TWO_HOSTS,
     UPLINK,
-    WALKS,
     WEB1,
     State,
     endpoint,
     gnp,
     rule,
 )
+from tests.support.states_moves import MOVE_WALKS
 
+WALKS = {**states.WALKS, **MOVE_WALKS}
 PICTURE = Path(__file__).parents[2] / "docs" / "design" / "calc-graph.md"
 
 

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from msgspec import structs
 
-from hopwall_dataplane.kernel import Kernel, Turn
-from hopwall_dataplane.outcome import Family
+from hopwall_dataplane.kernel import Kernel
+from hopwall_dataplane.outcome import Family, Turn
 from hopwall_dataplane.service import open_kernel
 from hopwall_dataplane.settings import DataplaneSettings
 from hopwall_model.updates import PolicySet, SetBucket

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from hopwall_dataplane.classes import class_key
-from hopwall_dataplane.desired import Desired, LinkState
+from hopwall_dataplane.desired import Desired
 from hopwall_dataplane.feed import Step
 from hopwall_dataplane.ipsets.elements import AddElements
 from hopwall_dataplane.iptables.render_policy import CLOSED, policy_chain
@@ -17,6 +17,7 @@ from hopwall_dataplane.iptables.static import RenderSettings, from_set, to_set
 from hopwall_dataplane.iptables.table import plain
 from hopwall_dataplane.marks import layout
 from hopwall_dataplane.outcome import Family
+from hopwall_dataplane.placed import LinkState
 from hopwall_dataplane.routes.route import Route
 from hopwall_model.names import set_name
 from hopwall_model.updates import (

@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from hopwall_dataplane.desired import Desired, LinkState
+from hopwall_dataplane.desired import Desired
 from hopwall_dataplane.failsafe import parse_failsafe
 from hopwall_dataplane.host_endpoints import Way
 from hopwall_dataplane.iptables.static import RenderSettings
 from hopwall_dataplane.iptables.table import TableName
 from hopwall_dataplane.marks import layout
 from hopwall_dataplane.outcome import Family
+from hopwall_dataplane.placed import LinkState
 from hopwall_model.updates import (
     NAT_POOLS,
     POOLS,

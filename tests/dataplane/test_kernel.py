@@ -231,3 +231,23 @@ async def test_routes_that_went_with_their_interface_are_no_drift() -> None:
     kernel.stale.add(Stale.ROUTES)
     found = await kernel.resync()
     assert sorted(one.name for one in found) == ["10.65.0.2/32", "fd65::2/128"]
+
+
+def test_a_chain_that_could_not_be_removed_is_whole_when_it_is_wanted_again() -> None:
+    """A foreign line that held a class's chain when its last endpoint left refuses nothing to the next one."""
+    host = FakeHost()
+
+    async def run() -> None:
+        kernel = host.agent()
+        await turn(kernel, endpoint(1, address=1))
+        filter_ = host.tables[Family.V4]
+        chain = next(name for name in filter_.tables["filter"] if name.startswith("hw-cf"))
+        filter_.restore(f"*filter\n:foreign\n-A foreign -j {chain}\nCOMMIT\n")
+        await turn(kernel, EndpointRemoved(id=endpoint(1, address=1).id))
+        await sweep(kernel)
+        assert host.chain(Family.V4, chain) is not None
+        await turn(kernel, endpoint(1, address=1))
+        assert kernel.refused == {}
+        assert nowhere(host) == []
+
+    asyncio.run(run())

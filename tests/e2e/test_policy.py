@@ -33,7 +33,7 @@ WORKLOADS = (
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def lab() -> AsyncIterator[Lab]:
     """Run one lab for the module; the fabric knows the way to the workloads and answers as a stranger."""
-    async with Lab("policy", hosts=2, agent_flags=["--refresh-s", "30"]) as running:
+    async with Lab("policy", hosts=2, agent_flags=["--refresh-s", "30", "--udplite"]) as running:
         await running.add(*WORKLOADS)
         await running.client.apply([open_profile("open")])
         assert reached(

@@ -12,9 +12,9 @@ from random import Random
 from msgspec.structs import replace
 
 from hopwall_calc.graph import Graph
-from hopwall_dataplane.desired import LinkState
 from hopwall_dataplane.feed import Feed, Step
 from hopwall_dataplane.kernel import Kernel
+from hopwall_dataplane.placed import LinkState
 from hopwall_dataplane.service import open_kernel
 from hopwall_dataplane.settings import DataplaneSettings
 from hopwall_model.events import ResourceSet

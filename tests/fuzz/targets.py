@@ -16,19 +16,28 @@ from hopwall_calc.settings import CalcSettings
 from hopwall_cli import documents
 from hopwall_cli.errors import Failure
 from hopwall_dataplane.bgp import parse as bird
-from hopwall_dataplane.desired import Desired, LinkState
+from hopwall_dataplane.conntrack.carry import taken
+from hopwall_dataplane.conntrack.codec import creation_message
+from hopwall_dataplane.desired import Desired
 from hopwall_dataplane.failsafe import FailsafeError, parse_failsafe
 from hopwall_dataplane.feed import AskAgain, Feed, Step
 from hopwall_dataplane.iptables import counters
 from hopwall_dataplane.iptables import parse as saved
+from hopwall_dataplane.moves.frames import is_sign
 from hopwall_dataplane.outcome import Family
+from hopwall_dataplane.placed import LinkState
+from hopwall_dataplane.residents import packed
 from hopwall_dataplane.settings import DataplaneSettings
 from hopwall_model import codec, selectors, topics
+from hopwall_model.flows import CarriedFlows
 from hopwall_model.validate import Invalid, admit
 from hopwall_runtime.config import ConfigError, load
+from tests.dataplane.moves.test_frames import OTHERS, SIGNS
 from tests.fuzz import mutate, seeds
 from tests.fuzz.mutate import Mutate
 from tests.proof.pipeline import SETTINGS, sets_text, tables_text
+
+_decode_flows = codec.decoder(CarriedFlows)
 
 #: Services that remember are made anew after so many inputs.
 _LIFE = 300
@@ -176,9 +185,29 @@ def settings(data: bytes) -> None:
         parse_failsafe(text)
 
 
+_VM = frozenset({"10.65.0.5/32", "fd65::5/128"})
+
+
+def frame(data: bytes) -> None:
+    """What a workload sends is a sign of its arrival, or is none."""
+    if is_sign(data, _VM):
+        assert len(data) >= 42
+        assert data[12:14] in (b"\x08\x06", b"\x80\x35", b"\x86\xdd")
+
+
+def flows(data: bytes) -> None:
+    """Of what another host says of flows, only those of the workload's own addresses are made."""
+    with contextlib.suppress(codec.CodecError):
+        own = {packed(cidr) for cidr in _VM | {"10.65.0.21/32"}}
+        for flow in taken(_decode_flows(data).flows, own, lambda _: False):
+            assert own & {flow.source, flow.destination}
+            assert creation_message(flow)
+
+
 @cache
 def all_targets() -> dict[str, Target]:
     """Return every way in, by name."""
+    carried = seeds.golden("carried-flows")
     events, batches = seeds.events(), seeds.golden("host-batch", "shared-")
     found = (
         Target("selector", selector, seeds.SELECTORS, mutate.words),
@@ -187,6 +216,8 @@ def all_targets() -> dict[str, Target]:
         Target("event", _living(lambda: _Cloud().event), events, mutate.json_values(events)),
         Target("update", _living(lambda: _Host().message), batches, mutate.json_values(batches)),
         Target("message", message, seeds.golden(""), mutate.json_values(seeds.golden(""))),
+        Target("frame", frame, (*SIGNS.values(), *OTHERS.values()), mutate.any_bytes),
+        Target("flows", flows, carried, mutate.json_values(carried)),
         Target("save", save, seeds.saves(), mutate.words),
         Target("answer", answer, seeds.ANSWERS, mutate.words),
         Target("settings", settings, seeds.SETTINGS, mutate.words),

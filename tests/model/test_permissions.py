@@ -43,7 +43,9 @@ def test_what_a_host_may_do_is_this() -> None:
     assert permissions(H1) == Permissions(
         publish=(
             "hopwall.snapshot.h1",
+            "hopwall.flows.*.h1",
             "hopwall.status.host.h1",
+            "hopwall.status.moved.h1",
             "hopwall.drift.h1",
             "hopwall.rejected.dataplane-h1",
         ),
@@ -53,6 +55,7 @@ def test_what_a_host_may_do_is_this() -> None:
             "hopwall.update.shared.>",
             "hopwall.rules.h1",
             "hopwall.release.h1",
+            "hopwall.flows.h1.*",
         ),
         answers=True,
     )
@@ -99,7 +102,10 @@ def test_every_topic_has_someone_at_both_ends(topic: Topic[Any]) -> None:
 
 def test_what_varies_is_a_star() -> None:
     """The place that a host or a service fills is one token of the pattern."""
-    assert [t.pattern.count("*") for t in topics.TOPICS] == [bool(t.varies) for t in topics.TOPICS]
+    stars = {"": 0, "hosts": 2}
+    assert [t.pattern.count("*") for t in topics.TOPICS] == [
+        stars.get(t.varies, 1) for t in topics.TOPICS
+    ]
 
 
 @given(NAMES, NAMES)
@@ -108,8 +114,11 @@ def test_two_hosts_share_what_is_shared_alone(one: str, other: str) -> None:
     if one == other:
         return
     first, second = permissions(User(Role.HOST, one)), permissions(User(Role.HOST, other))
+    asks = f"hopwall.flows.*.{topics.token(one)}"
     for said in first.publish:
-        assert not any(overlap(said, heard) for heard in (*second.publish, *second.subscribe))
+        heard = [s for s in (*second.publish, *second.subscribe) if overlap(said, s)]
+        # The one question that hosts ask each other; who asks stands in it.
+        assert heard == ([topics.flows_subject(other, "*")] if said == asks else [])
     both = [a for a in first.subscribe for b in second.subscribe if overlap(a, b)]
     assert both == [topics.SHARED.pattern]
 
@@ -119,7 +128,8 @@ def test_no_name_widens_an_allow_list(name: str) -> None:
     """A host's name never becomes a wildcard, a further token, or the end of a text."""
     allowed = permissions(User(Role.HOST, name))
     for subject in (*allowed.publish, *allowed.subscribe):
-        assert re.fullmatch(r"[A-Za-z0-9_=.>-]+", subject)
+        assert re.fullmatch(r"[A-Za-z0-9_=.>*-]+", subject)
+        assert subject.count("*") == subject.startswith("hopwall.flows.")
         assert subject.count(">") == (subject.endswith(".>"))
         assert not subject.startswith("$")
 

@@ -184,6 +184,10 @@ def test_the_kind_may_come_from_the_place(kind: type[Resource]) -> None:
         "IPPool": {"cidr": "10.0.0.0/8"},
         "BGPPeer": {"peerSelector": "all()"},
         "IPAMBlock": {"cidr": "10.0.0.0/26"},
+        "LiveMigration": {
+            "source": {"workload": {"workloadID": "vm", "hostname": "h1"}},
+            "target": {"selector": "all()"},
+        },
     }
     names = {
         "BGPConfiguration": "default",

@@ -11,7 +11,7 @@ from dataclasses import replace as replace_link
 from msgspec.structs import replace
 
 from hopwall_calc.graph import Graph
-from hopwall_dataplane.desired import Desired, LinkState
+from hopwall_dataplane.desired import Desired
 from hopwall_dataplane.failsafe import Failsafe
 from hopwall_dataplane.feed import Feed, Step
 from hopwall_dataplane.ipsets.elements import Element, Mark, SetSpec
@@ -21,6 +21,7 @@ from hopwall_dataplane.iptables.static import TABLES, RenderSettings
 from hopwall_dataplane.iptables.table import TableState
 from hopwall_dataplane.marks import layout
 from hopwall_dataplane.outcome import Family
+from hopwall_dataplane.placed import LinkState
 from hopwall_model.events import ResourceSet
 from hopwall_model.resources import HostEndpoint, Resource, WorkloadEndpoint
 from hopwall_model.updates import EndpointSet, HostBatch, Update

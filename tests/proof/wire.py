@@ -12,8 +12,8 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from hopwall_dataplane.desired import LinkState
 from hopwall_dataplane.feed import Feed, Step
+from hopwall_dataplane.placed import LinkState
 from hopwall_dataplane.service import open_kernel
 from hopwall_dataplane.settings import DataplaneSettings
 from hopwall_model.resources import WorkloadEndpoint
@@ -196,7 +196,9 @@ def _output(*argv: str) -> str:
 
 async def _apply(batch: HostBatch, backend: str, seen: Seen) -> None:
     """Let the product's own kernel half write what the snapshot says, as the agent does."""
-    settings = DataplaneSettings(host=batch.host, backend=backend, workload_to_host="accept")
+    settings = DataplaneSettings(
+        host=batch.host, backend=backend, workload_to_host="accept", udplite=True
+    )
     kernel = await open_kernel(settings)
     try:
         indices = {name: index for index, name in socket.if_nameindex()}

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from hopwall_model.events import ResourceRemoved, ResourceSet
+from hopwall_model.migration_specs import LiveMigrationSource, LiveMigrationTarget
 from hopwall_model.resources import EndpointPort, HostEndpointPort, Resource, Rule, key_of
-from tests.support import states
+from tests.support import states, states_moves
 from tests.support.calc import Cloud
 from tests.support.states import State
 
@@ -86,6 +87,9 @@ def endpoints(draw: st.DrawFn) -> Resource:
         profiles=tuple(draw(profile_names)),
         namespace=draw(namespaces),
         created=draw(st.none() | st.sampled_from(["2020", "2021"])),
+        orchestrator="openstack",
+        workload=draw(st.sampled_from(["", "vm1", "vm2"])),
+        endpoint="eth0",
         ports=tuple(EndpointPort(name=n, port=p, protocol=t) for n, p, t in draw(ports)),
         ip_nats=tuple(states.nat(e, draw(st.sampled_from(internal))) for e in floating),
     )
@@ -104,6 +108,27 @@ def host_endpoints(draw: st.DrawFn) -> Resource:
         profiles=tuple(draw(profile_names)),
         ports=tuple(HostEndpointPort(name=n, port=p, protocol=t) for n, p, t in draw(ports)),
         annotations=draw(st.sampled_from([{}, {"hopwall.io/force": "true"}])),
+    )
+
+
+@st.composite
+def migrations(draw: st.DrawFn) -> Resource:
+    """Return a live migration of a workload between two hosts."""
+    workload = draw(st.sampled_from(["vm1", "vm2"]))
+    here, there = draw(st.permutations(HOSTS))[:2]
+    source = LiveMigrationSource(workload_endpoint=states_moves.identifier(here, workload))
+    target = LiveMigrationTarget(workload_endpoint=states_moves.identifier(there, workload))
+    if draw(st.booleans()):
+        source = states_moves.all_of(workload, here, "openstack")
+    if draw(st.booleans()):
+        target = LiveMigrationTarget(selector=draw(st.sampled_from(SELECTORS[1:])))
+    return states_moves.migration(
+        source,
+        target,
+        draw(names),
+        created=draw(st.none() | st.sampled_from(["2020", "2021"])),
+        switch=draw(st.sampled_from([False, False, True])),
+        namespace=draw(namespaces),
     )
 
 
@@ -166,7 +191,7 @@ def others(draw: st.DrawFn) -> Resource:
 
 
 #: Anything a cloud may declare.
-resources = endpoints() | host_endpoints() | policies() | others()
+resources = endpoints() | migrations() | host_endpoints() | policies() | others()
 
 
 class CloudMachine(RuleBasedStateMachine):
@@ -188,6 +213,27 @@ class CloudMachine(RuleBasedStateMachine):
         self.resources[key_of(resource)] = resource
         self.waiting.append(ResourceSet(resource=resource))
 
+    @rule(
+        hosts=st.permutations(HOSTS),
+        address=st.sampled_from(ADDRESSES),
+        workload=st.sampled_from(["vm1", "vm2"]),
+        switch=st.booleans(),
+    )
+    def put_pair(self, hosts: list[str], address: str, workload: str, *, switch: bool) -> None:
+        """Declare a move as an orchestrator does, which chance alone seldom does."""
+        ends = (states_moves.identifier(host, workload) for host in hosts[:2])
+        source, target = ends
+        self.put_one(
+            states_moves.migration(
+                LiveMigrationSource(workload_endpoint=source),
+                LiveMigrationTarget(workload_endpoint=target),
+                switch=switch,
+            )
+        )
+        for host in hosts[:2]:
+            one = states_moves.interface(host, address, workload=workload, name=f"on-{host}")
+            self.put_one(one)
+
     @rule(choice=st.randoms(use_true_random=False))
     def remove(self, choice: Any) -> None:
         """Remove a resource that is there."""
@@ -195,6 +241,20 @@ class CloudMachine(RuleBasedStateMachine):
             key = choice.choice(sorted(self.resources))
             del self.resources[key]
             self.waiting.append(ResourceRemoved(key=key))
+
+    @rule(host=st.sampled_from(HOSTS), choice=st.randoms(use_true_random=False))
+    def arrive(self, host: str, choice: Any) -> None:
+        """Let a host say that workloads have arrived, some of which nobody moves."""
+        self.flush()
+        endpoints = [k for k in sorted(self.resources) if k.kind == "WorkloadEndpoint"]
+        moves = [k for k in sorted(self.resources) if k.kind == "LiveMigration"]
+        both = [
+            (f"{e.namespace}/{e.name}", f"{m.namespace}/{m.name}/")
+            for e in endpoints
+            for m in moves
+        ]
+        self.cloud.arrive(host, *choice.sample(both, min(len(both), choice.randint(0, 3))))
+        self.cloud.check(State("now", self.resources), "now")
 
     @rule()
     def flush(self) -> None:

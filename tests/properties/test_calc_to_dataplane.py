@@ -6,11 +6,12 @@ from hypothesis import strategies as st
 from hopwall_calc.graph import Graph
 from hopwall_calc.sequencer import Output
 from hopwall_calc.settings import Routing
-from hopwall_dataplane.desired import Desired, LinkState
+from hopwall_dataplane.desired import Desired
 from hopwall_dataplane.feed import AskAgain, Feed, Step
 from hopwall_dataplane.iptables.static import RenderSettings
 from hopwall_dataplane.marks import layout
 from hopwall_dataplane.outcome import Family
+from hopwall_dataplane.placed import LinkState
 from hopwall_model.events import Event, ResourceRemoved, ResourceSet
 from hopwall_model.resources import Resource, key_of
 from hopwall_model.updates import HostBatch, SharedUpdate

@@ -270,11 +270,11 @@ class FakeLink:
         while self._cut:
             await asyncio.sleep(0.1)
 
-    async def last_status(self, topic: Topic[T]) -> AsyncIterator[T]:
-        """Yield the last message of each subject of the topic."""
+    async def last_status(self, topic: Topic[T]) -> AsyncIterator[tuple[T, str]]:
+        """Yield the last message of each subject of the topic, and the subject."""
         for subject, body in sorted(self._bus.statuses.items()):
             if _matches(topic.pattern, subject):
-                yield topic.decode(body)
+                yield topic.decode(body), subject
 
 
 def _matches(pattern: str, subject: str) -> bool:

@@ -15,9 +15,9 @@ from msgspec.structs import replace
 from hopwall_calc.service import CalcService
 from hopwall_calc.settings import CalcSettings
 from hopwall_dataplane.agent import Agent
-from hopwall_dataplane.desired import LinkState
 from hopwall_dataplane.metrics import Metrics
 from hopwall_dataplane.outcome import Retry
+from hopwall_dataplane.placed import LinkState
 from hopwall_dataplane.settings import DataplaneSettings
 from hopwall_model.events import ResourceRemoved, ResourceSet
 from hopwall_model.resources import Key, Resource, WorkloadEndpoint, key_of

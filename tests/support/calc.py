@@ -7,8 +7,10 @@ from hopwall_calc.nodes import bgp as daemons
 from hopwall_calc.sequencer import Output
 from hopwall_calc.settings import Routing
 from hopwall_model.events import Event
+from hopwall_model.status import Moved, MovedHere
 from tests.support.fold import FoldedHost, HostState
 from tests.support.oracle import Oracle
+from tests.support.oracle_moves import Arrivals
 from tests.support.states import State
 
 
@@ -22,6 +24,8 @@ class Cloud:
         self.hosts: dict[str, FoldedHost] = {}
         self.revision = 0
         self.reported = -1
+        #: Host → what it says has arrived.
+        self.arrivals: Arrivals = {}
         # The epoch opens on nothing, as it does for a cloud that grows while calc runs.
         self.deliver(self.graph.flush())
 
@@ -32,6 +36,13 @@ class Cloud:
             self.graph.on_event(event, self.revision)
         output = self.graph.flush(recompute_all=self._recompute_all)
         return self.deliver(output)
+
+    def arrive(self, host: str, *arrived: tuple[str, str]) -> Output:
+        """Let a host say which (endpoint, migration) have arrived there, all of them; flush and deliver."""
+        self.arrivals[host] = set(arrived)
+        found = tuple(MovedHere(endpoint, migration) for endpoint, migration in arrived)
+        self.graph.on_moved(Moved(host=host, arrived=found))
+        return self.deliver(self.graph.flush(recompute_all=self._recompute_all))
 
     def deliver(self, output: Output | None) -> Output:
         """Deliver as NATS would: shared pieces to all who listen, then each host's batch."""
@@ -56,7 +67,8 @@ class Cloud:
 
     def check(self, state: State, where: str) -> None:
         """Compare every host with the oracle, and its snapshot with what it has folded."""
-        oracle = Oracle(state.resources, bgp=self._routing == "bgp")
+        bgp = self._routing == "bgp"
+        oracle = Oracle(state.resources, bgp=bgp, arrivals=self.arrivals)
         names = oracle.hosts()
         for name in names - self.hosts.keys():
             assert oracle.state(name) == HostState(), f"{where}: {name} was told nothing"

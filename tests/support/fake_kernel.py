@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-from hopwall_dataplane.desired import Desired, LinkState
+from hopwall_dataplane.desired import Desired
 from hopwall_dataplane.ipsets.driver import IpsetDriver
 from hopwall_dataplane.ipsets.elements import (
     AddElements,
@@ -26,6 +26,7 @@ from hopwall_dataplane.links.setup import InterfaceSetup
 from hopwall_dataplane.links.sysctl import SysctlDriver
 from hopwall_dataplane.marks import layout
 from hopwall_dataplane.outcome import Done, Family, Outcome, Retry
+from hopwall_dataplane.placed import LinkState
 from hopwall_dataplane.routes.driver import RouteDriver
 from hopwall_dataplane.routes.route import ReplaceRoute, Route, RouteKey, RouteOp
 from tests.support.fake_iptables import FakeRestore, FakeTables

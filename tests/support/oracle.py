@@ -7,7 +7,7 @@ everyone. Slow and plain on purpose.
 from collections.abc import Callable, Iterable, Mapping
 from typing import cast
 
-from hopwall_model import protocols, selectors
+from hopwall_model import selectors
 from hopwall_model.names import digest
 from hopwall_model.resource_names import RESERVED_TIERS
 from hopwall_model.resources import (
@@ -17,6 +17,7 @@ from hopwall_model.resources import (
     HostEndpoint,
     IPPool,
     Key,
+    LiveMigration,
     NetworkPolicy,
     NetworkSet,
     Node,
@@ -46,7 +47,16 @@ from hopwall_model.updates import (
 )
 from tests.support.fold import HostState
 from tests.support.oracle_bgp import BgpOracle
-from tests.support.oracle_values import halves, net_set, port_ranges
+from tests.support.oracle_moves import Arrivals, MoveOracle
+from tests.support.oracle_values import (
+    do_nothing_but_log,
+    halves,
+    net_set,
+    number_of,
+    port_ranges,
+    single,
+    types_of,
+)
 
 Resources = Mapping[Key, Resource]
 Policy = NetworkPolicy | GlobalNetworkPolicy
@@ -58,7 +68,9 @@ NAMESPACE = "projectcalico.org/namespace"
 class Oracle:
     """Answers for one set of resources."""
 
-    def __init__(self, resources: Resources, *, bgp: bool = False) -> None:
+    def __init__(
+        self, resources: Resources, *, bgp: bool = False, arrivals: Arrivals | None = None
+    ) -> None:
         values = list(resources.values())
         #: Absent where calc itself spreads the routes.
         self.bgp = BgpOracle(values, self.living) if bgp else None
@@ -71,11 +83,12 @@ class Oracle:
         self.host_endpoints = [r for r in values if isinstance(r, HostEndpoint)]
         self.both: list[AnyEndpoint] = [*self.endpoints, *self.host_endpoints]
         self.pools = [r.spec for r in values if isinstance(r, IPPool)]
-        self.claimants: dict[str, list[WorkloadEndpoint]] = {}
-        for endpoint in self.endpoints:
-            floating = [_single(nat.external_ip) for nat in endpoint.spec.ip_nats]
-            for address in (*endpoint.spec.ip_networks, *floating):
-                self.claimants.setdefault(address, []).append(endpoint)
+        self.moves = MoveOracle(
+            self.endpoints,
+            [r for r in values if isinstance(r, LiveMigration)],
+            {f"{e.metadata.namespace}/{e.metadata.name}": self.labels(e) for e in self.endpoints},
+            arrivals or {},
+        )
 
     def hosts(self) -> set[str]:
         """Return the hosts that are declared or used."""
@@ -135,36 +148,27 @@ class Oracle:
     # ------------------------------------------------------------ endpoints
 
     def owned(self, endpoint: WorkloadEndpoint) -> tuple[str, ...]:
-        """Return the addresses that no older endpoint claims."""
+        """Return the addresses that the endpoint's claim wins, or its peer's."""
         return tuple(a for a in endpoint.spec.ip_networks if self.owns(endpoint, a))
 
     def owns(self, endpoint: WorkloadEndpoint, address: str) -> bool:
-        """Tell whether no older endpoint claims the address."""
-
-        def age(e: WorkloadEndpoint) -> tuple[str, str, str]:
-            meta = e.metadata
-            return (meta.creation_timestamp or "~", meta.namespace or "", meta.name)
-
-        return all(age(endpoint) <= age(other) for other in self.claimants[address])
+        """Tell whether the address is the endpoint's."""
+        return any(owner is endpoint for owner in self.moves.owners(address))
 
     def lost(self, endpoint: WorkloadEndpoint) -> tuple[Lost, ...]:
         """Return the addresses of the endpoint that others own, and who."""
-        floating = [_single(nat.external_ip) for nat in endpoint.spec.ip_nats]
+        floating = [single(nat.external_ip) for nat in endpoint.spec.ip_nats]
         declared = dict.fromkeys((*endpoint.spec.ip_networks, *floating))
-        owners = (
-            (address, next(e for e in self.claimants[address] if self.owns(e, address)))
-            for address in declared
-        )
+        owners = ((a, self.moves.owners(a)[0]) for a in declared if not self.owns(endpoint, a))
         return tuple(
             Lost(address, EndpointId(f"{owner.metadata.namespace}/{owner.metadata.name}"))
             for address, owner in owners
-            if owner is not endpoint
         )
 
     def nats(self, endpoint: WorkloadEndpoint) -> tuple[Nat, ...]:
         """Return the floating addresses of which the endpoint owns both sides."""
         given = [
-            Nat(_single(nat.external_ip), _single(nat.internal_ip)) for nat in endpoint.spec.ip_nats
+            Nat(single(nat.external_ip), single(nat.internal_ip)) for nat in endpoint.spec.ip_nats
         ]
         return tuple(
             nat
@@ -176,7 +180,7 @@ class Oracle:
         """Return the addresses that selecting the endpoint means."""
         if isinstance(endpoint, WorkloadEndpoint):
             return self.owned(endpoint)
-        return tuple(_single(address) for address in endpoint.spec.expected_ips)
+        return tuple(single(address) for address in endpoint.spec.expected_ips)
 
     def labels(self, item: AnyEndpoint | NetworkSet | GlobalNetworkSet) -> dict[str, str]:
         """Return the labels by which the item is selected."""
@@ -235,6 +239,7 @@ class Oracle:
             lost=self.lost(endpoint),
             tiers=self.lists(endpoint, lambda p: not (_untracked(p) or _pre_dnat(p))),
             profiles=tuple(PolicyId(f"profile/{name}") for name in spec.profiles),
+            move=self.moves.move(endpoint, self.all_owned(endpoint)),
         )
 
     def host_endpoint(self, endpoint: HostEndpoint) -> HostEndpointSet:
@@ -267,11 +272,11 @@ class Oracle:
             policies = sorted(
                 (policy for policy in applying if policy.spec.tier == name), key=_policy_order
             )
-            inward = [p for p in policies if "Ingress" in _types(p)]
-            outward = [p for p in policies if "Egress" in _types(p)]
+            inward = [p for p in policies if "Ingress" in types_of(p)]
+            outward = [p for p in policies if "Egress" in types_of(p)]
             goes_on = action == "Pass" or open_ended
-            logs_in = known is not None and _do_nothing_but_log([p.spec.ingress for p in inward])
-            logs_out = known is not None and _do_nothing_but_log([p.spec.egress for p in outward])
+            logs_in = known is not None and do_nothing_but_log([p.spec.ingress for p in inward])
+            logs_out = known is not None and do_nothing_but_log([p.spec.egress for p in outward])
             tier = TierPolicies(
                 name=name,
                 ingress_default="pass" if goes_on or logs_in else "deny",
@@ -328,14 +333,14 @@ class Oracle:
             id=rule_id,
             action=actions[rule.action],
             ip_version=rule.ip_version,
-            protocol=_number(rule.protocol),
-            not_protocol=_number(rule.not_protocol),
+            protocol=number_of(rule.protocol),
+            not_protocol=number_of(rule.not_protocol),
             icmp_type=rule.icmp.type if rule.icmp else None,
             icmp_code=rule.icmp.code if rule.icmp else None,
             not_icmp_type=rule.not_icmp.type if rule.not_icmp else None,
             not_icmp_code=rule.not_icmp.code if rule.not_icmp else None,
-            source=self.entity(namespace, rule.source, _number(rule.protocol), state),
-            destination=self.entity(namespace, rule.destination, _number(rule.protocol), state),
+            source=self.entity(namespace, rule.source, number_of(rule.protocol), state),
+            destination=self.entity(namespace, rule.destination, number_of(rule.protocol), state),
         )
 
     def entity(
@@ -389,7 +394,7 @@ class Oracle:
                 if selector is not None and not selector.matches(self.labels(endpoint)):
                     continue
                 for port in endpoint.spec.ports:
-                    if port.name == name and _number(port.protocol) == protocol:
+                    if port.name == name and number_of(port.protocol) == protocol:
                         bare = [a.split("/")[0] for a in self.addresses(endpoint)]
                         members.update(f"{a},{protocol}:{port.port}" for a in bare)
             ids.append(SetId("np:" + digest(f"{whose}\n{protocol}\n{name}", 24)))
@@ -432,13 +437,27 @@ class Oracle:
         given = [address.split("/")[0] for address in given if address]
         v4 = [address for address in given if "." in address]
         v6 = [address for address in given if ":" in address]
-        return (v4[0] if v4 else "", v6[0] if v6 else "", frozenset(self.living(host)))
+        return (v4[0] if v4 else "", v6[0] if v6 else "", frozenset(self.attracted(host)))
 
     def living(self, host: str) -> list[str]:
         """Return the addresses that endpoints on the host own, floating ones too."""
         living = [e for e in self.endpoints if e.spec.node == host]
-        addresses = [a for e in living for a in self.owned(e)]
-        return addresses + [nat.external for e in living for nat in self.nats(e)]
+        return [address for e in living for address in self.all_owned(e)]
+
+    def all_owned(self, endpoint: WorkloadEndpoint) -> list[str]:
+        """Return the addresses an endpoint owns, floating ones too."""
+        return [*self.owned(endpoint), *(nat.external for nat in self.nats(endpoint))]
+
+    def attracted(self, host: str) -> list[str]:
+        """Return those of the living that are not at the other end of a migration now."""
+        found = []
+        for endpoint in self.endpoints:
+            owned = self.all_owned(endpoint) if endpoint.spec.node == host else []
+            move = self.moves.move(endpoint, owned)
+            if move is not None and (move.role == "source") == move.switched:
+                owned = [address for address in owned if address not in move.addresses]
+            found += owned
+        return found
 
 
 def _both(place: Selector, wanted: Selector) -> Selector:
@@ -463,15 +482,6 @@ def _policy_order(policy: Policy) -> tuple[float, str, str, str]:
     return order, policy.metadata.name, policy.metadata.namespace or "", type(policy).__name__
 
 
-def _types(policy: Policy) -> tuple[str, ...]:
-    spec = policy.spec
-    if spec.types:
-        return spec.types
-    if not spec.egress:
-        return ("Ingress",)
-    return ("Ingress", "Egress") if spec.ingress else ("Egress",)
-
-
 def _untracked(policy: Policy) -> bool:
     return isinstance(policy, GlobalNetworkPolicy) and policy.spec.do_not_track
 
@@ -482,17 +492,3 @@ def _pre_dnat(policy: Policy) -> bool:
 
 def _on_forward(policy: Policy) -> bool:
     return isinstance(policy, GlobalNetworkPolicy) and policy.spec.apply_on_forward
-
-
-def _do_nothing_but_log(policies: list[tuple[Rule, ...]]) -> bool:
-    if not policies or not all(policies):
-        return False
-    return {rule.action for rules in policies for rule in rules} == {"Log"}
-
-
-def _single(address: str) -> str:
-    return address + ("/128" if ":" in address else "/32")
-
-
-def _number(protocol: int | str | None) -> int | None:
-    return None if protocol is None else protocols.number_of(protocol)

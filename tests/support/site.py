@@ -15,9 +15,9 @@ from types import TracebackType
 from typing import Self
 
 from hopwall_dataplane.cleanup import cleanup
-from hopwall_dataplane.desired import LinkState
 from hopwall_dataplane.feed import Step
 from hopwall_dataplane.links.monitor import LinkMonitor
+from hopwall_dataplane.placed import LinkState
 from hopwall_dataplane.service import open_kernel
 from hopwall_dataplane.settings import DataplaneSettings
 from hopwall_dataplane.ways import ways_to

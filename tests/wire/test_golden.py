@@ -14,9 +14,10 @@ from msgspec import Struct
 from hopwall_model import codec, topics
 from hopwall_model.counts import HostRules, RuleCount, RulesRequest
 from hopwall_model.events import ResourceSet
+from hopwall_model.flows import CarriedFlows, FlowsRequest
 from hopwall_model.release import Released
 from hopwall_model.resources import KIND_BY_NAME
-from hopwall_model.status import CalcStatus, Drift, HostStatus, Rejected
+from hopwall_model.status import CalcStatus, Drift, HostStatus, Moved, Rejected
 from hopwall_model.updates import (
     HostBatch,
     SharedUpdate,
@@ -41,9 +42,12 @@ DECODERS: dict[str, Callable[[bytes], Any]] = {
     "host-status": topics.HOST_STATUS.decode,
     "calc-status": topics.CALC_STATUS.decode,
     "rules-request": topics.RULES.decode,
+    "flows-request": topics.FLOWS.decode,
+    "carried-flows": codec.decoder(CarriedFlows),
     "host-rules": codec.decoder(HostRules),
     "release-request": topics.RELEASE.decode,
     "released": codec.decoder(Released),
+    "moved": topics.MOVED.decode,
     "drift": topics.DRIFT.decode,
     "rejected": topics.REJECTED.decode,
     **{f"resource-set-{name.lower()}": topics.EVENT.decode for name in KIND_BY_NAME},
@@ -111,8 +115,11 @@ def test_the_golden_batch_has_every_update() -> None:
         SnapshotRequest,
         HostStatus,
         CalcStatus,
+        Moved,
         Drift,
         Rejected,
+        FlowsRequest,
+        CarriedFlows,
         RulesRequest,
         RuleCount,
         HostRules,

@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 from msgspec import Struct
 
-from hopwall_api import reads, release, restore, rules, writes
+from hopwall_api import migrations, reads, release, restore, rules, writes
 from hopwall_api.access.roles import Verb
 from hopwall_api.answers import ApplyResult, Removal
 from hopwall_api.auth import Need
@@ -17,7 +17,7 @@ from hopwall_api.parameters import LIST_PARAMETERS, WRITE_PARAMETERS
 from hopwall_api.reads import HostView, HostViewList
 from hopwall_api.release import RELEASE_PARAMETERS, HostReleased
 from hopwall_api.rules import RULE_PARAMETERS, RuleList
-from hopwall_model.resources import KEPT_KINDS, KINDS, Resource
+from hopwall_model.resources import KEPT_KINDS, KINDS, LiveMigration, Resource
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 KindHandler = Callable[[web.Request, type[Resource]], Awaitable[web.StreamResponse]]
@@ -55,7 +55,8 @@ _WRITE = (400, 404, 408, 409, 412, 413, 415, 422, 503)
 def all_routes() -> list[Route]:
     """Return every route of the app."""
     of_kinds = [route for kind in KINDS for route in _kind_routes(kind)]
-    return [*_service_routes(), *_backup_routes(), *_ipam_routes(), *of_kinds]
+    beside = [*_service_routes(), *_backup_routes(), *_ipam_routes()]
+    return [*beside, *of_kinds, *_migration_routes()]
 
 
 def _kind_routes(kind: type[Resource]) -> list[Route]:
@@ -286,6 +287,24 @@ def _host_routes() -> list[Route]:
             query=RELEASE_PARAMETERS,
             refusals=(400, 404, 409, 503),
         ),
+    ]
+
+
+def _migration_routes() -> list[Route]:
+    return [
+        Route(
+            method="POST",
+            path=f"/v1/namespaces/{{namespace}}/{LiveMigration.PLURAL}/{{name}}/switch",
+            name="switchLiveMigration",
+            summary="Say that the workload of a LiveMigration runs at its target now.",
+            handler=migrations.switch,
+            need=Need(Verb.WRITE, LiveMigration.__name__),
+            answers=LiveMigration.__name__,
+            statuses=(200, 202),
+            query=WRITE_PARAMETERS,
+            headers=(_IF_MATCH, *_WRITE_HEADERS),
+            refusals=_WRITE,
+        )
     ]
 
 

@@ -30,7 +30,7 @@ async def put(request: web.Request, kind: type[Resource]) -> web.StreamResponse:
     key = _key(request, kind)
     wanted = await bodies.resource_of(body, kind, key.namespace, key.name)
     expected = expectation(request.headers, create=False, version=wanted.metadata.resource_version)
-    return await _one(request, options, body, key, _setter(key, wanted, expected))
+    return await one(request, options, body, key, _setter(key, wanted, expected))
 
 
 async def post(request: web.Request, kind: type[Resource]) -> web.StreamResponse:
@@ -45,7 +45,7 @@ async def post(request: web.Request, kind: type[Resource]) -> web.StreamResponse
             "A resource that is to be created has no resourceVersion; remove it."
         )
     expected = expectation(request.headers, create=True, version=None)
-    return await _one(request, options, body, key, _setter(key, wanted, expected))
+    return await one(request, options, body, key, _setter(key, wanted, expected))
 
 
 async def patch(request: web.Request, kind: type[Resource]) -> web.StreamResponse:
@@ -70,7 +70,7 @@ async def patch(request: web.Request, kind: type[Resource]) -> web.StreamRespons
         document = bodies.document_for(kind, key.namespace, key.name, merged)
         return intent.plan_set(key, bodies.admitted(kind, document), held, stamp)
 
-    return await _one(request, options, body, key, plan)
+    return await one(request, options, body, key, plan)
 
 
 async def delete(request: web.Request, kind: type[Resource]) -> web.StreamResponse:
@@ -85,7 +85,7 @@ async def delete(request: web.Request, kind: type[Resource]) -> web.StreamRespon
         intent.check(key, held, expected)
         return intent.plan_removal(key, held)
 
-    return await _one(request, options, b"", key, plan)
+    return await one(request, options, b"", key, plan)
 
 
 async def apply(request: web.Request) -> web.StreamResponse:
@@ -123,9 +123,11 @@ def _setter(key: Key, wanted: Resource, expected: Expectation) -> OnePlanner:
     return plan
 
 
-async def _one(
+async def one(
     request: web.Request, options: WriteOptions, body: bytes, key: Key, plan: OnePlanner
 ) -> web.StreamResponse:
+    """Carry out one write and answer."""
+
     def planner(held: Mapping[Key, Held], stamp: Stamp) -> Sequence[Plan]:
         return [plan(held[key], stamp)]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import structs
 
-from hopwall_calc import intake, intake_bgp
+from hopwall_calc import intake, intake_bgp, intake_migration
 from hopwall_calc.accounts import Removals, accounted
 from hopwall_calc.engine import Edge, Engine, Failure, Source, attempt
 from hopwall_calc.intake import (
@@ -23,18 +23,22 @@ from hopwall_calc.intake import (
     TierInput,
 )
 from hopwall_calc.intake_bgp import BgpConfigInput, BgpFilterInput, BgpPeerInput, BlockInput
+from hopwall_calc.intake_migration import MigrationInput
 from hopwall_calc.nodes.addresses import Addresses
 from hopwall_calc.nodes.bgp import Daemons
+from hopwall_calc.nodes.claims import Claims
 from hopwall_calc.nodes.endpoint_policies import EndpointPolicies
 from hopwall_calc.nodes.endpoints import Endpoints
 from hopwall_calc.nodes.hosts import Hosts
 from hopwall_calc.nodes.labels import Labels
+from hopwall_calc.nodes.migrations import Migrations
 from hopwall_calc.nodes.named_ports import NamedPorts
 from hopwall_calc.nodes.needs import Needs
 from hopwall_calc.nodes.peerings import Peerings
 from hopwall_calc.nodes.policies import Policies
 from hopwall_calc.nodes.policy_uses import PolicyUses
 from hopwall_calc.nodes.ranges import AllRanges
+from hopwall_calc.nodes.roles import Roles
 from hopwall_calc.nodes.routes import Routes
 from hopwall_calc.nodes.sessions import Sessions
 from hopwall_calc.nodes.sets import Sets
@@ -46,6 +50,7 @@ from hopwall_calc.sequencer import Output, Sequencer
 from hopwall_calc.settings import Routing
 from hopwall_model.events import Event, ResourceSet
 from hopwall_model.resources import Key
+from hopwall_model.status import Moved, MovedHere
 from hopwall_model.updates import HostBatch
 
 
@@ -63,11 +68,22 @@ class Nodes:
         self.declared_hosts: Source[str, NodeInput] = Source("declared_hosts")
         self.pools: Source[str, PoolInput] = Source("pools")
 
-        self.addresses = Addresses(self.workload_endpoints)
-        self.named_ports = NamedPorts(self.workload_endpoints, self.host_endpoints, self.addresses)
+        self.declared_migrations: Source[Key, MigrationInput] = Source("declared_migrations")
+        #: Not declared: what hosts say, by host.
+        self.moved: Source[str, frozenset[MovedHere]] = Source("moved")
+
         self.labels = Labels(
             self.workload_endpoints, self.host_endpoints, self.network_sets, self.declared_profiles
         )
+        self.claims = Claims(self.workload_endpoints)
+        self.migrations = Migrations(
+            self.declared_migrations, self.workload_endpoints, self.claims, self.labels
+        )
+        self.roles = Roles(
+            self.migrations, self.declared_migrations, self.workload_endpoints, self.moved
+        )
+        self.addresses = Addresses(self.workload_endpoints, self.claims, self.roles)
+        self.named_ports = NamedPorts(self.workload_endpoints, self.host_endpoints, self.addresses)
         self.tierless = Tierless(self.declared_policies, self.tiers)
         self.endpoint_policies = EndpointPolicies(self.labels, self.declared_policies, self.tiers)
         self.endpoints = Endpoints(
@@ -116,7 +132,7 @@ class BgpNodes:
 def wire(n: Nodes) -> tuple[Edge, ...]:
     """Return the edges: producer, consumer, and what the consumer does when the producer changed."""
     return (
-        Edge(n.workload_endpoints, n.addresses, n.addresses.on_endpoints),
+        *_wire_addresses(n),
         Edge(n.workload_endpoints, n.named_ports, n.named_ports.on_endpoints),
         Edge(n.host_endpoints, n.named_ports, n.named_ports.on_host_endpoints),
         Edge(n.addresses, n.named_ports, n.named_ports.on_addresses),
@@ -154,6 +170,24 @@ def wire(n: Nodes) -> tuple[Edge, ...]:
         Edge(n.hosts, n.needs, n.needs.on_hosts),
         Edge(n.pools, n.needs, n.needs.on_pools),
         *(_wire_bgp(n, n.bgp) if n.routing == "bgp" else ()),
+    )
+
+
+def _wire_addresses(n: Nodes) -> tuple[Edge, ...]:
+    """Return the edges by which it is known whose an address is."""
+    return (
+        Edge(n.workload_endpoints, n.claims, n.claims.on_endpoints),
+        Edge(n.declared_migrations, n.migrations, n.migrations.on_declared),
+        Edge(n.workload_endpoints, n.migrations, n.migrations.on_endpoints),
+        Edge(n.claims, n.migrations, n.migrations.on_claims),
+        Edge(n.labels, n.migrations, n.migrations.on_labels),
+        Edge(n.migrations, n.roles, n.roles.on_migrations),
+        Edge(n.declared_migrations, n.roles, n.roles.on_declared),
+        Edge(n.workload_endpoints, n.roles, n.roles.on_endpoints),
+        Edge(n.moved, n.roles, n.roles.on_moved),
+        Edge(n.workload_endpoints, n.addresses, n.addresses.on_endpoints),
+        Edge(n.claims, n.addresses, n.addresses.on_claims),
+        Edge(n.roles, n.addresses, n.addresses.on_roles),
     )
 
 
@@ -216,6 +250,11 @@ class Graph:
             "Tier": (n.tiers, intake.by_name, intake.tier),
             "Node": (n.declared_hosts, intake.by_name, intake.host),
             "IPPool": (n.pools, intake.by_name, intake.pool),
+            "LiveMigration": (
+                n.declared_migrations,
+                intake.by_key,
+                intake_migration.live_migration,
+            ),
         }
         if routing == "bgp":
             b = n.bgp
@@ -266,6 +305,10 @@ class Graph:
                 Failure("intake", str(key), "its rules are not understood, so it denies")
             )
         source.out.put(key_in_source(key), value)
+
+    def on_moved(self, moved: Moved) -> None:
+        """Take in which workloads a host says have arrived there."""
+        self.nodes.moved.out.put(moved.host, frozenset(moved.arrived) or None)
 
     def begin_resync(self) -> None:
         """Begin to take in a snapshot: what it does not name is gone at its end."""

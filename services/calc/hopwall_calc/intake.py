@@ -13,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from hopwall_model import cidr, selectors, validate_kinds, validate_rules
+from hopwall_model.migration_specs import GENERATION_ANNOTATION, valid_generation
 from hopwall_model.names import valid_ifname
 from hopwall_model.problems import Findings
 from hopwall_model.protocols import NAME_BY_NUMBER, WITH_PORTS, number_of
@@ -77,6 +78,11 @@ class EndpointInput(Struct, frozen=True, kw_only=True, gc=False):
     created: str
     nats: tuple[Nat, ...] = ()
     ports: tuple[EndpointPortInput, ...] = ()
+    #: What it is an interface of, and which; "" if it does not say.
+    workload: str = ""
+    endpoint: str = ""
+    #: The highest of one workload's is where the workload is.
+    generation: int = 0
 
 
 class HostEndpointInput(Struct, frozen=True, kw_only=True, gc=False):
@@ -204,7 +210,16 @@ def endpoint(resource: WorkloadEndpoint) -> EndpointInput:
         created=meta.creation_timestamp or "",
         nats=tuple(Nat(_alone(nat.external_ip), _alone(nat.internal_ip)) for nat in spec.ip_nats),
         ports=_ports(spec.ports),
+        # Source: Calico, a pod's workload id is its namespace and name.
+        workload=spec.workload or (f"{namespace}/{spec.pod}" if spec.pod else ""),
+        endpoint=sys.intern(spec.endpoint),
+        generation=_generation(meta.annotations),
     )
+
+
+def _generation(annotations: dict[str, str]) -> int:
+    text = annotations.get(GENERATION_ANNOTATION, "") if annotations else ""
+    return int(text) if valid_generation(text) else 0
 
 
 def host_endpoint(resource: HostEndpoint) -> HostEndpointInput:

@@ -17,7 +17,7 @@ from hopwall_calc.sequencer import Output
 from hopwall_calc.settings import CalcSettings
 from hopwall_model import codec, topics
 from hopwall_model.events import Event, RestoreBegun, RestoreEnded
-from hopwall_model.status import CalcStatus
+from hopwall_model.status import CalcStatus, Moved
 from hopwall_model.updates import HostBatch, SnapshotRequest
 from hopwall_runtime import clock
 from hopwall_runtime.follower import CaughtUp, Followed, Record, Reset
@@ -49,6 +49,10 @@ class CalcService:
         self._in_sync = False
         self._revision_at_reset = 0
         self._status: CalcStatus | None = None
+        #: What came in and is not folded yet.
+        self._inbox: list[Followed] = []
+        self._said: list[Moved] = []
+        self._wake = asyncio.Event()
         #: Hosts that asked for a snapshot: some may be known to nobody yet.
         self._strangers: set[str] = set()
 
@@ -57,12 +61,14 @@ class CalcService:
         await self._link.connect(self._settings)
         try:
             await self._ensure_streams()
+            await self._follow_arrivals()
             async with (
                 serve_health(self._settings.health_listen, self._not_ready, self._metrics.registry),
                 asyncio.TaskGroup() as tasks,
             ):
                 tasks.create_task(self._heartbeat(), name="heartbeat")
-                await self._follow()
+                tasks.create_task(self._follow(), name="events")
+                await self._work()
         finally:
             await self._link.close()
 
@@ -86,10 +92,46 @@ class CalcService:
     # ------------------------------------------------------------ in
 
     async def _follow(self) -> None:
-        serving: Callable[[], Awaitable[None]] | None = None
         async for items in self._link.follow():
+            self._inbox += items
+            self._wake.set()
+
+    async def _follow_arrivals(self) -> None:
+        """Learn which workloads hosts say have arrived, before anything is computed: routes must not go back."""
+        pattern = topics.MOVED.pattern
+        await self._link.subscribe(topics.MOVED, pattern, self._on_moved)
+        self._link.on_reconnect(self._catch_up_arrivals)
+        await self._catch_up_arrivals()
+
+    async def _catch_up_arrivals(self) -> None:
+        spoken = {moved.host for moved in self._said}
+        try:
+            async for moved, subject in self._link.last_status(topics.MOVED):
+                if moved.host not in spoken:
+                    self._on_moved(moved, subject)
+        except Unavailable as error:
+            log.warning("who has arrived where is not known until hosts say it again: %s", error)
+
+    def _on_moved(self, moved: Moved, subject: str) -> None:
+        # A host's credential lets it speak on its own subject only.
+        if subject != topics.moved_subject(moved.host):
+            log.warning("ignored what %s says of host %s", subject, moved.host)
+            return
+        self._said.append(moved)
+        self._wake.set()
+
+    async def _work(self) -> None:
+        """Take in what has come, flush, and begin again: one flush at a time."""
+        serving: Callable[[], Awaitable[None]] | None = None
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            items, self._inbox = self._inbox, []
+            said, self._said = self._said, []
+            for moved in said:
+                self._graph.on_moved(moved)
             self._take(items)
-            if self._resyncing or self._restoring:
+            if self._resyncing or self._restoring or self._stream_id is None:
                 continue
             await self._flush()
             if serving is None:

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from hopwall_model.ipam_specs import DEFAULT_BLOCKS_PER_HOST, DEFAULT_COOLDOWN_S
+from hopwall_model.migration_specs import SWITCH_ANNOTATION
 from hopwall_model.resources import Resource
 
 Json = dict[str, Any]
@@ -90,6 +91,11 @@ COLUMNS: dict[str, tuple[tuple[str, _Cell], ...]] = {
         ("EXPORT", lambda item: _n_rules(item, "export")),
         ("IMPORT", lambda item: _n_rules(item, "import")),
     ),
+    "LiveMigration": (
+        ("SOURCE", lambda item: _endpoints(item, "source")),
+        ("TARGET", lambda item: _endpoints(item, "target")),
+        ("SWITCHED", lambda item: _is_switched(item)),
+    ),
     "IPReservation": (("CIDRS", _spec("reservedCIDRs")),),
     "IPAMConfiguration": (
         ("STRICT", lambda item: bool(item.get("spec", {}).get("strictAffinity", False))),
@@ -110,6 +116,23 @@ COLUMNS: dict[str, tuple[tuple[str, _Cell], ...]] = {
         ("AS", _spec("bgp", "asNumber")),
     ),
 }
+
+
+def _endpoints(item: dict[str, Any], side: str) -> str:
+    """Return which endpoints one side of a migration means."""
+    given = item.get("spec", {}).get(side, {})
+    if "selector" in given:
+        return str(given["selector"])
+    one = given.get("workloadEndpoint") or given.get("workload") or {}
+    parts = [one.get(name, "") for name in ("hostname", "workloadID", "endpointID")]
+    return "/".join(part for part in parts if part)
+
+
+def _is_switched(item: dict[str, Any]) -> bool:
+    annotations = item.get("metadata", {}).get("annotations", {})
+    return bool(annotations.get(SWITCH_ANNOTATION) == "true")
+
+
 _WIDE: tuple[tuple[str, _Cell], ...] = (
     ("LABELS", lambda item: item.get("metadata", {}).get("labels")),
     ("REVISION", lambda item: item.get("metadata", {}).get("resourceVersion")),

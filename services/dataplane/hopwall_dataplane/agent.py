@@ -11,25 +11,31 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
-from msgspec import structs
-
 from hopwall_dataplane.bgp.speaker import Speaker
-from hopwall_dataplane.desired import LinkState
 from hopwall_dataplane.drift import Found
 from hopwall_dataplane.feed import Feed, Step
 from hopwall_dataplane.guard import Guard
 from hopwall_dataplane.host_endpoints import Way
-from hopwall_dataplane.kernel import Kernel, Turn
+from hopwall_dataplane.kernel import Kernel
 from hopwall_dataplane.lastgood.keeper import Keeper
 from hopwall_dataplane.metrics import Metrics
+from hopwall_dataplane.moves.arrivals import Arrivals
+from hopwall_dataplane.outcome import Turn
+from hopwall_dataplane.placed import LinkState
+from hopwall_dataplane.report import MAX_NAMED, capped, same, shortened
 from hopwall_dataplane.settings import DataplaneSettings
 from hopwall_dataplane.stale import Doubts, Stale
 from hopwall_dataplane.watch.watch import Watch
 from hopwall_model import codec, topics
 from hopwall_model.counts import HostRules, RulesRequest
 from hopwall_model.release import Released, ReleaseRequest
-from hopwall_model.status import Drift, HostStatus, LastGood, Refusal
-from hopwall_model.updates import HostBatch, Scope, SharedUpdate, SnapshotRequest
+from hopwall_model.status import Drift, HostStatus, LastGood, Moved
+from hopwall_model.updates import (
+    HostBatch,
+    Scope,
+    SharedUpdate,
+    SnapshotRequest,
+)
 from hopwall_runtime import clock
 from hopwall_runtime.link import Link, Unavailable
 
@@ -39,9 +45,6 @@ log = logging.getLogger(__name__)
 _PATIENCE_S = 0.25
 #: Back-off of what could not be done: from, to.
 _RETRY_S = (0.1, 5.0)
-#: What a status names at most of refused and of waiting objects: it must fit one message.
-_MAX_NAMED = 2000
-_MAX_REASON = 500
 #: While a snapshot is held back, calc is asked again no sooner than after this time.
 _HELD_PAUSE_S = 5.0
 
@@ -100,6 +103,12 @@ class Agent:
     _joined: bool = False
     _last_good: LastGood | None = None
     _reported: HostStatus | None = None
+    arrivals: Arrivals = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Be ready to hear workloads arrive."""
+        host, desired = self.settings.host_name, self.kernel.desired
+        self.arrivals = Arrivals(host, desired, self._wake.set)
 
     # ------------------------------------------------------------ in
 
@@ -117,6 +126,7 @@ class Agent:
         self._wake.set()
 
     async def _on_reconnect(self) -> None:
+        self.arrivals.tell_again()
         self._ask_again("reconnect")
 
     def _ask_again(self, reason: str) -> None:
@@ -173,13 +183,16 @@ class Agent:
         await self.link.serve_chunked(topics.RULES, topics.rules_subject(host), self._answer_rules)
         release = topics.release_subject(host)
         await self.link.serve_chunked(topics.RELEASE, release, self._on_release)
+        await self.arrivals.serve()
         self._joined = True
         self._ask.set()
 
     async def _wait(self) -> None:
         """Wait until there is something to look at, or until something is due."""
         now = clock.monotonic()
-        due = [at - now for at in (self._retry_at, self._impatient_at, self._held_until) if at]
+        moves = self.kernel.desired.moves.due_at
+        ends = (self._retry_at, self._impatient_at, self._held_until, moves)
+        due = [at - now for at in ends if at]
         sweep = self.kernel.sweep_in_s
         if sweep is not None and not self._retry_at:
             due.append(sweep)
@@ -210,6 +223,9 @@ class Agent:
             self.kernel.stale |= set(Stale)
             turn = Turn(held_by=f"the kernel cannot be read: {error}")
         self._note(turn)
+        self.arrivals.listen()
+        await self.arrivals.tell(self._publish)
+        self.arrivals.welcome()
         await self._report(force=False)
         if self.kernel.sweep_in_s == 0 and not turn.held_by:
             await self.kernel.sweep()
@@ -274,6 +290,7 @@ class Agent:
         if self._held_until and clock.monotonic() >= self._held_until:
             self._held_until = clock.monotonic() + _HELD_PAUSE_S
             self._ask_again("held")
+        self.arrivals.fold(clock.monotonic())
 
     def _grow_impatient(self) -> None:
         """Ask for a snapshot when the pieces that a batch names stay away."""
@@ -382,18 +399,12 @@ class Agent:
         """Say what this host's kernel enforces."""
         desired = self.kernel.desired
         waiting = desired.waiting()
-        refused = [
-            Refusal(object=name, reason=reason[:_MAX_REASON])
-            for name, reason in sorted(self.kernel.refused.items())
-        ]
+        refused = shortened(self.kernel.refused)
         refused += desired.refusals()
         if self.speaker is not None:
             refused += self.speaker.refusals
         if self.watch is not None:
             refused += self.watch.refusals
-        if (unnamed := max(len(refused), len(waiting)) - _MAX_NAMED) > 0:
-            text = f"{unnamed} or more further objects are refused or wait: see the host's log."
-            refused = [Refusal(object="status", reason=text), *refused[:_MAX_NAMED]]
         return HostStatus(
             host=self.settings.host_name,
             epoch=self.progress.epoch,
@@ -401,8 +412,8 @@ class Agent:
             received=self.feed.received,
             in_sync=self.progress.in_sync,
             at=clock.now_text(),
-            refused=tuple(refused),
-            waiting=waiting[:_MAX_NAMED],
+            refused=capped(refused, len(waiting)),
+            waiting=waiting[:MAX_NAMED],
             drift_repaired=self.progress.n_drift,
             rejected_messages=self.link.rejected_messages,
             version=self.version,
@@ -415,12 +426,12 @@ class Agent:
     async def _report(self, *, force: bool) -> None:
         status = self.status()
         before = self._reported
-        if not force and before is not None and _same(status, before):
+        if not force and before is not None and same(status, before):
             return
         if await self._publish(topics.host_status_subject(status.host), status):
             self._reported = status
 
-    async def _publish(self, subject: str, value: Drift | HostStatus) -> bool:
+    async def _publish(self, subject: str, value: Drift | HostStatus | Moved) -> bool:
         """Say something to whoever listens; what cannot be said now is no reason to stop working."""
         if not self.link.connected:
             return False
@@ -474,15 +485,7 @@ class Agent:
         while True:
             await asyncio.sleep(self.settings.heartbeat_s)
             await self._report(force=True)
+            self.arrivals.tell_again()
             if self.kernel.desired.routes.parked:
                 self.kernel.stale.add(Stale.ROUTES)
                 self._wake.set()
-
-
-def _same(a: HostStatus, b: HostStatus) -> bool:
-    """Tell whether two statuses differ in nothing but their time and what was rejected."""
-    return _lasting(a) == _lasting(b)
-
-
-def _lasting(status: HostStatus) -> HostStatus:
-    return structs.replace(status, at="", rejected_messages=0)

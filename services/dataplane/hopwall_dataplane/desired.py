@@ -18,7 +18,7 @@ from hopwall_dataplane.claims import Claims
 from hopwall_dataplane.classes import ClassTable, NoRoomForClassError, PolicyClass, class_key
 from hopwall_dataplane.conntrack.flow import HostAddresses
 from hopwall_dataplane.delta import Delta
-from hopwall_dataplane.destinations import Destinations
+from hopwall_dataplane.destinations import Destinations, Local
 from hopwall_dataplane.faults import (
     bucket_fault,
     endpoint_fault,
@@ -30,12 +30,14 @@ from hopwall_dataplane.host_endpoints import HostEndpoints, Way
 from hopwall_dataplane.ipsets.elements import Element, Mark, SetSpec
 from hopwall_dataplane.ipsets.plan import AddressSets
 from hopwall_dataplane.iptables.static import RenderSettings, from_set, to_set
-from hopwall_dataplane.nat import Pools, Translations, externals
+from hopwall_dataplane.moves.phases import Expected, Moves
+from hopwall_dataplane.moves.places import claims_of, elevated, expected
+from hopwall_dataplane.nat import Pools, Translations
 from hopwall_dataplane.outcome import Family
-from hopwall_dataplane.placed import ElementKey, Placed
+from hopwall_dataplane.placed import ElementKey, LinkState, Placed
 from hopwall_dataplane.residents import Residents, Touched, packed
 from hopwall_dataplane.routes.route import Route, RouteKey
-from hopwall_dataplane.rule_sets import RuleSets
+from hopwall_dataplane.rule_sets import RuleSets, object_of
 from hopwall_dataplane.shortfalls import Shortfalls
 from hopwall_model.names import set_name
 from hopwall_model.status import Refusal, Waiting
@@ -58,16 +60,6 @@ from hopwall_model.updates import (
     SetId,
     SharedPiece,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class LinkState:
-    """What matters of a network interface here."""
-
-    index: int
-    up: bool
-    #: Bare addresses, without prefix length.
-    addresses: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -93,6 +85,7 @@ class Desired:
     identity: AddressSets = field(default_factory=AddressSets)
     residents: Residents = field(default_factory=Residents)
     shortfalls: Shortfalls = field(default_factory=Shortfalls)
+    moves: Moves = field(default_factory=Moves)
     destinations: Destinations = field(init=False)
     #: Interfaces came, went or changed, or are used anew, since somebody looked.
     interfaces_touched: bool = True
@@ -178,6 +171,22 @@ class Desired:
         """Keep the way to classes that are left (digest → number) for the packets still marked with them."""
         if self.chains.linger(classes):
             self.chains.settle(self.classes.classes.values())
+
+    def arrive(self, endpoint_id: EndpointId) -> bool:
+        """Take a sign of a workload that was to arrive; return whether anything follows from it."""
+        arrived = self.moves.announce(endpoint_id)
+        if arrived:
+            self._place_routes(self._placed[endpoint_id])
+        return arrived
+
+    def tick(self, now: float) -> None:
+        """Let the migrations whose time has come be over."""
+        for endpoint_id in self.moves.tick(now):
+            self._place_routes(self._placed[endpoint_id])
+
+    def expected(self) -> dict[EndpointId, Expected]:
+        """Return where workloads are to arrive."""
+        return expected(self.moves, self._placed, self._links)
 
     def distrust(self, names: Iterable[str]) -> None:
         """Close the policies that name one of these kernel sets, and no longer those of other sets.
@@ -318,10 +327,10 @@ class Desired:
         fault = policy_fault(piece) if isinstance(piece, PolicySet) else bucket_fault(piece)
         if fault:
             self._drop_scope(piece.scope, sets, hosts)
-            self._faults[_object_of(piece.scope)] = fault
+            self._faults[object_of(piece.scope)] = fault
             return
         if not isinstance(piece, SetBucket):  # a set may lack other buckets
-            self._faults.pop(_object_of(piece.scope), None)
+            self._faults.pop(object_of(piece.scope), None)
         match piece:
             case PolicySet():
                 self.chains.set_policy(piece)
@@ -344,7 +353,7 @@ class Desired:
 
     def _drop_scope(self, scope: Scope, sets: set[SetId], hosts: set[str]) -> None:
         kind, _, name = scope.partition("/")
-        self._faults.pop(_object_of(scope), None)
+        self._faults.pop(object_of(scope), None)
         if kind == "policy":
             self.chains.remove_policy(name)
             self.shortfalls.drop_policy(PolicyId(name))
@@ -366,6 +375,9 @@ class Desired:
             elements = {} if policy_class is None else self._elements(update, policy_class)
             after = Placed(update, fault, policy_class, elements)
             self._placed[update.id] = after
+            self.moves.put(update, () if before else elevated(update, self.routes.actual))
+        else:
+            self.moves.drop(update.id)
         self._closed.discard(update.id)
         self._roomless.discard(update.id)
         if after is not None and after.policy_class is not None:
@@ -451,10 +463,10 @@ class Desired:
         elements: dict[ElementKey, Mark] = {}
         for cidr in (*endpoint.addresses, *endpoint.extra_sources):
             if self._programs(cidr):
-                elements[from_set(_family(cidr)), Element(cidr, endpoint.interface)] = source
+                elements[from_set(Family.of(cidr)), Element(cidr, endpoint.interface)] = source
         for cidr in endpoint.addresses:
             if self._programs(cidr):
-                elements[to_set(_family(cidr)), Element(cidr)] = destination
+                elements[to_set(Family.of(cidr)), Element(cidr)] = destination
         return elements
 
     def _place_routes(self, placed: Placed) -> None:
@@ -472,23 +484,13 @@ class Desired:
             interface = ""
         elif placed.policy_class is None:
             interface = ""
-        cidrs = (*placed.endpoint.addresses, *externals(placed.endpoint))
-        self._claim(placed, dict.fromkeys(cidrs, interface))
+        self._claim(placed, claims_of(placed.endpoint, interface, self.moves))
 
-    def _claim(self, placed: Placed, claims: dict[str, str]) -> None:
+    def _claim(self, placed: Placed, claims: dict[str, Local]) -> None:
         self.destinations.claim(placed.endpoint.id, placed.routes, claims)
         placed.routes = frozenset(claims)
 
     def _programs(self, cidr: str) -> bool:
         """Tell whether this host has anything for the address besides a wall."""
-        family = _family(cidr)
+        family = Family.of(cidr)
         return family in self.families and (self.ipv6 or family is Family.V4)
-
-
-def _object_of(scope: Scope) -> str:
-    """Return what people know a scope by: "policy gnp/a"."""
-    return scope.replace("/", " ", 1)
-
-
-def _family(cidr: str) -> Family:
-    return Family.V6 if ":" in cidr else Family.V4

@@ -6,13 +6,21 @@ alone. Addresses that hosts live by (the bus, a default gateway, each other) are
 
 from collections.abc import Callable, Set
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from hopwall_dataplane.claims import Claims
 from hopwall_dataplane.delta import Delta
 from hopwall_dataplane.faults import is_address, reserved_fault
 from hopwall_dataplane.members import BucketedMembers
-from hopwall_dataplane.routes.route import Route, RouteKey
+from hopwall_dataplane.routes.route import TABLE_MAIN, Route, RouteKey
 from hopwall_model.updates import EndpointId, RoutesBucket
+
+
+class Local(NamedTuple):
+    """A claim of a workload of this host: its interface, "" while it has none, and its route's priority."""
+
+    interface: str
+    priority: int = 0
 
 
 @dataclass(slots=True)
@@ -31,8 +39,10 @@ class Destinations:
     remote: dict[str, BucketedMembers] = field(default_factory=dict)
     _gateways: dict[str, tuple[str, str]] = field(default_factory=dict)
     _gateway_cidrs: set[str] = field(default_factory=set)
-    _local: Claims[str, EndpointId, str] = field(default_factory=Claims)
+    _local: Claims[str, EndpointId, Local] = field(default_factory=Claims)
     _beyond: Claims[str, str, str] = field(default_factory=Claims)
+    #: Destination → the priority its route is wanted with, where it is not the normal one.
+    _priorities: dict[str, int] = field(default_factory=dict)
 
     @property
     def gateway_cidrs(self) -> Set[str]:
@@ -72,14 +82,14 @@ class Destinations:
             self._reserve(host, ("", ""))
 
     def claim(
-        self, endpoint_id: EndpointId, before: frozenset[str], claims: dict[str, str]
+        self, endpoint_id: EndpointId, before: frozenset[str], claims: dict[str, Local]
     ) -> None:
-        """Take an endpoint's claims (address → interface, "" while it has none) for those it had."""
+        """Take an endpoint's claims for those it had."""
         for cidr in before - claims.keys():
             self._local.drop(cidr, endpoint_id)
             self._route(cidr)
-        for cidr, interface in claims.items():
-            self._local.put(cidr, endpoint_id, interface)
+        for cidr, local in claims.items():
+            self._local.put(cidr, endpoint_id, local)
             self._route(cidr)
 
     def _reserve(self, host: str, gateways: tuple[str, str]) -> None:
@@ -97,19 +107,28 @@ class Destinations:
 
     def _route(self, cidr: str) -> None:
         """Want the one right route for a destination: a local workload's, else its host's, else none."""
-        key = Route(cidr, "link").key
         if not self.programs(cidr):
             return
-        interface = self._local.winner(cidr)
+        local = self._local.winner(cidr)
         gateway = self._beyond.winner(cidr)
         self.faults.pop(f"route {cidr}", None)
         if cidr in self.reserved or cidr in self._gateway_cidrs:
-            self.routes.remove_desired(key)
-            if interface is not None or gateway is not None:
+            self._want(cidr, None)
+            if local is not None or gateway is not None:
                 self.faults[f"route {cidr}"] = reserved_fault(cidr)
-        elif interface:
-            self.routes.set_desired(key, Route(cidr, "link", interface=interface))
-        elif interface is None and gateway:
-            self.routes.set_desired(key, Route(cidr, "via", gateway=gateway))
+        elif local is not None and local.interface:
+            self._want(cidr, Route(cidr, "link", "", local.interface, local.priority))
+        elif local is None and gateway:
+            self._want(cidr, Route(cidr, "via", gateway=gateway))
         else:
-            self.routes.remove_desired(key)
+            self._want(cidr, None)
+
+    def _want(self, cidr: str, route: Route | None) -> None:
+        """Want this route to the destination and no other; a new priority is a new route and a removal."""
+        before = self._priorities.pop(cidr, 0)
+        if route is None or route.priority != before:
+            self.routes.remove_desired(RouteKey(cidr, TABLE_MAIN, before))
+        if route is not None:
+            self.routes.set_desired(route.key, route)
+            if route.priority:
+                self._priorities[cidr] = route.priority

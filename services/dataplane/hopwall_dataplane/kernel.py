@@ -40,7 +40,7 @@ from hopwall_dataplane.iptables.table import TableName, TableState
 from hopwall_dataplane.iptables.transaction import Applied, Failed, Transaction, record
 from hopwall_dataplane.links.setup import InterfaceSetup
 from hopwall_dataplane.listing import list_rules
-from hopwall_dataplane.outcome import Family, Outcome, Refused, Retry
+from hopwall_dataplane.outcome import Family, Outcome, Refused, Retry, Turn
 from hopwall_dataplane.routes import plan as route_plan
 from hopwall_dataplane.routes.driver import RouteDriver
 from hopwall_dataplane.routes.route import ReplaceRoute, RouteKey, RouteOp
@@ -54,15 +54,6 @@ log = logging.getLogger(__name__)
 #: Long enough for the kernel to let go of what freed lines named, and for a burst of changes to pass: a
 #: transaction that frees lines makes the next one wait (8-24 ms).
 SWEEP_AFTER_S = 0.25
-
-
-@dataclass(slots=True)
-class Turn:
-    """What one turn of the loop did."""
-
-    n_ops: int = 0
-    #: Why not all of it could be done now; it is tried again. "" when all is done.
-    held_by: str = ""
 
 
 @dataclass(slots=True)
@@ -245,7 +236,7 @@ class Kernel:
         objects = desired.chains.objects if self._refused_chains else {}
         for (family, table, chain), reason in sorted(self._refused_chains.items()):
             if chain not in desired.chains.tables[family, table].desired:
-                continue  # a removal was refused: that does no harm
+                continue  # nobody wants it any more
             name, direction = objects.get(chain, (f"chain {chain}", ""))
             found[name] = f"{direction} ({family}): {reason}".lstrip()
         return found
@@ -265,7 +256,7 @@ class Kernel:
             desired.take_touched()  # nobody else will
         if self.flows is not None:
             desired.note_left()
-        # First what only closes: decision 30. Then what comes is never judged by half of what was.
+        # First what only closes: decision 28. Then what comes is never judged by half of what was.
         self._apply_sets(turn, desired.identity.plan_removals(), desired.identity)
         closings = desired.identity.plan_closings(
             desired.members.pending_cidrs(),
@@ -382,7 +373,9 @@ class Kernel:
             record(self._tables[key], closed(tx, reasons, stub_of))
             for chain in tx.chains:
                 self._refused_chains.pop((*key, chain), None)
-            self._refused_chains |= {(*key, chain): why for chain, why in reasons.items()}
+            # A chain whose removal is refused stands as it was: it is whole if it is wanted again.
+            written = reasons.keys() - set(tx.removals)
+            self._refused_chains |= {(*key, chain): reasons[chain] for chain in written}
             return True
         if isinstance(outcome, Failed):
             reason = f"iptables refuses table {key[1]} ({key[0]}): {outcome.message}"

@@ -10,6 +10,11 @@ class Family(StrEnum):
     V4 = "v4"
     V6 = "v6"
 
+    @classmethod
+    def of(cls, cidr: str) -> "Family":
+        """Return the family of an address or network as text."""
+        return cls.V6 if ":" in cidr else cls.V4
+
 
 @dataclass(frozen=True, slots=True)
 class Done:
@@ -34,3 +39,12 @@ class Refused:
 
 
 Outcome = Done | Retry | Refused
+
+
+@dataclass(slots=True)
+class Turn:
+    """What one turn of the loop did."""
+
+    n_ops: int = 0
+    #: Why not all of it could be done now; it is tried again. "" when all is done.
+    held_by: str = ""

@@ -1,4 +1,4 @@
-"""An endpoint of this host, and what it has put into the desired state.
+"""An endpoint of this host, what it has put into the desired state, and the interfaces there are.
 
 Pure.
 """
@@ -11,6 +11,16 @@ from hopwall_model.updates import EndpointSet
 
 #: The kernel set's name, and the element in it.
 ElementKey = tuple[str, Element]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkState:
+    """What matters of a network interface here."""
+
+    index: int
+    up: bool
+    #: Bare addresses, without prefix length.
+    addresses: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)

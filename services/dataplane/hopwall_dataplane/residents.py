@@ -4,7 +4,7 @@ Pure. It refuses to know flows: it says of which addresses they must be looked a
 """
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 
 from hopwall_dataplane.claims import Claims
@@ -79,6 +79,11 @@ class Residents:
     def leave(self, address: bytes) -> None:
         """Note that a (packed) address has left the interface it was at."""
         self._left.add(address)
+
+    @property
+    def leaving(self) -> Set[bytes]:
+        """The (packed) addresses that have left and whose flows nobody has ended yet; not to be changed."""
+        return self._left
 
     def retranslate(self, before: EndpointSet | None, after: EndpointSet | None) -> None:
         """Note the floating addresses that no longer lead where they led."""

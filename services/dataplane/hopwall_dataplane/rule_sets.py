@@ -17,7 +17,7 @@ from hopwall_dataplane.lookup import SetLookup
 from hopwall_dataplane.members import BucketedMembers, member_element
 from hopwall_dataplane.outcome import Family
 from hopwall_model.names import SetName, set_name
-from hopwall_model.updates import SetBucket, SetId, SetKind
+from hopwall_model.updates import Scope, SetBucket, SetId, SetKind
 
 _SET_TYPES: Mapping[SetKind, SetType] = {"net": "hash:net", "port": "hash:ip,port"}
 
@@ -92,7 +92,7 @@ class RuleSets:
         ):
             for member in members:
                 element = member_element(state.kind, member)
-                family = Family.V6 if ":" in element.cidr else Family.V4
+                family = Family.of(element.cidr)
                 if (name := names.get(family)) is not None:
                     change(name, element)
         if state.dropped:
@@ -141,3 +141,8 @@ class RuleSets:
             return
         self.faults.pop(f"set {set_id}", None)
         self.chains.know_set(set_id, None if set_id in self._distrusted else state.kind)
+
+
+def object_of(scope: Scope) -> str:
+    """Return what people know a scope by: "policy gnp/a"."""
+    return scope.replace("/", " ", 1)

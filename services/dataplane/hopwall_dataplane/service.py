@@ -12,7 +12,7 @@ from hopwall_dataplane.bgp.driver import BirdDriver
 from hopwall_dataplane.bgp.speaker import Speaker
 from hopwall_dataplane.conntrack.driver import ConntrackDriver
 from hopwall_dataplane.conntrack.revocation import Revocation
-from hopwall_dataplane.desired import Desired, LinkState
+from hopwall_dataplane.desired import Desired
 from hopwall_dataplane.failsafe import parse_failsafe
 from hopwall_dataplane.guard import Guard, Limits
 from hopwall_dataplane.ipsets.driver import IpsetDriver
@@ -28,7 +28,10 @@ from hopwall_dataplane.links.setup import InterfaceSetup
 from hopwall_dataplane.links.sysctl import SysctlDriver
 from hopwall_dataplane.marks import MarkMaskError, layout
 from hopwall_dataplane.metrics import Metrics
+from hopwall_dataplane.moves.carrier import Carrier
+from hopwall_dataplane.moves.phases import Moves
 from hopwall_dataplane.outcome import Family
+from hopwall_dataplane.placed import LinkState
 from hopwall_dataplane.reserved import nats_addresses, reserved_cidrs
 from hopwall_dataplane.routes.driver import RouteDriver
 from hopwall_dataplane.settings import DataplaneSettings
@@ -102,6 +105,7 @@ async def open_kernel(
         reserved=reserved_cidrs(nats, settings.link_local_gateway),
         ipv6=settings.ipv6,
         nats=nats,
+        moves=Moves(settings.migration_convergence_s),
     )
     flows = None
     if settings.revoke_flows:
@@ -156,6 +160,10 @@ async def serve(settings: DataplaneSettings) -> None:
         keeper=Keeper(last_good_file(settings)),
         guard=Guard(Limits(settings.guard_share, settings.guard_count)),
     )
+
+    carrier = agent.arrivals.carrier = Carrier(settings.host_name, kernel.desired, link)
+    if kernel.flows is not None:
+        carrier.is_ending = kernel.flows.is_ending
     if settings.bgp:
         bird = BirdDriver(
             socket=Path(settings.bird_socket),
@@ -187,5 +195,6 @@ async def serve(settings: DataplaneSettings) -> None:
     finally:
         monitor.close()
         agent.watch.close()
+        await carrier.close()
         await kernel.close()
         await link.close()

@@ -16,6 +16,7 @@ from hopwall_runtime.config import CommonSettings, ConfigError
 
 #: What connlimit can count.
 _MOST_FLOWS = 0xFFFFFFFF
+_MAX_CONVERGENCE_S = 3600
 
 
 class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
@@ -29,7 +30,7 @@ class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
     mark_mask: str = "0xffffff00"
     ipv6: bool = True
     #: Whether connection tracking is set to take UDPLite (nf_conntrack_checksum is then 0).
-    udplite: bool = True
+    udplite: bool = False
     #: What becomes of a workload's traffic to its own host after its egress policy: drop, accept, or
     #: return, which leaves it to what others have in the filter table.
     workload_to_host: Literal["drop", "accept", "return"] = "drop"
@@ -63,6 +64,8 @@ class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
     #: kind, and more than this many, is not obeyed; nor is one that lacks all of them.
     guard_share: float = 0.5
     guard_count: int = 10
+    #: Seconds after the end of a live migration for which the route of who arrived is preferred to others.
+    migration_convergence_s: float = 30.0
     #: Seconds between complete re-readings of the kernel.
     refresh_s: float = 90.0
     heartbeat_s: float = 5.0
@@ -108,6 +111,11 @@ class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
                 raise ConfigError(f"{name} is {path!r}; it must be a plain absolute path.")
 
     def _check_state(self) -> None:
+        if not 0 <= self.migration_convergence_s <= _MAX_CONVERGENCE_S:
+            raise ConfigError(
+                f"migration_convergence_s is {self.migration_convergence_s:g}; it must be from 0 to "
+                f"{_MAX_CONVERGENCE_S}."
+            )
         if not 0 <= self.guard_share <= 1:
             raise ConfigError(f"guard_share is {self.guard_share}; it must be from 0 to 1.")
         if self.state_dir and not self.state_dir.startswith("/"):

@@ -62,7 +62,7 @@ def permissions(user: User) -> Permissions:
             publish.append(_sent(topic, user))
         if user.role in topic.receivers:
             subscribe.append(_received(topic, user))
-            if topic.answered and Role.HOST in topic.senders:
+            if topic.answered and Role.HOST in topic.senders and user.role is not Role.HOST:
                 publish.append(topics.HOST_INBOXES)
             elif topic.answered:
                 answers = True
@@ -75,11 +75,15 @@ def _inbox(user: User) -> str:
 
 
 def _sent(topic: Topic[Any], user: User) -> str:
+    if topic.varies == "hosts":
+        return topic.pattern.removesuffix("*") + topics.token(user.host)
     own = {"host": user.host, "service": user.name}.get(topic.varies, "")
     return topic.pattern.replace("*", topics.token(own)) if own else topic.pattern
 
 
 def _received(topic: Topic[Any], user: User) -> str:
+    if topic.varies == "hosts":
+        return topic.pattern.replace("*", topics.token(user.host), 1)
     own = user.host if topic.varies == "host" else ""
     return topic.pattern.replace("*", topics.token(own)) if own else topic.pattern
 

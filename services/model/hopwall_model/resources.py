@@ -15,6 +15,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from hopwall_model.bgp_specs import BgpConfigurationSpec, BgpFilterSpec, BgpPeerSpec
 from hopwall_model.ipam_specs import IpamBlockSpec, IpamConfigurationSpec, IpReservationSpec
+from hopwall_model.migration_specs import LiveMigrationSpec
+from hopwall_model.refused_specs import HttpMatch, RuleMetadata, ServiceAccounts, ServiceMatch
 from hopwall_model.shapes import Shape
 
 API_VERSION = "projectcalico.org/v3"
@@ -54,33 +56,6 @@ class Icmp(Shape, frozen=True):
 
     type: Annotated[int, Meta(ge=0, le=254)] | None = None
     code: Annotated[int, Meta(ge=0, le=255)] | None = None
-
-
-class HttpMatch(Shape, frozen=True):
-    """Application-layer match: accepted as a shape so that it can be refused by name."""
-
-    methods: tuple[str, ...] = ()
-    paths: tuple[dict[str, str], ...] = ()
-
-
-class ServiceAccounts(Shape, frozen=True):
-    """Kubernetes service accounts: accepted as a shape so that they can be refused by name."""
-
-    names: tuple[str, ...] = ()
-    selector: str = ""
-
-
-class ServiceMatch(Shape, frozen=True):
-    """A Kubernetes service: accepted as a shape so that it can be refused by name."""
-
-    name: str = ""
-    namespace: str = ""
-
-
-class RuleMetadata(Shape, frozen=True):
-    """Free annotations of one rule."""
-
-    annotations: dict[str, str] = field(default_factory=dict)
 
 
 class EntityRule(Shape, frozen=True):
@@ -424,6 +399,15 @@ class IPAMBlock(ResourceBase, frozen=True, tag="IPAMBlock"):
     spec: IpamBlockSpec
 
 
+class LiveMigration(ResourceBase, frozen=True, tag="LiveMigration"):
+    """A workload that is being moved from one endpoint to another, with its addresses."""
+
+    NAMESPACED = True
+    PLURAL = "livemigrations"
+    SHORT = "lm"
+    spec: LiveMigrationSpec
+
+
 class Node(ResourceBase, frozen=True, tag="Node"):
     """A host."""
 
@@ -448,6 +432,7 @@ Resource = (
     | IPReservation
     | IPAMConfiguration
     | IPAMBlock
+    | LiveMigration
     | Node
 )
 
@@ -468,6 +453,8 @@ KINDS: tuple[type[Resource], ...] = (
     GlobalNetworkPolicy,
     NetworkPolicy,
     HostEndpoint,
+    # Before what it names: a target must never be there without it.
+    LiveMigration,
     WorkloadEndpoint,
 )
 

@@ -125,6 +125,21 @@ class CalcStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     rejected_messages: int = 0
 
 
+class MovedHere(Struct, frozen=True, array_like=True, order=True):
+    """An endpoint that is the target of a live migration, and whose workload runs here now."""
+
+    endpoint: str
+    #: As in the endpoint's `Move`.
+    migration: str
+
+
+class Moved(Struct, frozen=True, kw_only=True):
+    """Which workloads have arrived on a host, while their migrations last. A full value; calc follows it."""
+
+    host: str
+    arrived: tuple[MovedHere, ...] = ()
+
+
 class Drift(Struct, frozen=True, kw_only=True):
     """Something of ours was changed by others, and has been repaired."""
 

@@ -17,9 +17,10 @@ from msgspec import Struct
 from hopwall_model import codec
 from hopwall_model.counts import RulesRequest
 from hopwall_model.events import Event
+from hopwall_model.flows import FlowsRequest
 from hopwall_model.release import ReleaseRequest
 from hopwall_model.resources import Key
-from hopwall_model.status import CalcStatus, Drift, HostStatus, Rejected
+from hopwall_model.status import CalcStatus, Drift, HostStatus, Moved, Rejected
 from hopwall_model.updates import HostBatch, Scope, SharedUpdate, SnapshotRequest
 
 T = TypeVar("T")
@@ -48,7 +49,8 @@ class Topic(Struct, Generic[T], frozen=True, kw_only=True):
 
     Shape:  `receivers` subscribe; `readers` read the stream that keeps it, by consumers of their own.
             `varies` says what the pattern's `*` stands for: a host, or the service that sends. A host sends
-            and receives with its own name there, and a service sends with its own.
+            and receives with its own name there, and a service sends with its own. "hosts" is who is asked, then
+            who asks: a host is asked on its own first name, and asks with its own last.
             `answered`: each message has an answer in chunks, on the asker's inbox.
     """
 
@@ -59,7 +61,7 @@ class Topic(Struct, Generic[T], frozen=True, kw_only=True):
     senders: tuple[Role, ...]
     receivers: tuple[Role, ...]
     readers: tuple[Role, ...] = ()
-    varies: Literal["", "host", "service"] = ""
+    varies: Literal["", "host", "hosts", "service"] = ""
     answered: bool = False
     stream: str = ""
     retention: str
@@ -132,6 +134,16 @@ RELEASE: Topic[ReleaseRequest] = Topic(
     answered=True,
     retention="none: it concerns what the host holds back now",
 )
+FLOWS: Topic[FlowsRequest] = Topic(
+    pattern="hopwall.flows.*.*",
+    type=FlowsRequest,
+    decode=codec.decoder(FlowsRequest),
+    senders=(Role.HOST,),
+    receivers=(Role.HOST,),
+    varies="hosts",
+    answered=True,
+    retention="none",
+)
 HOST_STATUS: Topic[HostStatus] = Topic(
     pattern="hopwall.status.host.*",
     type=HostStatus,
@@ -150,6 +162,17 @@ CALC_STATUS: Topic[CalcStatus] = Topic(
     senders=(Role.CALC,),
     receivers=(Role.API,),
     readers=(Role.API,),
+    stream=STATUS_STREAM,
+    retention=f"stream {STATUS_STREAM}: memory, last value",
+)
+MOVED: Topic[Moved] = Topic(
+    pattern="hopwall.status.moved.*",
+    type=Moved,
+    decode=codec.decoder(Moved),
+    senders=(Role.HOST,),
+    receivers=(Role.CALC,),
+    readers=(Role.CALC,),
+    varies="host",
     stream=STATUS_STREAM,
     retention=f"stream {STATUS_STREAM}: memory, last value",
 )
@@ -179,8 +202,10 @@ TOPICS = (
     SNAPSHOT,
     RULES,
     RELEASE,
+    FLOWS,
     HOST_STATUS,
     CALC_STATUS,
+    MOVED,
     DRIFT,
     REJECTED,
 )
@@ -218,9 +243,19 @@ def release_subject(host: str) -> str:
     return f"hopwall.release.{token(host)}"
 
 
+def flows_subject(source: str, target: str) -> str:
+    """Return the subject on which a source's host is asked by a target's; "*" for any of them."""
+    return f"hopwall.flows.{token(source)}.{target if target == '*' else token(target)}"
+
+
 def host_status_subject(host: str) -> str:
     """Return the subject of a host's status."""
     return f"hopwall.status.host.{token(host)}"
+
+
+def moved_subject(host: str) -> str:
+    """Return the subject on which a host says which workloads have arrived."""
+    return f"hopwall.status.moved.{token(host)}"
 
 
 def drift_subject(host: str) -> str:

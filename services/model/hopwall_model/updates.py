@@ -116,6 +116,25 @@ class Lost(Struct, frozen=True, array_like=True, gc=False):
     owner: EndpointId
 
 
+class Move(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An endpoint's part in a live migration.
+
+    Shape: the source has the workload now, and the target will; both own `addresses`. The target attracts
+           none of them before the switch: a sign from the workload, or `switched`.
+    """
+
+    role: Literal["source", "target"]
+    #: Its namespace, name and uid: a migration that is declared again is another one.
+    migration: str
+    #: The other endpoint, and its host.
+    peer: EndpointId
+    host: str
+    #: What both own, floating addresses included; sorted.
+    addresses: tuple[str, ...]
+    #: Somebody said that the workload runs at the target.
+    switched: bool = False
+
+
 # ---------------------------------------------------------------- the pieces
 
 
@@ -138,6 +157,8 @@ class EndpointSet(
     tiers: tuple[TierPolicies, ...] = ()
     #: In order; reached when no tier decides. An absent profile is present as one that denies all.
     profiles: tuple[PolicyId, ...] = ()
+    #: None for who stays where it is.
+    move: Move | None = None
 
 
 class EndpointRemoved(Struct, frozen=True, kw_only=True, tag_field="kind", tag="endpoint.removed"):

@@ -18,7 +18,13 @@ from hopwall_model import validate_bgp as bgp
 from hopwall_model import validate_fields as check
 from hopwall_model import validate_ipam as ipam
 from hopwall_model import validate_kinds as kinds
+from hopwall_model import validate_migration as migrations
 from hopwall_model import validate_rules as policies
+from hopwall_model.migration_specs import (
+    GENERATION_ANNOTATION,
+    SWITCH_ANNOTATION,
+    valid_generation,
+)
 from hopwall_model.problems import Code, Findings, Invalid, Problem, step
 from hopwall_model.resources import (
     API_VERSION,
@@ -33,6 +39,7 @@ from hopwall_model.resources import (
     IPAMConfiguration,
     IPPool,
     IPReservation,
+    LiveMigration,
     Metadata,
     NetworkPolicy,
     NetworkSet,
@@ -126,6 +133,7 @@ _SPECS: dict[type[Resource], Callable[[Findings, str, Any], Any]] = {
     BGPPeer: bgp.peer,
     BGPFilter: bgp.bgp_filter,
     IPReservation: ipam.reservation,
+    LiveMigration: migrations.live_migration,
     Node: kinds.node,
 }
 
@@ -156,6 +164,12 @@ def _check_annotations(found: Findings, pointer: str, annotations: dict[str, str
     for key in annotations:
         if not limits.valid_label_key(key):
             found.add(step(pointer, key), f"{key[:64]!r} is not an annotation's key.")
+    generation = annotations.get(GENERATION_ANNOTATION, "0")
+    if not valid_generation(generation):
+        reason = f"{generation[:64]!r} is not a whole number of at most 18 digits."
+        found.add(step(pointer, GENERATION_ANNOTATION), reason)
+    if annotations.get(SWITCH_ANNOTATION, "true") not in ("true", "false"):
+        found.add(step(pointer, SWITCH_ANNOTATION), 'Write "true" or "false".')
     size = sum(len(key.encode()) + len(value.encode()) for key, value in annotations.items())
     if size > limits.MAX_ANNOTATIONS_BYTES:
         reason = f"Annotations are at most {limits.MAX_ANNOTATIONS_BYTES} bytes together."

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
-from hopwall_dataplane.desired import LinkState
 from hopwall_dataplane.drift import Found
 from hopwall_dataplane.feed import Step
 from hopwall_dataplane.iptables.nft_driver import NftDriver
@@ -17,6 +16,7 @@ from hopwall_dataplane.iptables.table import TableState
 from hopwall_dataplane.kernel import Kernel
 from hopwall_dataplane.links.monitor import LinkMonitor
 from hopwall_dataplane.outcome import Family, Retry
+from hopwall_dataplane.placed import LinkState
 from hopwall_dataplane.service import open_kernel
 from hopwall_dataplane.settings import DataplaneSettings
 from hopwall_dataplane.stale import Doubts, Stale

@@ -1,9 +1,10 @@
 """addresses: which of its addresses each endpoint owns, and which floating addresses lead to them.
 
-Two endpoints that claim one address cannot both have it: the older one wins, by creation time, then by
-key. The other one is without it everywhere: in its own rules, in sets and in routes. A floating address is
-claimed like any other; one that leads to an address that the endpoint lost leads nowhere. The loser's host
-is told what it lost and to whom, for the status.
+Two endpoints that claim one address cannot both have it: `claims` says who does. The other one is without it
+everywhere: in its own rules, in sets and in routes. The one exception are the two endpoints of a live
+migration: both own what they share, and one of them attracts it (`Owned.move`). A floating address is claimed
+like any other; one that leads to an address that the endpoint lost leads nowhere. The loser's host is told
+what it lost and to whom, for the status.
 """
 
 from collections.abc import Iterable
@@ -12,8 +13,10 @@ from msgspec import Struct
 
 from hopwall_calc.engine import Answer, KeyedNode
 from hopwall_calc.intake import EndpointInput
+from hopwall_calc.nodes.claims import Claims, claimed
+from hopwall_calc.nodes.roles import Role
 from hopwall_model.resources import Key
-from hopwall_model.updates import Lost, Nat
+from hopwall_model.updates import Lost, Move, Nat
 
 
 class Owned(Struct, frozen=True, gc=False):
@@ -22,6 +25,8 @@ class Owned(Struct, frozen=True, gc=False):
     addresses: tuple[str, ...] = ()
     nats: tuple[Nat, ...] = ()
     lost: tuple[Lost, ...] = ()
+    #: Its part in a migration, if any address is shared.
+    move: Move | None = None
 
 
 #: What whoever is absent owns.
@@ -33,84 +38,85 @@ class Addresses(KeyedNode[Key, Owned]):
 
     name = "addresses"
 
-    def __init__(self, endpoints: KeyedNode[Key, EndpointInput]) -> None:
+    def __init__(
+        self,
+        endpoints: KeyedNode[Key, EndpointInput],
+        claims: Claims,
+        roles: KeyedNode[Key, Role],
+    ) -> None:
         super().__init__()
         self._endpoints = endpoints.out
-        #: Address → its claimants as (created, key), the owner first.
-        self.claims: dict[str, tuple[tuple[str, Key], ...]] = {}
+        self._claims = claims.out
+        self._roles = roles.out
 
     def on_endpoints(self) -> Answer:
-        """Mark the changed endpoints, and whoever claims an address of theirs."""
-        touched: set[str] = set()
+        """Mark the changed endpoints."""
+        return self.mark(self._endpoints.changed)
+
+    def on_claims(self) -> Answer:
+        """Mark whoever claims, or claimed, the changed addresses."""
         dirty: set[Key] = set()
-        for key, old in self._endpoints.changed.items():
-            dirty.add(key)
-            new = self._endpoints.get(key)
-            if old is not None:
-                touched.update(self._drop(key, old))
-            if new is not None:
-                touched.update(self._claim(key, new))
-        for address in touched:
-            claims = self.claims.get(address, ())
-            if len(claims) > 1 or (claims and claims[0][1] not in dirty):
-                dirty.update(key for _, key in claims)
+        for address, old in self._claims.changed.items():
+            dirty.update(old or (), self._claims.get(address) or ())
         return self.mark(dirty)
 
-    def _claim(self, key: Key, endpoint: EndpointInput) -> Iterable[str]:
-        claim = (_age(endpoint), key)
-        claimed = _claimed(endpoint)
-        for address in claimed:
-            self.claims[address] = tuple(sorted((*self.claims.get(address, ()), claim)))
-        return claimed
-
-    def _drop(self, key: Key, endpoint: EndpointInput) -> Iterable[str]:
-        claimed = _claimed(endpoint)
-        for address in claimed:
-            rest = tuple(claim for claim in self.claims[address] if claim[1] != key)
-            if rest:
-                self.claims[address] = rest
-            else:
-                del self.claims[address]
-        return claimed
-
-    def rebuild(self) -> None:
-        """Collect the claims anew."""
-        self.claims = {}
-        for key, endpoint in self._endpoints.values.items():
-            self._claim(key, endpoint)
+    def on_roles(self) -> Answer:
+        """Mark the endpoints whose roles changed, and their peers."""
+        dirty: set[Key] = set()
+        for key, old in self._roles.changed.items():
+            roles = (role for role in (old, self._roles.get(key)) if role is not None)
+            dirty.update((key, *(role.peer for role in roles)))
+        return self.mark(dirty)
 
     def keys(self) -> Iterable[Key]:
         """Return every endpoint."""
         return self._endpoints
 
     def compute(self, key: Key) -> Owned | None:
-        """Return the addresses of which the endpoint's claim is the oldest."""
+        """Return the addresses that the endpoint's claim wins, or shares with its peer's."""
         endpoint = self._endpoints.get(key)
         if endpoint is None:
             return None
-        owners = {address: self.claims[address][0][1] for address in _claimed(endpoint)}
-        lost = tuple(
-            Lost(address, self._endpoints.values[owner].id)
-            for address, owner in owners.items()
-            if owner != key
-        )
-        addresses = endpoint.addresses
-        if lost:
-            addresses = tuple(address for address in addresses if owners[address] == key)
-        nats = (
+        peer = self._peer(key)
+        addresses = tuple(a for a in endpoint.addresses if self._owns(key, peer, a))
+        nats = tuple(
             nat
             for nat in endpoint.nats
-            if nat.internal in addresses and owners[nat.external] == key
+            if nat.internal in addresses and self._owns(key, peer, nat.external)
         )
-        return Owned(addresses, tuple(nats), lost)
+        lost = tuple(
+            Lost(address, self._endpoints.values[(self._claims.get(address) or ())[0]].id)
+            for address in claimed(endpoint)
+            if not self._owns(key, peer, address)
+        )
+        move = None
+        if peer is not None:
+            move = self._move(key, (*addresses, *(nat.external for nat in nats)))
+        return Owned(addresses, nats, lost, move)
 
+    def _peer(self, key: Key) -> Key | None:
+        """Return the other endpoint of the migration, if that one is in the same."""
+        role = self._roles.get(key)
+        if role is None:
+            return None
+        its = self._roles.get(role.peer)
+        return role.peer if its is not None and its.peer == key else None
 
-def _claimed(endpoint: EndpointInput) -> tuple[str, ...]:
-    if not endpoint.nats:
-        return endpoint.addresses
-    return (*endpoint.addresses, *(nat.external for nat in endpoint.nats))
+    def _owns(self, key: Key, peer: Key | None, address: str) -> bool:
+        claims = self._claims.get(address) or ()
+        return claims[:1] == (key,) or (peer is not None and claims[:1] == (peer,))
 
-
-def _age(endpoint: EndpointInput) -> str:
-    """Return what sorts by age; an endpoint of unknown age is younger than all others."""
-    return endpoint.created or "~"
+    def _move(self, key: Key, owned: Iterable[str]) -> Move | None:
+        role = self._roles.values[key]
+        peer = self._endpoints.values[role.peer]
+        shared = tuple(sorted(a for a in owned if role.peer in (self._claims.get(a) or ())))
+        if not shared:
+            return None
+        return Move(
+            role=role.role,
+            migration=role.migration,
+            peer=peer.id,
+            host=peer.host,
+            addresses=shared,
+            switched=role.switched,
+        )

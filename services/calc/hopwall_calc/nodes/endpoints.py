@@ -75,6 +75,7 @@ class Endpoints(KeyedNode[Key, Placed]):
             lost=owned.lost,
             tiers=applied.tiers,
             profiles=_profiles(endpoint),
+            move=owned.move,
         )
 
 

@@ -1,4 +1,7 @@
-"""routes: the workload addresses that live on each host, floating ones included."""
+"""routes: the workload addresses that live on each host, floating ones included.
+
+Of the two endpoints of a live migration one attracts what they share: the source, until the switch.
+"""
 
 from typing import Any
 
@@ -34,11 +37,11 @@ class Routes(Node):
                 continue
             if new is not None:
                 members = self._of(new[0])
-                for address in routed(new):
+                for address in attracted(new):
                     members.add(address)
             if old is not None:
                 members = self._of(old[0])
-                for address in routed(old):
+                for address in attracted(old):
                     members.remove(address)
         return Answer.HANDLED if self._touched else Answer.UNAFFECTED
 
@@ -66,7 +69,7 @@ class Routes(Node):
         """Collect the addresses of all endpoints anew."""
         found: dict[str, list[str]] = {host: [] for host in self._hosts}
         for placed in self._endpoints.values.values():
-            found[placed[0]].extend(routed(placed))
+            found[placed[0]].extend(attracted(placed))
         self.members = {host: self.members.get(host, Members()) for host in found}
         for host, addresses in found.items():
             self.members[host].replace(addresses)
@@ -117,11 +120,22 @@ class Routes(Node):
 
 
 def _where(placed: Placed | None) -> tuple[str, tuple[str, ...]] | None:
-    return None if placed is None else (placed[0], routed(placed))
+    return None if placed is None else (placed[0], attracted(placed))
+
+
+def attracted(placed: Placed) -> tuple[str, ...]:
+    """Return the addresses that other hosts must send to the endpoint's host now."""
+    owned, endpoint = routed(placed), placed[1]
+    if not isinstance(endpoint, EndpointSet) or endpoint.move is None:
+        return owned
+    move = endpoint.move
+    if (move.role == "target") == move.switched:
+        return owned
+    return tuple(address for address in owned if address not in move.addresses)
 
 
 def routed(placed: Placed) -> tuple[str, ...]:
-    """Return the addresses that other hosts must send to the endpoint's host; a host's own are not ours."""
+    """Return the addresses for which other hosts may be sent to the endpoint's; a host's own are not ours."""
     endpoint = placed[1]
     if not isinstance(endpoint, EndpointSet):
         return ()

@@ -1,7 +1,8 @@
 """trust: what each host may announce besides what any host may: its blocks, and its strays.
 
 A stray is a single address that an endpoint of the host owns inside another host's block: borrowed, or
-moved with its endpoint.
+moved with its endpoint. While a migration lasts both hosts own the address, so at the switch no filter has to
+change anywhere.
 """
 
 from collections.abc import Iterable
@@ -42,10 +43,10 @@ class Trust(KeyedNode[str, Entitled]):
         self._endpoints = endpoints.out
         self._blocks = blocks.out
         self._pools = pools.out
-        #: Address → the host of the endpoint that owns it.
-        self._home: dict[str, str] = {}
+        #: Address → the hosts of the endpoints that own it: one, or two while it moves.
+        self._homes: dict[str, tuple[str, ...]] = {}
         #: The same, of strays alone; and host → its strays.
-        self._stray_at: dict[str, str] = {}
+        self._stray_at: dict[str, tuple[str, ...]] = {}
         self._strays: dict[str, set[str]] = {}
         #: Networks → the hosts whose block they are.
         self._hosts_of: PrefixIndex[str] = PrefixIndex()
@@ -57,14 +58,23 @@ class Trust(KeyedNode[str, Entitled]):
         touched: dict[str, None] = {}
         for old in self._endpoints.changed.values():
             for address in () if old is None else routed(old):
-                del self._home[address]
+                self._leave(address, old[0] if old else "")
                 touched[address] = None
         for key in self._endpoints.changed:
             new = self._endpoints.get(key)
             for address in () if new is None else routed(new):
-                self._home[address] = new[0] if new else ""
+                self._enter(address, new[0] if new else "")
                 touched[address] = None
         return self.mark(host for address in touched for host in self._settle(address))
+
+    def _enter(self, address: str, host: str) -> None:
+        self._homes[address] = tuple(sorted((*self._homes.get(address, ()), host)))
+
+    def _leave(self, address: str, host: str) -> None:
+        rest = list(self._homes.pop(address))
+        rest.remove(host)
+        if rest:
+            self._homes[address] = tuple(rest)
 
     def on_blocks(self) -> Answer:
         """Move the changed blocks, and mark their hosts and those of the addresses in them.
@@ -103,17 +113,18 @@ class Trust(KeyedNode[str, Entitled]):
 
     def _settle(self, address: str) -> Iterable[str]:
         """Bring the address's place among the strays up to date; return the hosts it concerns."""
-        was, host = self._stray_at.pop(address, ""), self._home.get(address, "")
-        now = host if host and self._is_stray(address, host) else ""
+        was = self._stray_at.pop(address, ())
+        homes = dict.fromkeys(self._homes.get(address, ()))
+        now = tuple(host for host in homes if self._is_stray(address, host))
         if now:
             self._stray_at[address] = now
         if was == now:
             return ()
-        if was:
-            self._strays[was].remove(address)
-        if now:
-            self._strays.setdefault(now, set()).add(address)
-        return (was, now)
+        for host in was:
+            self._strays[host].remove(address)
+        for host in now:
+            self._strays.setdefault(host, set()).add(address)
+        return (*was, *now)
 
     def _is_stray(self, address: str, host: str) -> bool:
         hosts = set(self._hosts_of.covering(address))
@@ -125,15 +136,16 @@ class Trust(KeyedNode[str, Entitled]):
     def rebuild(self) -> None:
         """Collect pools, blocks and addresses anew."""
         self._hosts_of, self._exported, self._by_host = PrefixIndex(), PrefixIndex(), {}
-        self._home, self._stray_at, self._strays = {}, {}, {}
+        self._homes, self._stray_at, self._strays = {}, {}, {}
         for pool in self._pools.values.values():
             if pool.exported:
                 self._exported.add(pool.cidr, pool.cidr)
         for name, block in self._blocks.values.items():
             self._put_block(name, block)
         for placed in self._endpoints.values.values():
-            self._home.update(dict.fromkeys(routed(placed), placed[0]))
-        for address in self._home:
+            for address in routed(placed):
+                self._enter(address, placed[0])
+        for address in self._homes:
             self._settle(address)
 
     def keys(self) -> Iterable[str]:

@@ -29,6 +29,7 @@ from hopwall_cli.lab.responder import DEFAULT_PORT
 from hopwall_cli.lab.run_folder import Description, RunFolder
 from hopwall_cli.lab.services import Services
 from hopwall_cli.lab.topology import Host, LabError, Workload
+from hopwall_cli.lab.witness import Witnessed
 from hopwall_cli.nats_server import command as nats_command
 from hopwall_cli.pki.folder import PkiFolder
 from hopwall_cli.supervisor import Child, Say
@@ -45,12 +46,6 @@ _ROUTES_S = 20.0
 
 def quiet(_: str) -> None:
     """Say nothing."""
-
-
-class Witnessed:
-    """What a witness saw; known after its block."""
-
-    packets = 0
 
 
 class Lab:

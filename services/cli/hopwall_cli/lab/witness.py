@@ -7,6 +7,12 @@ from typing import Any
 _ETH_P_ALL = 0x0003  # linux/if_ether.h; a bridge's port shows its packets to no narrower socket
 
 
+class Witnessed:
+    """What a witness saw; known after its block."""
+
+    packets = 0
+
+
 class Witness:
     """Running counts of one namespace, by interface, source and destination."""
 

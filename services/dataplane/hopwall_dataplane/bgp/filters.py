@@ -12,6 +12,7 @@ Source: BIRD 2.0 User's Guide, "Filters"; Calico, BGPFilter (all matches of a ru
 
 from collections.abc import Collection, Iterable, Sequence
 
+from hopwall_dataplane.moves.phases import ELEVATED
 from hopwall_dataplane.routes.route import ROUTE_PROTOCOL
 from hopwall_model import cidr
 from hopwall_model.bgp import Advertisement, Bgp, FilterRule, PrefixRange, Session
@@ -27,6 +28,10 @@ _FULL = {4: 32, 6: 128}
 
 #: A local workload's route, as learnt from the kernel, wins over static ones (200) and over BGP (100).
 LOCAL_PREFERENCE = 250
+#: That of a workload which is being moved away loses to whatever a peer is entitled to say of its address.
+YIELDING_PREFERENCE = 90
+#: What a workload that has just arrived is announced with, for all to prefer it. Source: Calico, 2147483647 - 512.
+ELEVATED_LOCAL_PREF = 2147483647 - ELEVATED
 
 
 def of_family(networks: Iterable[str], family: int) -> list[Cidr]:
@@ -55,6 +60,7 @@ def definitions(
     return [
         *_function(f"hw_host{family}", ours, hosts),
         *_function(f"hw_learnt{family}", "source = RTS_BGP && ", learnt),
+        *_function(f"hw_arrived{family}", f"{ours}krt_metric = {ELEVATED} && ", hosts),
         *_function(f"hw_inside{family}", "", inside),
         *_function(f"hw_reserved{family}", "", kept),
         *_function(f"hw_unclaimed{family}", "", unclaimed),
@@ -100,19 +106,23 @@ def export_filter(
 ) -> list[str]:
     """Render what the peer is told.
 
-    Where a host's routes inside its own blocks must escape aggregation (a workload that is being moved), the
-    accept belongs behind the user's rules, before `hw_inside`.
+    A workload that has just arrived by a migration is announced with preference over all others, also out of
+    a block of this host.
     """
     family = session.family
     block = f'proto = "hw_blocks{family}"'
-    host, learnt, inside = (f"hw_{kind}{family}()" for kind in ("host", "learnt", "inside"))
+    host, learnt, inside, arrived = (
+        f"hw_{kind}{family}()" for kind in ("host", "learnt", "inside", "arrived")
+    )
     lines = [f"if !({block} || {host} || {learnt}) then reject;"]
+    lines.append(f"if {arrived} then {{ bgp_local_pref = {ELEVATED_LOCAL_PREF}; }}")
     for one in advertisements:
         if cidr.family_of(Cidr(one.cidr)) == family:
             added = " ".join(map(_add, one.communities))
             lines.append(f"if net ~ [ {one.cidr}+ ] then {{ {added} }}")
     lines += _rules(session.exports, session)
-    lines += [f"if {block} then accept;", f"if {host} && !{inside} then accept;"]
+    lines += [f"if {block} then accept;", f"if {arrived} then accept;"]
+    lines.append(f"if {host} && !{inside} then accept;")
     if reflects:
         lines.append(f"if {learnt} then accept;")
     return [f"filter {name} {{", *(f"  {line}" for line in lines), "  reject;", "}"]

@@ -25,7 +25,7 @@ _TERM = "|".join(
         rf"net !?= {_NET}",
         rf"net\.len [<>]?= {_INT}",
         r"source = RTS_(?:BGP|INHERIT)",
-        rf"krt_source = {_INT}",
+        rf"krt_(?:source|metric) = {_INT}",
         rf'proto = "{_NAME}"',
         rf"!?{_NAME}\(\)",
         r"bgp_next_hop != from",
@@ -37,7 +37,8 @@ _TERM = "|".join(
     )
 )
 _CONDITION = rf"(?:{_TERM})(?: && (?:{_TERM}))*"
-_OPERATION = rf"(?:{_LIST}\.add\({_COMMUNITY}\)|bgp_path\.prepend\({_INT}\)|preference = {_INT});"
+_VALUE = rf"(?:preference|bgp_local_pref) = {_INT}"
+_OPERATION = rf"(?:{_LIST}\.add\({_COMMUNITY}\)|bgp_path\.prepend\({_INT}\)|{_VALUE});"
 _BODY = rf"(?:accept;|reject;|\{{ {_OPERATION}(?: {_OPERATION})*(?: accept;)? \}})"
 
 #: Form of a line → how many braces deeper the next one is.

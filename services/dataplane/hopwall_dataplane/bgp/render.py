@@ -25,6 +25,7 @@ from hopwall_dataplane.bgp.faults import (
     check_session,
     check_speaker,
 )
+from hopwall_dataplane.moves.phases import YIELDING
 from hopwall_dataplane.routes.route import ROUTE_PROTOCOL
 from hopwall_model import cidr
 from hopwall_model.bgp import Bgp, Session
@@ -32,7 +33,8 @@ from hopwall_model.names import digest
 
 #: What the daemon is asked for to learn which configuration it runs.
 CONFIG_SYMBOL = "hw_config"
-#: Of the routes BIRD writes. Ours have 0 (IPv6: 1024), so a local workload always wins over what was learnt.
+#: Of the routes BIRD writes. Ours have 0 (IPv6: 1024), so a local workload wins over what was learnt; one that
+#: is being moved away yields (`moves.phases`).
 KERNEL_METRIC = 2048
 #: What the kernel keeps of its news for BIRD, at most: a burst that does not fit is seen at the next scan, seconds
 #: later. 10,000 routes overflow the default (some 200 KiB) in 0.1 s.
@@ -239,9 +241,18 @@ def _kernel(family: int) -> list[str]:
     """
     learn, program = f"hw_learn{family}", f"hw_program{family}"
     ours = f"{{ preference = {filters.LOCAL_PREFERENCE}; accept; }}"
+    yields = f"krt_source = {ROUTE_PROTOCOL} && krt_metric = {YIELDING}"
+    yielding = f"{{ preference = {filters.YIELDING_PREFERENCE}; accept; }}"
     mine = (f'proto = "hw_{what}{family}"' for what in ("blocks", "reach"))
     return [
-        *_block(f"filter {learn}", [f"if krt_source = {ROUTE_PROTOCOL} then {ours}", "accept;"]),
+        *_block(
+            f"filter {learn}",
+            [
+                f"if {yields} then {yielding}",
+                f"if krt_source = {ROUTE_PROTOCOL} then {ours}",
+                "accept;",
+            ],
+        ),
         *_block(
             f"filter {program}",
             [f"if {test} then accept;" for test in ("source = RTS_BGP", *mine)] + ["reject;"],

@@ -17,7 +17,9 @@ from hopwall_dataplane.conntrack.flow import DeleteFlow, Flow, FlowOp
 from hopwall_dataplane.netlink.codec import (
     HEADER_BYTES,
     NLA_F_NESTED,
+    NLM_F_CREATE,
     NLM_F_DUMP,
+    NLM_F_EXCL,
     NLMSG_DONE,
     NLMSG_ERROR,
     attribute,
@@ -27,6 +29,7 @@ from hopwall_dataplane.netlink.codec import (
     message,
     messages_in,
 )
+from hopwall_model.protocols import TCP
 
 _SUBSYSTEM = 1 << 8  # NFNL_SUBSYS_CTNETLINK
 CT_NEW = _SUBSYSTEM
@@ -35,6 +38,8 @@ CT_DELETE = _SUBSYSTEM | 2
 
 _CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY = 1, 2
 _CTA_STATUS = 3
+_CTA_PROTOINFO = 4
+_CTA_TIMEOUT = 7
 _CTA_MARK = 8
 _CTA_ID = 12
 _CTA_TUPLE_MASTER = 14
@@ -45,6 +50,12 @@ _CTA_IP_V4_SRC, _CTA_IP_V4_DST, _CTA_IP_V6_SRC, _CTA_IP_V6_DST = 1, 2, 3, 4
 _CTA_PROTO_NUM, _CTA_PROTO_SRC_PORT, _CTA_PROTO_DST_PORT = 1, 2, 3
 _CTA_ICMP_TYPE, _CTA_ICMP_CODE = 5, 6
 _CTA_ICMPV6_TYPE, _CTA_ICMPV6_CODE = 8, 9
+
+_CTA_PROTOINFO_TCP = 1
+_CTA_TCP_STATE, _CTA_TCP_FLAGS_ORIGINAL, _CTA_TCP_FLAGS_REPLY = 1, 4, 5
+_TCP_ESTABLISHED = 3
+#: The window is not known here: any sequence number is taken. Flags and their mask (struct nf_ct_tcp_flags).
+_TCP_LIBERAL = b"\x08\x08"
 
 _RTM_GETROUTE, _RTM_GETRULE = 26, 34
 _TABLE_LOCAL = 255
@@ -63,6 +74,10 @@ _RTMSG = struct.Struct("=BBBBBBBBI")
 _DUMP_ALL = _NFGENMSG.pack(socket.AF_UNSPEC, 0, 0)
 #: In the last byte of the status: the connection was expected by another, its master.
 _IPS_EXPECTED = 1
+#: CONFIRMED is what an entry in the table is; the kernel refuses a status without it.
+_IPS_SEEN_REPLY, _IPS_ASSURED, _IPS_CONFIRMED = 2, 4, 8
+#: Of a flow that was carried here: until its next packet sets the kernel's own.
+_CARRIED_TIMEOUT_S = {6: 600, 17: 120}
 
 
 def dump_message() -> bytes:
@@ -88,6 +103,43 @@ def op_message(op: FlowOp, bits: int) -> bytes:
         return message(CT_DELETE, 0, body + attribute(_CTA_ID, parts[_CTA_ID]))
     body += attribute(_CTA_MARK, _U32.pack(bits if op.revoked else 0))
     return message(CT_NEW, 0, body + attribute(_CTA_MARK_MASK, _U32.pack(bits)))
+
+
+def creation_message(flow: Flow) -> bytes:
+    """Build the request for an entry of a TCP or UDP flow that another host has seen begin and be answered.
+
+    Where there is one already, the kernel refuses it (EEXIST).
+
+    Source: ctnetlink_create_conntrack(); tcp_in_window() for a side whose window is not known.
+    """
+    v4 = flow.version == 4
+    body = _NFGENMSG.pack(socket.AF_INET if v4 else socket.AF_INET6, 0, 0)
+    there = (flow.source, flow.destination, flow.source_port, flow.destination_port)
+    back = (flow.destination, flow.source, flow.destination_port, flow.source_port)
+    body += _tuple(_CTA_TUPLE_ORIG, flow.protocol, *there)
+    body += _tuple(_CTA_TUPLE_REPLY, flow.protocol, *back)
+    body += attribute(_CTA_TIMEOUT, _U32.pack(_CARRIED_TIMEOUT_S[flow.protocol]))
+    body += attribute(_CTA_STATUS, _U32.pack(_IPS_SEEN_REPLY | _IPS_ASSURED | _IPS_CONFIRMED))
+    if flow.protocol == TCP:
+        state = attribute(_CTA_TCP_STATE, bytes([_TCP_ESTABLISHED]))
+        state += attribute(_CTA_TCP_FLAGS_ORIGINAL, _TCP_LIBERAL)
+        state += attribute(_CTA_TCP_FLAGS_REPLY, _TCP_LIBERAL)
+        tcp = attribute(_CTA_PROTOINFO_TCP | NLA_F_NESTED, state)
+        body += attribute(_CTA_PROTOINFO | NLA_F_NESTED, tcp)
+    return message(CT_NEW, NLM_F_CREATE | NLM_F_EXCL, body)
+
+
+def _tuple(
+    kind: int, protocol: int, source: bytes, destination: bytes, source_port: int, port: int
+) -> bytes:
+    v4 = len(source) == 4
+    ip = attribute(_CTA_IP_V4_SRC if v4 else _CTA_IP_V6_SRC, source)
+    ip += attribute(_CTA_IP_V4_DST if v4 else _CTA_IP_V6_DST, destination)
+    proto = attribute(_CTA_PROTO_NUM, bytes([protocol]))
+    proto += attribute(_CTA_PROTO_SRC_PORT, source_port.to_bytes(2))
+    proto += attribute(_CTA_PROTO_DST_PORT, port.to_bytes(2))
+    parts = attribute(_CTA_TUPLE_IP | NLA_F_NESTED, ip)
+    return attribute(kind | NLA_F_NESTED, parts + attribute(_CTA_TUPLE_PROTO | NLA_F_NESTED, proto))
 
 
 # ---------------------------------------------------------------- reading
@@ -217,6 +269,18 @@ def _plain_flow(data: bytes, start: int, end: int, width: int, tuple_size: int) 
         data[start:end],
         None if (there, port) == (destination, destination_port) else (there, port),
     )
+
+
+def is_established(flow: Flow) -> bool:
+    """Tell whether both sides have spoken, of TCP also that it is neither opening nor closing."""
+    parts = attribute_table(flow.entry, 0, len(flow.entry))
+    if not int.from_bytes(parts.get(_CTA_STATUS, b"")) & _IPS_SEEN_REPLY:
+        return False
+    if flow.protocol != TCP:
+        return True
+    info = parts.get(_CTA_PROTOINFO, b"")
+    tcp = attribute_table(info, 0, len(info)).get(_CTA_PROTOINFO_TCP, b"")
+    return attribute_table(tcp, 0, len(tcp)).get(_CTA_TCP_STATE) == bytes([_TCP_ESTABLISHED])
 
 
 class _Tuple:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Container, Iterator, Mapping, Sequence
 
 from hopwall_dataplane.conntrack.codec import (
+    creation_message,
     dump_message,
     flows_in,
     is_plain_rule,
@@ -78,6 +79,14 @@ class ConntrackDriver:
                 said = failure.text or os.strerror(failure.errno)
                 outcomes[index] = Retry(f"a tracked flow could not be changed: {said}")
         return outcomes
+
+    def create(self, flows: Sequence[Flow]) -> int:
+        """Make entries for flows that were seen elsewhere; return how many now are there.
+
+        What is there already stays as it is; what the kernel refuses is left out: its next packet is a first one.
+        """
+        failures = self._writing.send([creation_message(flow) for flow in flows]) if flows else {}
+        return len(flows) - sum(f.errno != errno.EEXIST for f in failures.values())
 
     def clear(self, bits: int) -> int:
         """Clear these bits on every flow that carries them all; return how many did.

@@ -6,13 +6,14 @@ that even a huge table costs a modest share of the processor; the last change is
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 from hopwall_dataplane.conntrack.driver import ANY_ADDRESS, ConntrackDriver
 from hopwall_dataplane.conntrack.flow import Flow, FlowOp, HostAddresses, MarkFlow
-from hopwall_dataplane.conntrack.hosts import HostJudgement, WayTo
-from hopwall_dataplane.conntrack.plan import Judgement, plan_flows
+from hopwall_dataplane.conntrack.hosts import WayTo
+from hopwall_dataplane.conntrack.judging import judgement_of
+from hopwall_dataplane.conntrack.plan import plan_flows
 from hopwall_dataplane.desired import Desired
 from hopwall_dataplane.metrics import Metrics
 from hopwall_dataplane.outcome import Done
@@ -64,6 +65,11 @@ class Revocation:
             return None
         return max(0.0, self._next_at - clock.monotonic())
 
+    def is_ending(self, addresses: Set[bytes]) -> bool:
+        """Tell whether flows of these (packed) addresses are still to be ended, as the addresses left once."""
+        walked = self._walk.touched.left if self._walk is not None else frozenset()
+        return not addresses.isdisjoint(walked | self.desired.residents.leaving)
+
     def step(self) -> None:
         """Do what is due, for some milliseconds; to be called only when the kernel's tables and sets are right."""
         if self.due_in_s != 0.0:
@@ -94,14 +100,7 @@ class Revocation:
     def _go_on(self, walk: _Walk, until: float) -> bool:
         """Take parts of the table for a while; return whether that was the last."""
         desired = self.desired
-        judge = Judgement(
-            classes=desired.residents.classes,
-            policies=desired.chains.policies,
-            sets=desired.sets.lookup,
-            host=walk.host,
-            workload_to_host=desired.settings.workload_to_host,
-            hosts=self._hosts(walk),
-        )
+        judge = judgement_of(desired, walk.host, walk.ways)
         bits = desired.settings.marks.revoked
         while clock.monotonic() < until:
             part = next(walk.parts, None)
@@ -111,21 +110,6 @@ class Revocation:
             walk.n_seen += n_seen
             self._write(plan_flows(flows, judge.is_denied, walk.touched.left, bits), bits)
         return False
-
-    def _hosts(self, walk: _Walk) -> HostJudgement | None:
-        desired = self.desired
-        if not desired.hosts.has_placed:
-            return None
-        return HostJudgement(
-            interfaces=desired.hosts.by_interface(),
-            workloads=desired.residents.classes,
-            extra=desired.extra_sources,
-            host=walk.host,
-            policies=desired.chains.policies,
-            sets=desired.sets.lookup,
-            settings=desired.settings,
-            way_to=walk.ways,
-        )
 
     def _write(self, ops: list[FlowOp], bits: int) -> None:
         for op, outcome in zip(ops, self.driver.apply(ops, bits), strict=True):

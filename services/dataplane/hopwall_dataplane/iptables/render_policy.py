@@ -313,7 +313,7 @@ def _iprange(flag: str, cidr: str) -> str:
 
 
 def _family_of(cidr: str) -> Family:
-    return Family.V6 if ":" in cidr else Family.V4
+    return Family.of(cidr)
 
 
 def _set_matches(side: Entity, flag: str, family: Family) -> Iterator[str]:

@@ -32,7 +32,7 @@ class InterfaceSetup:
         *,
         prefixes: tuple[str, ...],
         ipv6: bool = True,
-        udplite: bool = True,
+        udplite: bool = False,
     ) -> None:
         """Begin with nothing known to be right."""
         self._driver = driver

@@ -61,7 +61,7 @@ class Route(Struct, frozen=True, gc=False):
     @property
     def family(self) -> Family:
         """The family, told by the destination."""
-        return Family.V6 if ":" in self.cidr else Family.V4
+        return Family.of(self.cidr)
 
     def __str__(self) -> str:
         """Write the route as `ip route` would."""

@@ -1,0 +1,1 @@
+"""Live migrations on this host: what a workload's arrival looks like, and which of its routes stand when."""

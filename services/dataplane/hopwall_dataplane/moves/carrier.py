@@ -1,0 +1,161 @@
+"""Brings the flows of a workload along: asks the source's agent at the switch, and answers as the source.
+
+Refuses to hold anything up: the route stands already, and where nobody answers in time, or the bus is away,
+no flows come along; then the next packet of each is a first one, which policy judges.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Set
+from dataclasses import dataclass, field
+from typing import Any
+
+from hopwall_dataplane.conntrack.carry import MAX_FLOWS, carried, taken
+from hopwall_dataplane.conntrack.codec import is_established
+from hopwall_dataplane.conntrack.driver import ConntrackDriver
+from hopwall_dataplane.conntrack.judging import judgement_of
+from hopwall_dataplane.desired import Desired
+from hopwall_dataplane.residents import packed
+from hopwall_model import codec, topics
+from hopwall_model.flows import CarriedFlow, CarriedFlows, FlowsRequest
+from hopwall_model.updates import EndpointId, Move
+from hopwall_runtime import clock
+from hopwall_runtime.link import Link, Unavailable
+
+log = logging.getLogger(__name__)
+
+_ANSWER_TIME_S = 3.0
+#: For a workload that comes back at once: what it had here before is ended first.
+_ENDING_TIME_S = 10.0
+_decode = codec.decoder(CarriedFlows)
+
+
+@dataclass(slots=True)
+class Carrier:
+    """The flows that come with workloads, and those that go.
+
+    Owner: the agent's loop. Between two parts of a table the agent goes on.
+    """
+
+    host: str
+    desired: Desired
+    link: Link
+    #: Whether flows of these (packed) addresses are still being ended, from when they left this host.
+    is_ending: Callable[[Set[bytes]], bool] = lambda _: False
+    driver: ConntrackDriver = field(default_factory=ConntrackDriver)
+    #: Of who is to arrive: the migration, and the flows as of when it was declared.
+    _known: dict[EndpointId, tuple[str, tuple[CarriedFlow, ...]]] = field(default_factory=dict)
+    _fetching: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def serve(self) -> None:
+        """Answer the hosts to which workloads of this one move."""
+        subject = topics.flows_subject(self.host, "*")
+        await self.link.serve_chunked(topics.FLOWS, subject, self._answer)
+
+    def expect(self, expected: dict[EndpointId, Move]) -> None:
+        """Learn the flows of workloads that are to arrive; the source may be gone when they do."""
+        for endpoint_id, move in expected.items():
+            if self._known.get(endpoint_id, ("", ()))[0] != move.migration:
+                self._known[endpoint_id] = (move.migration, ())
+                self._begin(self._learn(endpoint_id, move), endpoint_id)
+
+    def fetch(self, arrivals: dict[EndpointId, Move]) -> None:
+        """Begin to fetch the flows of workloads that have just arrived."""
+        for endpoint_id, move in arrivals.items():
+            self._begin(self._fetch(endpoint_id, move), endpoint_id)
+
+    def _begin(self, work: Coroutine[Any, Any, None], endpoint_id: EndpointId) -> None:
+        # A loop method, not a TaskGroup: nobody waits for it, and a failure is its own to report.
+        task = asyncio.get_running_loop().create_task(work, name=f"flows of {endpoint_id}")
+        self._fetching.add(task)
+        task.add_done_callback(self._fetching.discard)
+
+    async def _learn(self, endpoint_id: EndpointId, move: Move) -> None:
+        flows = await self._ask(move)
+        if self._known.get(endpoint_id, ("", ()))[0] == move.migration:
+            self._known[endpoint_id] = (move.migration, flows)
+
+    async def _ask(self, move: Move) -> tuple[CarriedFlow, ...]:
+        """Return what the source's agent tracks now; nothing when it does not answer."""
+        request = FlowsRequest(host=self.host, endpoint=move.peer, migration=move.migration)
+        subject = topics.flows_subject(move.host, self.host)
+        try:
+            body = await self.link.request_chunked(subject, request, timeout_s=_ANSWER_TIME_S)
+            return _decode(body).flows
+        except (Unavailable, codec.CodecError) as error:
+            log.info("host %s tells no flows of endpoint %s: %s", move.host, move.peer, error)
+            return ()
+
+    async def _fetch(self, endpoint_id: EndpointId, move: Move) -> None:
+        migration, known = self._known.pop(endpoint_id, ("", ()))
+        flows = dict.fromkeys(await self._ask(move))
+        if migration == move.migration:
+            flows |= dict.fromkeys(known)
+        shared = {packed(cidr) for cidr in move.addresses}
+        try:
+            await self._until_ended(shared)
+            n_made = self._take(shared, tuple(flows))
+        except OSError as error:  # TimeoutError is one
+            log.info("no flows came with the workload of endpoint %s: %s", endpoint_id, error)
+            return
+        log.info("%d of %d flows came with endpoint %s", n_made, len(flows), endpoint_id)
+
+    async def _until_ended(self, shared: Set[bytes]) -> None:
+        """Wait until what these addresses had here before is forgotten.
+
+        Errors: TimeoutError.
+        """
+        until = clock.monotonic() + _ENDING_TIME_S
+        while self.is_ending(shared):
+            if clock.monotonic() > until:
+                raise TimeoutError("the flows it had here before have not been ended")
+            await asyncio.sleep(0.01)
+
+    def _take(self, shared: Set[bytes], flows: tuple[CarriedFlow, ...]) -> int:
+        names = {index: name for name, index in self.desired.link_indices.items()}
+        host, ways = self.driver.host_addresses(), self.driver.ways(names)
+        judge = judgement_of(self.desired, host, ways)
+        return self.driver.create(taken(flows, shared, judge.is_denied))
+
+    async def _answer(self, request: FlowsRequest, subject: str) -> bytes | None:
+        """Answer with the flows of an endpoint that moves to who asks, and of no other.
+
+        A host's credential lets it ask on its own subject only.
+        """
+        if subject != topics.flows_subject(self.host, request.host):
+            return None
+        move = self.desired.moves.move_of(request.endpoint)
+        if (
+            move is None
+            or move.role != "source"
+            or (move.host, move.migration) != (request.host, request.migration)
+        ):
+            return codec.encode(CarriedFlows(host=self.host))
+        try:
+            flows = await self._flows(move)
+        except OSError as error:
+            log.warning("the flows of endpoint %s cannot be read: %s", request.endpoint, error)
+            flows = ()
+        return codec.encode(CarriedFlows(host=self.host, flows=flows))
+
+    async def _flows(self, move: Move) -> tuple[CarriedFlow, ...]:
+        watched = {packed(cidr) for cidr in move.addresses}
+        revoked = self.desired.settings.marks.revoked
+        found: list[CarriedFlow] = []
+        for flows, _ in self.driver.read(watched):
+            for flow in flows:
+                is_revoked = flow.mark & revoked == revoked
+                one = carried(flow, established=is_established(flow), revoked=is_revoked)
+                if one is not None:
+                    found.append(one)
+            if len(found) >= MAX_FLOWS:
+                break
+            await asyncio.sleep(0)
+        return tuple(found[:MAX_FLOWS])
+
+    async def close(self) -> None:
+        """End what is still being fetched, and let go of the driver."""
+        for task in self._fetching:
+            task.cancel()
+        await asyncio.gather(*self._fetching, return_exceptions=True)
+        self.driver.close()

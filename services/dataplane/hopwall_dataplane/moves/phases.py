@@ -1,0 +1,201 @@
+"""How far each live migration is on this host, and so at which priority an endpoint's route stands, if at all.
+
+    target    programmed, but its route is withheld: the workload runs elsewhere
+    live      the workload has arrived: an elevated route, which wins wherever two are known
+    converge  the migration has ended; elevated still, until everybody has heard
+    source    the workload is here, or was: a route that yields to any other
+
+Restartable: who is seen for the first time with an elevated route in the kernel was live before.
+Pure: time is a parameter.
+
+Source: Calico, felix/dataplane/linux/live_migration.go: Base, Target, Live, TimeWait.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from hopwall_model.status import MovedHere
+from hopwall_model.updates import EndpointId, EndpointSet, Move
+
+#: Priorities of routes (metrics; lower wins). BIRD writes with 2048 (`bgp.render`), between normal and yielding.
+NORMAL = 0
+#: Source: Calico, ipv4ElevatedRoutePriority.
+ELEVATED = 512
+YIELDING = 4096
+
+
+class Phase(StrEnum):
+    """Where an endpoint's migration is; an endpoint that stays has none."""
+
+    TARGET = "target"
+    LIVE = "live"
+    CONVERGE = "converge"
+    SOURCE = "source"
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """Where a workload is to arrive, and with which addresses (as CIDRs)."""
+
+    interface: str
+    index: int
+    addresses: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A workload that has just arrived, and where."""
+
+    interface: str
+    move: Move
+
+
+@dataclass(slots=True)
+class _State:
+    """One endpoint's phase."""
+
+    interface: str
+    phase: Phase
+    addresses: frozenset[str]
+    #: None once the migration has ended.
+    move: Move | None
+    #: When convergence ends; None until the clock was asked.
+    until: float | None = None
+
+
+@dataclass(slots=True)
+class Moves:
+    """The phases of this host's endpoints.
+
+    Owner: the agent's one task.
+    """
+
+    convergence_s: float = 30.0
+    _states: dict[EndpointId, _State] = field(default_factory=dict)
+    _fresh: dict[EndpointId, Arrival] = field(default_factory=dict)
+
+    def put(self, endpoint: EndpointSet, elevated: Iterable[str] = ()) -> None:
+        """Take an endpoint as calc wants it; `elevated` are its addresses that were live before we were.
+
+        Shape: `elevated` is only given for an endpoint seen for the first time.
+        """
+        before, move = self._states.get(endpoint.id), endpoint.move
+        if move is None:
+            self._end(endpoint, before, frozenset(elevated))
+            return
+        addresses = frozenset(move.addresses)
+        if move.role == "source":
+            phase = Phase.SOURCE
+        elif move.switched or addresses & set(elevated) or _is_live(before, move):
+            phase = Phase.LIVE
+        else:
+            phase = Phase.TARGET
+        if phase is Phase.LIVE and before is not None and before.phase is Phase.TARGET:
+            self._fresh[endpoint.id] = Arrival(endpoint.interface, move)
+        self._states[endpoint.id] = _State(endpoint.interface, phase, addresses, move)
+
+    def _end(self, endpoint: EndpointSet, before: _State | None, elevated: frozenset[str]) -> None:
+        """Note that the endpoint is in no migration (any more)."""
+        if before is None:
+            if elevated:
+                self._states[endpoint.id] = _State(
+                    endpoint.interface, Phase.CONVERGE, elevated, None
+                )
+        elif before.phase is Phase.SOURCE:
+            del self._states[endpoint.id]
+        elif before.move is not None:
+            # A target that nobody heard of is where the workload is now: the migration is over.
+            if before.phase is Phase.TARGET:
+                self._fresh[endpoint.id] = Arrival(endpoint.interface, before.move)
+            self._states[endpoint.id] = _State(
+                endpoint.interface, Phase.CONVERGE, before.addresses, None
+            )
+
+    def drop(self, endpoint_id: EndpointId) -> None:
+        """Forget an endpoint that is gone."""
+        self._states.pop(endpoint_id, None)
+
+    def announce(self, endpoint_id: EndpointId) -> bool:
+        """Note a sign of the workload; return whether it means that it has arrived."""
+        state = self._states.get(endpoint_id)
+        if state is None or state.phase is not Phase.TARGET:
+            return False
+        state.phase = Phase.LIVE
+        assert state.move is not None  # as long as it is a target
+        self._fresh[endpoint_id] = Arrival(state.interface, state.move)
+        return True
+
+    def take_fresh(self) -> dict[EndpointId, Arrival]:
+        """Return whose workloads have arrived since the last call."""
+        fresh, self._fresh = self._fresh, {}
+        return fresh
+
+    def tick(self, now: float) -> list[EndpointId]:
+        """Return the endpoints whose convergence has ended; begin to count for those that have just begun."""
+        ended = []
+        for endpoint_id, state in self._states.items():
+            if state.phase is not Phase.CONVERGE:
+                continue
+            if state.until is None:
+                state.until = now + self.convergence_s
+            if state.until <= now:
+                ended.append(endpoint_id)
+        for endpoint_id in ended:
+            del self._states[endpoint_id]
+        return ended
+
+    @property
+    def due_at(self) -> float | None:
+        """When the next convergence ends; None when none is counted."""
+        return min((s.until for s in self._states.values() if s.until is not None), default=None)
+
+    def phase(self, endpoint_id: EndpointId) -> Phase | None:
+        """Return the endpoint's phase; None for one that stays."""
+        state = self._states.get(endpoint_id)
+        return None if state is None else state.phase
+
+    def move_of(self, endpoint_id: EndpointId) -> Move | None:
+        """Return the endpoint's part in a migration that lasts."""
+        state = self._states.get(endpoint_id)
+        return None if state is None else state.move
+
+    def priority(self, endpoint_id: EndpointId, address: str) -> int | None:
+        """Return the priority of the route to an address of the endpoint; None: it has no route here."""
+        state = self._states.get(endpoint_id)
+        if state is None or address not in state.addresses:
+            return NORMAL
+        if state.phase is Phase.TARGET:
+            return None
+        if state.phase is not Phase.SOURCE:
+            return ELEVATED
+        return None if state.move is not None and state.move.switched else YIELDING
+
+    def expected(self) -> dict[EndpointId, frozenset[str]]:
+        """Return the addresses of the endpoints whose workload is still to arrive."""
+        return {e: s.addresses for e, s in self._states.items() if s.phase is Phase.TARGET}
+
+    def targets(self) -> dict[EndpointId, Move]:
+        """Return the parts of the endpoints whose workload is still to arrive."""
+        states = self._states.items()
+        return {e: s.move for e, s in states if s.phase is Phase.TARGET and s.move is not None}
+
+    def arrived(self) -> tuple[MovedHere, ...]:
+        """Return the endpoints whose workload has arrived while the migration lasts, as calc is told."""
+        return tuple(
+            sorted(
+                MovedHere(endpoint_id, state.move.migration)
+                for endpoint_id, state in self._states.items()
+                if state.phase is Phase.LIVE and state.move is not None
+            )
+        )
+
+
+def _is_live(before: _State | None, move: Move) -> bool:
+    """Tell whether the workload has arrived by this very migration."""
+    return (
+        before is not None
+        and before.phase is Phase.LIVE
+        and before.move is not None
+        and before.move.migration == move.migration
+    )

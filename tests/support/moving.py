@@ -1,0 +1,229 @@
+"""A workload that can be moved between the hosts of a lab, with what watches it.
+
+    h1 ─ tapvm ┐
+    h2 ─ tapvm ┼─ hypervisors (a bridge with one cable plugged) ─ eth0 vm
+    h3 ─ tapvm ┘
+
+Its TCP stack lives on while the cable is moved, as a virtual machine's memory does. On all hosts the host's end
+has the same hardware address, as hypervisors give it.
+"""
+
+import asyncio
+import itertools
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Self
+
+from hopwall_cli.demo import reached
+from hopwall_cli.kinds import kind_named
+from hopwall_cli.lab import netns
+from hopwall_cli.lab import topology as topo
+from hopwall_cli.lab.lab import Lab
+from tests.support.moving_probe import Probe, blackout_s, ways
+from tests.support.moving_vm import PORT
+
+WEP, LM = kind_named("wep"), kind_named("lm")
+TAP, HOST_MAC = "tapvm", "ee:ee:ee:ee:ee:ee"
+V6 = "fd65::4:0"
+NAMESPACE = topo.NAMESPACE
+_PATIENCE_S = 15.0
+
+
+class Vm:
+    """The workload, where it is, and what is declared of it; as an async context manager."""
+
+    def __init__(self, lab: Lab, v4: str, profiles: tuple[str, ...] = ("open",)) -> None:
+        """Name it; nothing is made before the `with`."""
+        self.lab = lab
+        self.v4 = v4
+        self.profiles = profiles
+        self.at = "h1"
+        self.inside = topo.workload_namespace(lab.name, "vm")
+        self._bench = topo.workload_namespace(lab.name, "hyper")
+        self._process: Process | None = None
+        self._numbers = itertools.count(1)
+        self._stack = AsyncExitStack()
+        self.watches: dict[str, Probe] = {}
+        self.caller: Probe | None = None
+
+    async def __aenter__(self) -> Self:
+        """Make it on h1, declare it there, and watch it from everywhere."""
+        async with self._stack as stack:
+            await self._make(stack)
+            answer = await self.lab.client.apply([self.endpoint("h1")], wait="programmed")
+            assert reached(answer), answer["status"]
+            for host in self.lab.hosts:
+                watch = Probe(self.lab.namespace(host), "watch", self.v4)
+                self.watches[host] = watch
+                stack.callback(watch.close)
+            while not all(watch.lines() for watch in self.watches.values()):
+                await asyncio.sleep(0.02)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Remove it and what is declared of it."""
+        await self._stack.aclose()
+
+    async def _make(self, stack: AsyncExitStack) -> None:
+        for name in (self._bench, self.inside):
+            await netns.create(name)
+            stack.push_async_callback(netns.delete, name)
+        await netns.batch(
+            self._bench,
+            [
+                "link add br0 type bridge forward_delay 0 mcast_snooping 0",
+                "link set br0 up",
+                f"link add vm type veth peer name eth0 address fa:16:3e:00:00:65 netns {self.inside}",
+                "link set vm master br0 up",
+            ],
+        )
+        for host in self.lab.hosts:
+            await netns.batch(
+                self.lab.namespace(host),
+                [
+                    f"link add {TAP} address {HOST_MAC} type veth peer name {host} netns {self._bench}",
+                    f"link set {TAP} up",
+                ],
+            )
+            await netns.batch(self._bench, [f"link set {host} up"])
+        await netns.batch(
+            self.inside,
+            [
+                "link set eth0 up",
+                f"addr add {self.v4}/32 dev eth0",
+                f"route add default via {topo.LINK_LOCAL_GATEWAY} dev eth0 onlink",
+                f"addr add {V6}/128 dev eth0 nodad",
+                f"route add ::/0 via {topo.link_local(HOST_MAC)} dev eth0",
+            ],
+        )
+        await netns.batch(self._bench, ["link set h1 master br0"])
+        argv = [sys.executable, "-m", "tests.support.moving_vm", self.v4, V6]
+        self._process = await asyncio.create_subprocess_exec(
+            *netns.inside(self.inside, argv), stdin=PIPE, stdout=PIPE
+        )
+        stack.push_async_callback(self._end)
+        assert self._process.stdout is not None
+        assert await self._process.stdout.readline() == b"ready\n"
+
+    async def _end(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        await self._process.wait()
+
+    def call_from(self, namespace: str) -> Probe:
+        """Call it from a namespace, a thousand times a second, until it is removed."""
+        self.caller = Probe(namespace, "call", self.v4, str(PORT))
+        self._stack.callback(self.caller.close)
+        return self.caller
+
+    # ------------------------------------------------------------ what an orchestrator does
+
+    def endpoint(self, host: str, name: str = "") -> dict[str, Any]:
+        """Return the endpoint on a host."""
+        spec = {
+            "node": host,
+            "orchestrator": "openstack",
+            "workload": "vm",
+            "endpoint": "eth0",
+            "interfaceName": TAP,
+            "ipNetworks": [f"{self.v4}/32", f"{V6}/128"],
+            "profiles": list(self.profiles),
+        }
+        made = topo.resource("WorkloadEndpoint", name or f"{host}-vm", spec, labels={"vm": "a"})
+        made["metadata"]["namespace"] = NAMESPACE
+        return made
+
+    def migration(self, there: str) -> dict[str, Any]:
+        """Return the migration from where it is to another host; each has a name of its own."""
+
+        def one(host: str) -> dict[str, Any]:
+            return {
+                "workloadEndpoint": {
+                    "hostname": host,
+                    "orchestratorID": "openstack",
+                    "workloadID": "vm",
+                    "endpointID": "eth0",
+                }
+            }
+
+        spec = {"source": one(self.at), "target": one(there)}
+        made = topo.resource("LiveMigration", f"move-{next(self._numbers)}", spec)
+        made["metadata"]["namespace"] = NAMESPACE
+        return made
+
+    async def declare(self, there: str) -> str:
+        """Declare the migration and the target, and wait for it; return the migration's name."""
+        migration = self.migration(there)
+        answer = await self.lab.client.apply([migration, self.endpoint(there)], wait="programmed")
+        assert reached(answer), answer["status"]
+        return str(migration["metadata"]["name"])
+
+    async def switch(self, migration: str) -> None:
+        """Make the call that says that it has arrived."""
+        path = f"/v1/namespaces/{NAMESPACE}/livemigrations/{migration}/switch"
+        await self.lab.client.request("POST", path)
+
+    async def end(self, migration: str) -> None:
+        """Remove the migration."""
+        await self.lab.client.delete(LM, namespace=NAMESPACE, name=migration, wait="programmed")
+
+    async def remove(self, host: str) -> None:
+        """Remove the endpoint of a host."""
+        name = f"{host}-vm"
+        await self.lab.client.delete(WEP, namespace=NAMESPACE, name=name, wait="programmed")
+
+    # ------------------------------------------------------------ what a hypervisor does
+
+    async def plug(self, there: str, sign: str = "") -> float:
+        """Move the cable, as when the machine stops here and runs there; return when it began."""
+        began_at = time.monotonic()
+        lines = [f"link set {self.at} nomaster", f"link set {there} master br0"]
+        await netns.batch(self._bench, lines if self.at != there else lines[1:])
+        self.at = there
+        if sign:
+            self.say(sign)
+        return began_at
+
+    def say(self, sign: str) -> None:
+        """Let the workload say that it runs: `garp`, `rarp` or `na`."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{sign}\n".encode())
+
+    # ------------------------------------------------------------ what is seen
+
+    def way_to(self, host: str, there: str) -> str:
+        """Return the way a host takes to the workload at another, or at itself."""
+        return TAP if host == there else self.lab.hosts[there].ipv4
+
+    async def found_at(self, there: str, *hosts: str) -> None:
+        """Wait until these hosts (all others than where it is, when none is named) take the way there."""
+        wanted = hosts or tuple(h for h in self.lab.hosts if h != there)
+        deadline_at = time.monotonic() + _PATIENCE_S
+        while any(self.now(host) != self.way_to(host, there) for host in wanted):
+            seen = {host: self.now(host) for host in self.lab.hosts}
+            assert time.monotonic() < deadline_at, f"not found at {there}: {seen}"
+            await asyncio.sleep(0.002)
+
+    def now(self, host: str) -> str:
+        """Return the way a host takes now."""
+        lines = self.watches[host].lines()
+        return lines[-1][1] if lines else ""
+
+    def ways(self, host: str, since: float) -> list[str]:
+        """Return the ways a host took since then."""
+        return ways(self.watches[host], since)
+
+    def blackout_s(self, since: float) -> float:
+        """Return for how long the caller had no answer since then."""
+        assert self.caller is not None
+        return blackout_s(self.caller, since, time.monotonic())

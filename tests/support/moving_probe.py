@@ -1,0 +1,140 @@
+"""What is seen of a workload that moves: by a caller a thousand times a second, and in the routes of a host.
+
+Run in a namespace: `python -m tests.support.moving_probe call ADDRESS PORT` sends a numbered datagram each
+millisecond and writes `number sent_at` for each that is answered; `… watch ADDRESS` asks the kernel each
+millisecond which way it would send, and writes `at way` whenever that is another one. Times are of the
+system-wide monotonic clock.
+"""
+
+import itertools
+import os
+import selectors
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from hopwall_dataplane.netlink.codec import Failure, attribute, attribute_table, message
+from hopwall_dataplane.netlink.socket import NETLINK_ROUTE, NetlinkSocket
+
+INTERVAL_S = 0.001
+_NUMBER = struct.Struct("!Id")
+_RTMSG = struct.Struct("=BBBBBBBBI")
+_RTM_GETROUTE, _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH = 26, 1, 4, 5, 9
+_UNICAST = 1
+
+
+class Probe:
+    """One of the two, running in a namespace; what it has seen can be asked at any time."""
+
+    def __init__(self, namespace: str, *argv: str) -> None:
+        """Start it."""
+        handle, name = tempfile.mkstemp(prefix="hwt-probe-")
+        self._seen = Path(name)
+        self._process = subprocess.Popen(
+            [
+                *("ip", "netns", "exec", namespace, sys.executable, "-m"),
+                *("tests.support.moving_probe", *argv),
+            ],
+            stdout=handle,
+            env=dict(os.environ),
+        )
+        os.close(handle)
+
+    def lines(self) -> list[list[str]]:
+        """Return the whole lines so far."""
+        text = self._seen.read_text()
+        return [line.split() for line in text[: text.rfind("\n") + 1].splitlines()]
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+        self._seen.unlink()
+
+
+def blackout_s(probe: Probe, since: float, until: float) -> float:
+    """Return the longest time in which nothing that was sent was answered; a pause of the sender is none.
+
+    Shape: it is counted from the last datagram that was answered to the next one that was.
+    """
+    answered = [(int(n), float(at)) for n, at in probe.lines()]
+    window = [(n, at) for n, at in answered if since - 1.0 <= at <= until]
+    pairs = itertools.pairwise(window)
+    gaps = [after[1] - before[1] for before, after in pairs if after[0] - before[0] > 1]
+    last = window[-1][1] if window else since
+    # Nothing after it is a blackout that has not ended, if anything was sent since.
+    return max([*gaps, until - last if until - last > 0.5 else 0.0, 0.0])
+
+
+def ways(probe: Probe, since: float) -> list[str]:
+    """Return the ways a host took, in order: the one at the beginning first."""
+    seen = [(float(at), way) for at, way in probe.lines()]
+    before = [way for at, way in seen if at <= since]
+    return [*before[-1:], *(way for at, way in seen if at > since)]
+
+
+def _call(address: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    end = socket.socket(family, socket.SOCK_DGRAM)
+    end.setblocking(False)
+    end.connect((address, port))
+    waiting = selectors.DefaultSelector()
+    waiting.register(end, selectors.EVENT_READ)
+    number, due_at = 0, time.monotonic()
+    while True:
+        now = time.monotonic()
+        if now >= due_at:
+            number += 1
+            due_at = max(due_at + INTERVAL_S, now)
+            try:
+                end.send(_NUMBER.pack(number, now))
+            except OSError:
+                continue
+        waiting.select(max(0.0, due_at - time.monotonic()))
+        while True:
+            try:
+                data = end.recv(64)
+            except OSError:
+                break
+            found, sent_at = _NUMBER.unpack(data)
+            sys.stdout.write(f"{found} {sent_at:.4f}\n")
+        sys.stdout.flush()
+
+
+def _watch(address: str) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    packed = socket.inet_pton(family, address)
+    head = _RTMSG.pack(family, len(packed) * 8, 0, 0, 0, 0, 0, 0, 0)
+    question = message(_RTM_GETROUTE, 0, head + attribute(_RTA_DST, packed))
+    kernel = NetlinkSocket(NETLINK_ROUTE)
+    last = ""
+    while True:
+        at = time.monotonic()
+        way = _way(kernel.ask(question))
+        if way != last:
+            last = way
+            sys.stdout.write(f"{at:.4f} {way}\n")
+            sys.stdout.flush()
+        time.sleep(INTERVAL_S)
+
+
+def _way(answer: bytes | Failure) -> str:
+    if isinstance(answer, Failure) or answer[7] != _UNICAST:
+        return "none"
+    parts = attribute_table(answer, _RTMSG.size, len(answer))
+    if _RTA_MULTIPATH in parts:
+        return "several"
+    if gateway := parts.get(_RTA_GATEWAY):
+        return socket.inet_ntop(socket.AF_INET6 if len(gateway) == 16 else socket.AF_INET, gateway)
+    return socket.if_indextoname(int.from_bytes(parts[_RTA_OIF], sys.byteorder))
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "call":
+        _call(sys.argv[2], int(sys.argv[3]))
+    else:
+        _watch(sys.argv[2])
