@@ -222,7 +222,9 @@ async def test_racing_patches_are_all_kept(caller: Caller, nats_server: NatsServ
         await asyncio.gather(
             *(write((caller, other)[i % 2], f"l{i}") for i in range(16)),
         )
-        read = (await caller.get("/v1/nodes/a")).json["metadata"]
+        async with asyncio.timeout(10):  # the last write may have been the other's
+            while (read := (await caller.get("/v1/nodes/a")).json["metadata"])["generation"] < 17:
+                await asyncio.sleep(0.01)
     assert set(read["labels"]) == {f"l{i}" for i in range(16)}
     assert read["generation"] == 17
 

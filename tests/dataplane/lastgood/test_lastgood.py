@@ -4,6 +4,7 @@ import asyncio
 import io
 import os
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -257,6 +258,32 @@ async def test_the_keeper_writes_what_it_was_given_and_says_when_it_cannot(tmp_p
     with pytest.raises(asyncio.CancelledError):
         await task
     assert str(blocked) in keeper.fault
+
+
+async def test_an_end_amid_a_write_lets_nobody_write_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that writes cannot be stopped: what waits is written when it is done."""
+    right = LastGoodFile.rewrite
+
+    def slow(self: LastGoodFile, whole: Step) -> None:
+        time.sleep(0.2)
+        right(self, whole)
+
+    monkeypatch.setattr(LastGoodFile, "rewrite", slow)
+    keeper = Keeper(file_in(tmp_path))
+    task = asyncio.get_running_loop().create_task(keeper.run())
+    keeper.fold(FIRST)
+    await asyncio.sleep(0.05)
+    for one in CHANGES:
+        keeper.fold(one)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    loaded = file_in(tmp_path).load()
+    assert loaded is not None
+    assert loaded.mirror == folded(FIRST, *CHANGES)
 
 
 def test_values_survive_the_file_whatever_they_say(tmp_path: Path) -> None:

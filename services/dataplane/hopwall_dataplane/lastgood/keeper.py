@@ -83,12 +83,16 @@ class Keeper:
         """Write until cancelled; what waits then is written before the end."""
         if self.file is None:
             return
+        loop, writing = asyncio.get_running_loop(), None
         try:
             while True:
                 await self._news.wait()
-                await self._write()
+                writing = loop.create_task(self._write(), name="last-good write")
+                await asyncio.shield(writing)
                 await asyncio.sleep(_RETRY_S if self.fault else _PAUSE_S)
         finally:
+            if writing is not None and not writing.done():
+                await asyncio.wait([writing])  # its thread goes on: nobody may write beside it
             if self._news.is_set():
                 await asyncio.shield(self._write())
             self.file.close()
