@@ -40,11 +40,18 @@ class Bare:
 
     def __init__(self, argv: tuple[str, ...]) -> None:
         """Start it."""
-        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.argv = argv
+        self.process = self._started()
         self.n = 0
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(self.argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def apply(self, text: str) -> None:
         """Feed text and wait for its token."""
+        if self.process.poll() is not None:
+            # legacy ends by itself some seconds after a transaction (--wait); ours starts a new one too.
+            self.process = self._started()
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.n += 1
