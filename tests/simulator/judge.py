@@ -76,12 +76,16 @@ class History:
         """Tell whether any state that may be true gives the verdict."""
         if any(self._says(r, probe) == verdict for r in range(floor, self.newest + 1)):
             return True
-        if verdict == "deny" and self._is_changing(probe, floor):
+        if self._is_changing(probe, floor, closed=verdict == "deny"):
             return True
         return any(_says(Semantics(mix), probe) == verdict for mix in self._mixes(floor))
 
-    def _is_changing(self, probe: Probe, floor: int) -> bool:
-        """Tell whether who the endpoint is may change meanwhile: it is closed until it is somebody else."""
+    def _is_changing(self, probe: Probe, floor: int, *, closed: bool) -> bool:
+        """Tell whether who the endpoint is may change meanwhile: it is closed until it is somebody else.
+
+        For what comes through only its own labels and profiles count: the pieces of one change reach a host in
+        several messages, and between two of them stands what no state says (ARCHITECTURE, known flaws).
+        """
         states = self.states[floor:]
         changed = {
             key
@@ -90,7 +94,7 @@ class History:
             if before.get(key) != after.get(key)
         }
         own = any(key.kind == "Profile" or _id(key) == probe.endpoint for key in changed)
-        return own or len(changed) > 1
+        return own or (closed and len(changed) > 1)
 
     def _says(self, revision: int, probe: Probe) -> Verdict:
         semantics = self._semantics.get(revision)

@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 
 #: A batch whose shared pieces are still missing after this time asks for a snapshot.
 _PATIENCE_S = 0.25
+#: After a restart calc is waited for so long before the state on disk is taken instead.
+_SILENCE_S = 5.0
 #: Back-off of what could not be done: from, to.
 _RETRY_S = (0.1, 5.0)
 #: While a snapshot is held back, calc is asked again no sooner than after this time.
@@ -142,8 +144,8 @@ class Agent:
         await self.kernel.resync()
         if self.settings.wall:
             await self.kernel.build_wall()
-        await self._begin()
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._fall_back(), name="last-good state")
             tasks.create_task(self._join(), name="bus")
             tasks.create_task(self.keeper.run(), name="last-good")
             tasks.create_task(self._keep_asking(), name="snapshots")
@@ -158,10 +160,17 @@ class Agent:
                 await self._turn()
                 await self._look()
 
-    async def _begin(self) -> None:
-        """Take the state on disk for what is wanted, until calc is heard."""
+    async def _fall_back(self) -> None:
+        """Take the state on disk for what is wanted until calc is heard: after a boot at once.
+
+        Where the rules of a state stand, and may be newer than the file, only when calc stays silent.
+        """
         step = await self.keeper.load()
         if step is None:
+            return
+        if self.kernel.desired.classes.remembered:
+            await asyncio.sleep(_SILENCE_S)
+        if self.progress.armed:
             return
         log.warning(
             "enforcing the last-good state of epoch %s at revision %d until calc is heard",
