@@ -47,7 +47,7 @@ from hopwall_model.updates import (
 )
 from tests.support.fold import HostState
 from tests.support.oracle_bgp import BgpOracle
-from tests.support.oracle_moves import Arrivals, MoveOracle
+from tests.support.oracle_moves import Arrivals, MoveOracle, is_one_workload
 from tests.support.oracle_values import (
     do_nothing_but_log,
     halves,
@@ -163,6 +163,7 @@ class Oracle:
         return tuple(
             Lost(address, EndpointId(f"{owner.metadata.namespace}/{owner.metadata.name}"))
             for address, owner in owners
+            if not is_one_workload(endpoint, owner)
         )
 
     def nats(self, endpoint: WorkloadEndpoint) -> tuple[Nat, ...]:

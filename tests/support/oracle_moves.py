@@ -41,7 +41,7 @@ class MoveOracle:
         """Return whose the address is, migrations apart."""
         claimants = self._claimants[address]
         oldest = min(claimants, key=lambda e: (_age(e), _name(e)))
-        same = [e for e in claimants if e is oldest or _is_one_workload(e, oldest)]
+        same = [e for e in claimants if e is oldest or is_one_workload(e, oldest)]
         best = same[0]
         for other in same[1:]:
             mine, its = (_generation(best), _age(best)), (_generation(other), _age(other))
@@ -147,7 +147,9 @@ def _refers(reference: Reference, endpoint: WorkloadEndpoint) -> bool:
     return True
 
 
-def _is_one_workload(a: WorkloadEndpoint, b: WorkloadEndpoint) -> bool:
+def is_one_workload(a: WorkloadEndpoint, b: WorkloadEndpoint) -> bool:
+    """Tell whether both are endpoints of one workload."""
+
     def identity(e: WorkloadEndpoint) -> tuple[str | None, ...]:
         workload = e.spec.workload or (e.spec.pod and f"{e.metadata.namespace}/{e.spec.pod}")
         return (e.metadata.namespace, e.spec.orchestrator, workload, e.spec.endpoint)

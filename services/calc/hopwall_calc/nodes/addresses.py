@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from hopwall_calc.engine import Answer, KeyedNode
 from hopwall_calc.intake import EndpointInput
-from hopwall_calc.nodes.claims import Claims, claimed
+from hopwall_calc.nodes.claims import Claims, claimed, party_of
 from hopwall_calc.nodes.roles import Role
 from hopwall_model.resources import Key
 from hopwall_model.updates import Lost, Move, Nat
@@ -85,9 +85,12 @@ class Addresses(KeyedNode[Key, Owned]):
             if nat.internal in addresses and self._owns(key, peer, nat.external)
         )
         lost = tuple(
-            Lost(address, self._endpoints.values[(self._claims.get(address) or ())[0]].id)
+            Lost(address, self._endpoints.values[owner].id)
             for address in claimed(endpoint)
             if not self._owns(key, peer, address)
+            for owner in (self._claims.get(address) or ())[:1]
+            # What the same workload has elsewhere now has moved: nobody took it.
+            if party_of(key, endpoint) != party_of(owner, self._endpoints.values[owner])
         )
         move = None
         if peer is not None:

@@ -53,8 +53,8 @@ class Claims(Node):
         oldest_first = sorted(keys, key=lambda key: (_age(endpoints[key]), key))
         if len(oldest_first) == 1:
             return tuple(oldest_first)
-        party = _party(oldest_first[0], endpoints[oldest_first[0]])
-        mine = [key for key in oldest_first if _party(key, endpoints[key]) == party]
+        party = party_of(oldest_first[0], endpoints[oldest_first[0]])
+        mine = [key for key in oldest_first if party_of(key, endpoints[key]) == party]
         mine.sort()
         mine.sort(key=lambda key: (endpoints[key].generation, _age(endpoints[key])), reverse=True)
         return (*mine, *(key for key in oldest_first if key not in mine))
@@ -92,7 +92,7 @@ def _age(endpoint: EndpointInput) -> str:
     return endpoint.created or "~"
 
 
-def _party(key: Key, endpoint: EndpointInput) -> tuple[Any, ...]:
+def party_of(key: Key, endpoint: EndpointInput) -> tuple[Any, ...]:
     """Return what is equal for endpoints of one workload; who names no workload is alone."""
     if not endpoint.workload:
         return (key,)
