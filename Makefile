@@ -9,7 +9,8 @@ help: ## list the targets
 setup: ## install what is missing (Debian packages, .venv, locked Python packages)
 	@bash tools/setup.sh
 
-demo: setup ## three hosts on this machine: routes by BGP, ARP, isolation, both bookends, latency
+demo: ## three hosts on this machine: routes by BGP, ARP, isolation, both bookends, latency
+	@bash tools/setup.sh --run
 	@$(PY) -m hopwall_cli.demo
 
 test: setup ## every test, on the real kernel

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Set up what is missing: Debian packages, a virtual environment in .venv, the locked Python packages.
 # Says what it installs; does nothing when all is there. Debian packages and PyPI only.
-# Usage: setup.sh [LOCK...], for what is pinned in locks/LOCK.lock beside locks/dev.lock.
+# Usage: setup.sh [--run] [LOCK...]: with --run no Debian package that the tests alone need; LOCK for what is pinned in
+# locks/LOCK.lock beside locks/dev.lock.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,6 +14,12 @@ python=${PYTHON:-python3}
 command -v "$python" >/dev/null || fail "$python is not installed: apt-get install python3 (3.11 or newer)."
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
   fail "$("$python" --version) is too old: Python 3.11 or newer is needed (set PYTHON=/path/to/it)."
+
+for_tests=yes
+if [ "${1:-}" = --run ]; then
+  for_tests=no
+  shift
+fi
 
 # ---------------------------------------------------------------- Debian packages
 missing=()
@@ -27,12 +34,14 @@ need iptables iptables-nft-restore ip6tables-nft-restore iptables-legacy-restore
 need iproute2 ip
 need ipset ipset
 need bird2 bird
-need nftables nft # the tests alone: damage that only nft can do
-# Other BGP daemons, which the tests hold ours against.
-need frr vtysh
-need gobgpd gobgpd gobgp
-need exabgp exabgp exabgpcli
-need systemd systemd-analyze
+if [ "$for_tests" = yes ]; then
+  need nftables nft # damage that only nft can do
+  # Other BGP daemons, which ours is held against.
+  need frr vtysh
+  need gobgpd gobgpd gobgp
+  need exabgp exabgp exabgpcli
+  need systemd systemd-analyze # reads the units; nothing of it is started
+fi
 if [ ! -x .venv/bin/python ] && ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
   missing+=(python3-venv)
 fi
