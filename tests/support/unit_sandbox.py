@@ -61,7 +61,9 @@ def _mounts(unit: Unit, stage_path: str, lock_gid: int, binds: dict[str, str]) -
         raise OSError(ctypes.get_errno(), "unshare")
     _mount("--make-rprivate", "/")
     stage = Path(stage_path)
-    kept = {"python": sys.base_prefix, **{str(n): s for n, s in enumerate(binds.values())}}
+    # The interpreter and the checkout, wherever they are, stand for what is installed.
+    code = {"python": sys.base_prefix, "code": str(Path(__file__).parents[2])}
+    kept = {**code, **{str(n): s for n, s in enumerate(binds.values())}}
     for name, source in kept.items():
         (stage / name).mkdir()
         _mount("--rbind", source, str(stage / name))
@@ -70,7 +72,7 @@ def _mounts(unit: Unit, stage_path: str, lock_gid: int, binds: dict[str, str]) -
     _mount("--rbind", str(stage), "/mnt/s")
     for folder, mode in _COVERED.items():
         _mount("-t", "tmpfs", "-o", f"mode={mode}", "tmpfs", folder)
-    for name, target in (("python", sys.base_prefix), *((str(n), t) for n, t in enumerate(binds))):
+    for name, target in (*code.items(), *((str(n), t) for n, t in enumerate(binds))):
         Path(target).mkdir(parents=True, exist_ok=True)
         _mount("--rbind", f"/mnt/s/{name}", target)
     lock = Path("/run/xtables.lock")  # as packaging/tmpfiles.d makes it
