@@ -299,6 +299,12 @@ class Desired:
         told = (*self.hosts.refusals(), *self.translations.refusals(), *self.shortfalls.refusals())
         return (*endpoints, *others, *told)
 
+    @property
+    def objects(self) -> dict[str, tuple[str, str]]:
+        """Return what people know a chain by, and which way packets come through it ("" where that is said)."""
+        nats = {chain: (name, "") for chain, name in self.translations.objects.items()}
+        return {**self.chains.objects, **nats}
+
     def set_object(self, name: str) -> str:
         """Return what people know a kernel set by."""
         return f"set {self.sets.id_of(name) or name}"

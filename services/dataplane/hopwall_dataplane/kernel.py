@@ -233,7 +233,7 @@ class Kernel:
         for sets in (desired.members, desired.identity):
             for name, reason in sets.refused.items():
                 found[desired.set_object(name)] = reason
-        objects = desired.chains.objects if self._refused_chains else {}
+        objects = desired.objects if self._refused_chains else {}
         for (family, table, chain), reason in sorted(self._refused_chains.items()):
             if chain not in desired.chains.tables[family, table].desired:
                 continue  # nobody wants it any more
