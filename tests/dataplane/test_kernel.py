@@ -224,7 +224,7 @@ async def test_routes_that_went_with_their_interface_are_no_drift() -> None:
     host = FakeHost()
     kernel = host.agent()
     await turn(kernel, endpoint(1, address=1), endpoint(2, address=2, tap=1))
-    links = dict(kernel.desired._links)
+    links = dict(kernel.desired.links)
     del links["tap0"]
     host.routes.held = {k: r for k, r in host.routes.held.items() if not r.interface}
     kernel.desired.set_links(links)

@@ -233,7 +233,9 @@ class Kernel:
         for sets in (desired.members, desired.identity):
             for name, reason in sets.refused.items():
                 found[desired.set_object(name)] = reason
-        objects = desired.objects if self._refused_chains else {}
+        objects: dict[str, tuple[str, str]] = {}
+        if self._refused_chains:
+            objects = {**desired.chains.objects, **desired.translations.objects}
         for (family, table, chain), reason in sorted(self._refused_chains.items()):
             if chain not in desired.chains.tables[family, table].desired:
                 continue  # nobody wants it any more

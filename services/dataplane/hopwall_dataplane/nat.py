@@ -87,13 +87,14 @@ class Translations:
         return (Refusal(object=o, reason=why) for o, why in sorted(self._faults.items()))
 
     @property
-    def objects(self) -> dict[str, str]:
-        """Name what each chain translates, for people."""
+    def objects(self) -> dict[str, tuple[str, str]]:
+        """Name what each chain translates, for people, as `ChainBook.objects` does."""
         found = {OUT_CHAIN: "natOutgoing of the pools"}
         named = {x: _object(nat, endpoint_id) for x, (endpoint_id, nat) in self._won.items()}
         for internal, external in lowest_externals(nat for _, nat in self._won.values()).items():
             found[from_chain(internal)] = named[external]
-        return found | {to_chain(external): name for external, name in named.items()}
+        found |= {to_chain(external): name for external, name in named.items()}
+        return {chain: (name, "") for chain, name in found.items()}
 
     def _winners(self, taken: Container[str]) -> dict[str, tuple[EndpointId, Nat]]:
         self._faults = {}
