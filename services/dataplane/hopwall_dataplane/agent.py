@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from hopwall_dataplane.asking import Asking
 from hopwall_dataplane.bgp.speaker import Speaker
+from hopwall_dataplane.counting import answer_rules
 from hopwall_dataplane.drift import Found
 from hopwall_dataplane.feed import Feed, Step
 from hopwall_dataplane.guard import Guard
@@ -29,7 +30,7 @@ from hopwall_dataplane.settings import DataplaneSettings
 from hopwall_dataplane.stale import Doubts, Stale
 from hopwall_dataplane.watch.watch import Watch
 from hopwall_model import codec, topics
-from hopwall_model.counts import HostRules, RulesRequest
+from hopwall_model.counts import RulesRequest
 from hopwall_model.release import Released, ReleaseRequest
 from hopwall_model.status import Drift, HostStatus, LastGood, Moved
 from hopwall_model.updates import (
@@ -161,12 +162,17 @@ class Agent:
     async def _fall_back(self) -> None:
         """Take the state on disk for what is wanted until calc is heard: after a boot at once.
 
-        Where the rules of a state stand, and may be newer than the file, only when calc stays silent.
+        Where a state stands in the kernel, only when calc stays silent, and only if the file is of that state: what
+        is older would take back what was closed.
         """
         step = await self.keeper.load()
         if step is None:
             return
-        if self.kernel.desired.classes.remembered:
+        as_of = self.kernel.as_of
+        if as_of.stands or self.kernel.desired.classes.remembered:
+            if not as_of.is_of(self.keeper.mirror.digest):
+                self.keeper.pass_over()
+                return
             await asyncio.sleep(_SILENCE_S)
         if self.progress.armed:
             return
@@ -178,6 +184,7 @@ class Agent:
         since = clock.now_text()
         self._last_good = LastGood(epoch=step.epoch, revision=step.revision, since=since)
         self._take(step)
+        as_of.want(self.keeper.mirror.digest)
         self._wake.set()
 
     async def _join(self) -> None:
@@ -187,7 +194,7 @@ class Agent:
         subject = topics.host_batch_subject(host)
         await self.link.subscribe(topics.HOST_BATCH, subject, self._on_message)
         self.link.on_reconnect(self._on_reconnect)
-        await self.link.serve_chunked(topics.RULES, topics.rules_subject(host), self._answer_rules)
+        await self.link.serve_chunked(topics.RULES, topics.rules_subject(host), self._on_rules)
         release = topics.release_subject(host)
         await self.link.serve_chunked(topics.RELEASE, release, self._on_release)
         await self.arrivals.serve()
@@ -325,6 +332,7 @@ class Agent:
     def _heard(self, step: Step) -> None:
         """Keep what calc said; from now on its word is what is enforced."""
         self.keeper.fold(step)
+        self.kernel.as_of.want(self.keeper.mirror.digest)
         self._last_good = None
         self.progress.in_sync = self.progress.in_sync or step.full
 
@@ -345,6 +353,9 @@ class Agent:
             self.asking.again("missing")
         self._held_until = clock.monotonic() + _HELD_PAUSE_S
         return False
+
+    async def _on_rules(self, request: RulesRequest, _subject: str) -> bytes:
+        return await answer_rules(self.kernel, request)
 
     def _on_release(self, request: ReleaseRequest, _subject: str) -> bytes:
         failure = self.guard.release(request.epoch)
@@ -401,7 +412,10 @@ class Agent:
         if self.guard.held is not None:
             bus = f"a snapshot is held back: {self.guard.held.reason}"
         if (kept := self._last_good) is None:
-            return f"no snapshot from calc yet ({bus})"
+            older = (
+                "; the kernel has a newer state than the disk, which stays" * self.keeper.is_older
+            )
+            return f"no snapshot from calc yet ({bus}){older}"
         return (
             f"enforcing last-good of revision {kept.revision} / epoch {kept.epoch} since {kept.since}, "
             f"{bus}"
@@ -453,15 +467,6 @@ class Agent:
             log.warning("%s", error)
             return False
         return True
-
-    async def _answer_rules(self, request: RulesRequest, _subject: str) -> bytes:
-        host, at = self.settings.host_name, clock.now_text()
-        try:
-            rules = await self.kernel.rule_counts(request)
-        except OSError as error:  # TimeoutError is one
-            reason = f"The tables of host {host} cannot be read: {error}."
-            return codec.encode(HostRules(host=host, at=at, failure=reason))
-        return codec.encode(HostRules(host=host, at=at, rules=rules))
 
     # ------------------------------------------------------------ tasks beside the loop
 
