@@ -412,10 +412,8 @@ class Agent:
         if self.guard.held is not None:
             bus = f"a snapshot is held back: {self.guard.held.reason}"
         if (kept := self._last_good) is None:
-            older = (
-                "; the kernel has a newer state than the disk, which stays" * self.keeper.is_older
-            )
-            return f"no snapshot from calc yet ({bus}){older}"
+            stays = "; the kernel keeps another state than the disk's" * self.keeper.is_other
+            return f"no snapshot from calc yet ({bus}){stays}"
         return (
             f"enforcing last-good of revision {kept.revision} / epoch {kept.epoch} since {kept.since}, "
             f"{bus}"

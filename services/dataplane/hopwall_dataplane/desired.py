@@ -297,7 +297,11 @@ class Desired:
             for e in sorted(self._closed)
         )
         others = (Refusal(object=o, reason=r) for o, r in sorted(self._faults.items()))
-        told = (*self.hosts.refusals(), *self.translations.refusals(), *self.shortfalls.refusals())
+        told = (
+            *self.hosts.refusals(),
+            *self.translations.refusals(),
+            *self.shortfalls.refusals(self.hosts.known),
+        )
         return (*endpoints, *others, *told)
 
     def set_object(self, name: str) -> str:

@@ -146,6 +146,11 @@ class HostEndpoints:
         )
 
     @property
+    def known(self) -> Iterable[HostEndpointSet]:
+        """The host endpoints, by name."""
+        return (endpoint for _, endpoint in sorted(self._known.items()))
+
+    @property
     def has_placed(self) -> bool:
         """Whether any host endpoint applies to an interface."""
         return bool(self._placed)
