@@ -50,7 +50,9 @@ class Recorded(Restore):
         super().__init__(restore.family, restore.backend)
         self.texts: list[str] = []
 
-    async def apply(self, tx: Transaction, *, timeout_s: float = 30.0) -> Applied | Failed | Retry:
+    async def apply(
+        self, tx: Transaction, *, timeout_s: float | None = None
+    ) -> Applied | Failed | Retry:
         """Apply, and keep the text."""
         outcome = await super().apply(tx, timeout_s=timeout_s)
         self.texts.append(tx.text)

@@ -108,7 +108,7 @@ async def _ahead(calc: CalcStandIn, agent: AgentProcess, file: Path) -> dict[str
     at = agent.argv.index("--nats-url") + 1
     bus, agent.argv[at] = agent.argv[at], "nats://127.0.0.1:1"
     agent.start()
-    found["says"] = await until_says("newer")
+    found["says"] = await until_says("keeps another")
     await asyncio.sleep(_SILENCE_S)
     found["kept"] = kernel_state()
     agent.kill()

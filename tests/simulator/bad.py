@@ -23,7 +23,7 @@ def flush_then_restore(world: World) -> None:
             async def wrong(
                 tx: Transaction,
                 *,
-                timeout_s: float = 30.0,
+                timeout_s: float | None = None,
                 kernel: FakeHost = host.kernel,
                 family: Family = restore.family,
                 right: Callable[[Transaction], object] = right,

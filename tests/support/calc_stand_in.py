@@ -176,6 +176,11 @@ class AgentProcess:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(self.argv, stderr=log, env=dict(os.environ))
 
+    @property
+    def pid(self) -> int | None:
+        """Its process id; None before it was started."""
+        return None if self._process is None else self._process.pid
+
     def kill(self) -> None:
         """End it as a crash would."""
         assert self._process is not None

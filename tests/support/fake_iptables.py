@@ -194,7 +194,9 @@ class FakeRestore:
     async def start(self) -> None:
         """Need no process."""
 
-    async def apply(self, tx: Transaction, *, timeout_s: float = 30.0) -> Applied | Failed | Retry:
+    async def apply(
+        self, tx: Transaction, *, timeout_s: float | None = None
+    ) -> Applied | Failed | Retry:
         """Apply one transaction, whole or not at all."""
         if self.fail_next and (outcome := self.fail_next.pop(0)) is not None:
             return outcome
@@ -208,7 +210,7 @@ class FakeRestore:
         return Applied()
 
     async def apply_with_quarantine(
-        self, tx: Transaction, stub: Stub, *, timeout_s: float = 30.0
+        self, tx: Transaction, stub: Stub, *, timeout_s: float | None = None
     ) -> Applied | Failed | Retry:
         """Apply with each chain that is refused closed by its stub."""
         return await apply_with_quarantine(self.apply, tx, stub)

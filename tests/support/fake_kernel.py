@@ -118,7 +118,9 @@ class _Restore(FakeRestore):
         super().__init__(family, host.tables[family])
         self._host = host
 
-    async def apply(self, tx: Transaction, *, timeout_s: float = 30.0) -> Applied | Failed | Retry:
+    async def apply(
+        self, tx: Transaction, *, timeout_s: float | None = None
+    ) -> Applied | Failed | Retry:
         """Apply one transaction, and tell."""
         outcome = await super().apply(tx, timeout_s=timeout_s)
         self._host.told()

@@ -221,7 +221,8 @@ class Tracker:
         if not status.in_sync:
             return f"Host {host} is not in sync; it is reading its state."
         if status.revision < wanted:
-            return f"Host {host} enforces revision {status.revision} of {wanted}."
+            text = f"Host {host} enforces revision {status.revision} of {wanted}."
+            return f"{text} {status.held_up}".rstrip()
         return ""
 
     def _fault(self, host: str, targets: Sequence[Target]) -> tuple[bool, str]:

@@ -199,6 +199,7 @@ class HostView(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=
     last_good: LastGood | None = None
     held: HeldSnapshot | None = None
     not_kept: str = ""
+    held_up: str = ""
 
 
 class HostViewList(
@@ -233,6 +234,7 @@ def _host_view(api: Api, host: str, *, sessions: bool = False) -> HostView:
         last_good=status.last_good,
         held=status.held,
         not_kept=status.not_kept,
+        held_up=status.held_up,
     )
 
 

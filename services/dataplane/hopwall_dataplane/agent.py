@@ -8,7 +8,7 @@ snapshot. A snapshot that takes away much of what the host has, unexplained, is 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hopwall_dataplane.asking import Asking
@@ -17,6 +17,7 @@ from hopwall_dataplane.counting import answer_rules
 from hopwall_dataplane.drift import Found
 from hopwall_dataplane.feed import Feed, Step
 from hopwall_dataplane.guard import Guard
+from hopwall_dataplane.hindrance import Hindrance
 from hopwall_dataplane.host_endpoints import Way
 from hopwall_dataplane.kernel import Kernel
 from hopwall_dataplane.lastgood.keeper import Keeper
@@ -28,16 +29,13 @@ from hopwall_dataplane.poison import Poison
 from hopwall_dataplane.report import MAX_NAMED, capped, same, shortened
 from hopwall_dataplane.settings import DataplaneSettings
 from hopwall_dataplane.stale import Doubts, Stale
+from hopwall_dataplane.subscriptions import Subscriptions
 from hopwall_dataplane.watch.watch import Watch
 from hopwall_model import codec, topics
 from hopwall_model.counts import RulesRequest
 from hopwall_model.release import Released, ReleaseRequest
 from hopwall_model.status import Drift, HostStatus, LastGood, Moved
-from hopwall_model.updates import (
-    HostBatch,
-    Scope,
-    SharedUpdate,
-)
+from hopwall_model.updates import HostBatch, SharedUpdate
 from hopwall_runtime import clock
 from hopwall_runtime.link import Link, Unavailable
 
@@ -94,7 +92,6 @@ class Agent:
     _links: Mapping[str, LinkState] | None = None
     _ways: tuple[Way, ...] = ()
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
-    _ended: dict[Scope, Callable[[], Awaitable[None]]] = field(default_factory=dict)
     _retry_s: float = 0.0
     _retry_at: float = 0.0
     _impatient_at: float = 0.0
@@ -106,11 +103,16 @@ class Agent:
     _reported: HostStatus | None = None
     arrivals: Arrivals = field(init=False)
     asking: Asking = field(init=False)
+    hindrance: Hindrance = field(init=False)
+    scopes: Subscriptions = field(init=False)
+    _slow: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         """Be ready to hear workloads arrive, and to ask."""
         host, desired = self.settings.host_name, self.kernel.desired
         self.arrivals = Arrivals(host, desired, self._wake.set)
+        self.hindrance = Hindrance(self._slow.set, lambda: self.kernel.waits_for)
+        self.scopes = Subscriptions(self.link, self._on_message)
         self.asking = Asking(host, self.link, self._on_snapshot, lambda: self.guard.missing)
 
     # ------------------------------------------------------------ in
@@ -150,6 +152,7 @@ class Agent:
             tasks.create_task(self.asking.run(), name="snapshots")
             tasks.create_task(self._keep_refreshing(), name="refresh")
             tasks.create_task(self._keep_reporting(), name="heartbeat")
+            tasks.create_task(self._keep_telling(), name="hindrances")
             if self.speaker is not None:
                 tasks.create_task(self.speaker.run(), name="bgp")
             if self.watch is not None:
@@ -224,15 +227,17 @@ class Agent:
 
     async def _turn(self) -> None:
         self._fold()
-        await self._subscribe()
+        if self._joined:
+            await self.scopes.follow(self.feed.needed)
         if not self.progress.armed:
             await self._mend_wall()
             await self._report(force=False)
             return
         try:
-            await self._read_again()
-            with self.metrics.apply_seconds.time():
-                turn = await self.kernel.apply()
+            with self.hindrance.turn():
+                await self._read_again()
+                with self.metrics.apply_seconds.time():
+                    turn = await self.kernel.apply()
         except OSError as error:
             self.kernel.stale |= set(Stale)
             turn = Turn(held_by=f"the kernel cannot be read: {error}")
@@ -263,13 +268,15 @@ class Agent:
         if not self.settings.wall or not self.kernel.stale & {Stale.TABLES, Stale.SETS}:
             return
         try:
-            await self._drifted(await self.kernel.resync())
-            await self.kernel.build_wall()
+            with self.hindrance.turn():
+                await self._drifted(await self.kernel.resync())
+                await self.kernel.build_wall()
         except OSError as error:
             self._note(Turn(held_by=f"the wall cannot be mended: {error}"))
             self.kernel.stale |= set(Stale)
         else:
             self._retry_s = self._retry_at = 0.0
+            self.hindrance.ended("")
 
     async def _look(self) -> None:
         """Look at the flows as long as there is cause and no news."""
@@ -364,21 +371,12 @@ class Agent:
             self.asking.again("released")
         return codec.encode(Released(host=self.settings.host_name, failure=failure))
 
-    async def _subscribe(self) -> None:
-        if not self._joined:
-            return
-        needed = self.feed.needed
-        for scope in sorted(needed - self._ended.keys()):
-            subject = topics.shared_subject(scope)
-            self._ended[scope] = await self.link.subscribe(topics.SHARED, subject, self._on_message)
-        for scope in sorted(self._ended.keys() - needed):
-            await self._ended.pop(scope)()
-
     # ------------------------------------------------------------ what became of it
 
     def _note(self, turn: Turn) -> None:
         self.metrics.ops.inc(turn.n_ops)
         self.metrics.turns.inc()
+        self.hindrance.ended(turn.held_by)
         if turn.held_by:
             self.metrics.failures.inc()
             self._retry_s = min(max(self._retry_s * 2, _RETRY_S[0]), _RETRY_S[1])
@@ -406,7 +404,13 @@ class Agent:
             await self._publish(topics.drift_subject(host), note)
 
     @property
-    def why_not_in_sync(self) -> str:
+    def why_not_ready(self) -> str | None:
+        """Say why this host is not to be relied on; None when it is."""
+        hindered = self.hindrance.text or None
+        return hindered if self.progress.in_sync else self._why_not_in_sync
+
+    @property
+    def _why_not_in_sync(self) -> str:
         """Say what is enforced while calc has not been heard."""
         bus = "calc has not answered yet" if self.link.connected else "no bus"
         if self.guard.held is not None:
@@ -445,6 +449,7 @@ class Agent:
             last_good=self._last_good,
             held=self.guard.held,
             not_kept=self.keeper.fault,
+            held_up=self.hindrance.text,
         )
 
     async def _report(self, *, force: bool) -> None:
@@ -474,6 +479,13 @@ class Agent:
             self.kernel.stale |= set(Stale)
             self.kernel.unpark_all()
             self._wake.set()
+
+    async def _keep_telling(self) -> None:
+        """Report what hinders a turn while it lasts."""
+        while True:
+            await self._slow.wait()
+            self._slow.clear()
+            await self._report(force=False)
 
     async def _keep_reporting(self) -> None:
         while True:

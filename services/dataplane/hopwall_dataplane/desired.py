@@ -297,12 +297,8 @@ class Desired:
             for e in sorted(self._closed)
         )
         others = (Refusal(object=o, reason=r) for o, r in sorted(self._faults.items()))
-        told = (
-            *self.hosts.refusals(),
-            *self.translations.refusals(),
-            *self.shortfalls.refusals(self.hosts.known),
-        )
-        return (*endpoints, *others, *told)
+        told = (*self.hosts.refusals(), *self.translations.refusals())
+        return (*endpoints, *others, *told, *self.shortfalls.refusals(self.hosts.known))
 
     def set_object(self, name: str) -> str:
         """Return what people know a kernel set by."""

@@ -477,6 +477,11 @@ class Kernel:
         self.desired.routes.unpark_all()
         self._compare_all |= self._tables.keys()
 
+    @property
+    def waits_for(self) -> str:
+        """Name the tool that is waited for; "" when none is."""
+        return next((text for r in self.restores.values() if (text := r.waits_for)), "")
+
     async def close(self) -> None:
         """Let go of the drivers; the kernel stays as it is."""
         for restore in self.restores.values():

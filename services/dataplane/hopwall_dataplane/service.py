@@ -177,9 +177,6 @@ async def serve(settings: DataplaneSettings) -> None:
             kernel.desired.reserved,
         )
 
-    def ready() -> str | None:
-        return None if agent.progress.in_sync else agent.why_not_in_sync
-
     def on_links(links: Mapping[str, NetworkLink]) -> None:
         states = {n: LinkState(link.index, link.up, link.addresses) for n, link in links.items()}
         names = {link.index: link.name for link in links.values()}
@@ -190,7 +187,9 @@ async def serve(settings: DataplaneSettings) -> None:
     agent.watch = Watch(kernel, legacy=backend.kind == "legacy", metrics=metrics)
     try:
         monitor.start(asyncio.get_running_loop(), on_links)
-        async with serve_health(settings.health_listen, ready, metrics.registry):
+        async with serve_health(
+            settings.health_listen, lambda: agent.why_not_ready, metrics.registry
+        ):
             await agent.run()
     finally:
         monitor.close()

@@ -107,6 +107,8 @@ class HostStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     held: HeldSnapshot | None = None
     #: Why the state is not on disk, or what was there is not used; "" when all is well.
     not_kept: str = ""
+    #: Why what was received is not in the kernel yet, and is tried again; "" when nothing hinders.
+    held_up: str = ""
 
 
 class CalcStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):

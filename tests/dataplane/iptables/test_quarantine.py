@@ -61,7 +61,7 @@ async def test_no_chain_is_open_on_the_way() -> None:
     restore = FakeRestore()
     seen: list[dict[str, int]] = []
 
-    async def apply(tx: Transaction, *, timeout_s: float = 30.0) -> Applied | Failed | Retry:
+    async def apply(tx: Transaction, *, timeout_s: float | None = None) -> Applied | Failed | Retry:
         outcome = await FakeRestore.apply(restore, tx)
         chains = restore.tables.tables["filter"]
         seen.append({n: len(chain.lines) for n, chain in chains.items() if n.startswith("hw-")})

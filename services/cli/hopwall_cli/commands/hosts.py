@@ -149,6 +149,5 @@ def _life_notes(name: str, host: dict[str, Any]) -> list[str]:
             f"{name} goes on with what it has. {held['reason']} Where that is right: "
             f"hopwall hosts release {name}"
         )
-    if host.get("notKept"):
-        notes.append(f"{name}: {host['notKept']}")
-    return notes
+    reasons = (host.get("heldUp"), host.get("notKept"))
+    return [*notes, *(f"{name}: {why}" for why in reasons if why)]

@@ -24,7 +24,6 @@ _TRIAL_TIMEOUT_S = 10.0
 _TRIAL_CHAIN = f"{CHAIN_PREFIX}trial"
 _LOG_LINE = f'-j NFLOG --nflog-prefix "{COMMENT_PREFIX}'
 _LOG = f'-m limit --limit 1/second --limit-burst 1 {_LOG_LINE}"'
-_LOCK_WAIT_S = 5
 
 
 class BackendError(Exception):
@@ -101,7 +100,8 @@ def _try(
         "--wait" in _run((*command_prefix, path, "--help"), "").stderr
         for path in restore_path.values()
     ):
-        options = (f"--wait={_LOCK_WAIT_S}",)
+        # Without a limit of its own: the alarm of `--wait=5` ends a long-lived process 5 s after a transaction.
+        options = ("--wait",)
     backend = Backend(kind, restore_path, save_path, options)
     for family in families:
         argv = backend.restore_argv(family, "--test")

@@ -13,11 +13,13 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 from hopwall_dataplane.iptables.counters import Count, read_counts
+from hopwall_dataplane.iptables.lock import LOCK, holder
 from hopwall_dataplane.iptables.nft_driver import NftDriver
 from hopwall_dataplane.iptables.parse import classify, is_unprintable, parse_save
 from hopwall_dataplane.iptables.quarantine import Stub, apply_with_quarantine
@@ -31,7 +33,11 @@ _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 SETTLE_S = 0.020
 _MAX_STDERR_BYTES = 64 * 1024
 _REAP_TIMEOUT_S = 2.0
-_SAVE_TIMEOUT_S = 30.0
+_SAVE_TIMEOUT_S = 10.0
+#: A transaction of no lines, and what each line may take: many times what was measured. A lock of others is waited
+#: for within it.
+_TIMEOUT_S = 10.0
+_TIMEOUT_PER_LINE_S = 0.0005
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +234,7 @@ class Restore:
         self._nft_lock = threading.Lock()
         self._n_tokens = 0
         self._in_flight = False
+        self._waits: set[str] = set()
         self._freed_at = -SETTLE_S
 
     @property
@@ -242,6 +249,14 @@ class Restore:
         return pids if self._nft is None else [*pids, self._nft.portid]
 
     @property
+    def waits_for(self) -> str:
+        """Name the tool that is waited for; "" when none is."""
+        if not self._waits:
+            return ""
+        lock = holder() if self.backend.kind == "legacy" else ""
+        return f"{min(self._waits)}{f', and {LOCK} is held by {lock}' if lock else ''}"
+
+    @property
     def settled_in_s(self) -> float:
         """Tell how long to wait until a transaction need not wait for lines freed by the last one."""
         left = self._freed_at + SETTLE_S - asyncio.get_running_loop().time()
@@ -254,7 +269,9 @@ class Restore:
         """
         await self._living_child()
 
-    async def apply(self, tx: Transaction, *, timeout_s: float = 30.0) -> Applied | Failed | Retry:
+    async def apply(
+        self, tx: Transaction, *, timeout_s: float | None = None
+    ) -> Applied | Failed | Retry:
         """Apply one transaction, whole or not at all.
 
         Errors: RuntimeError when another one is in flight. After `Retry` and `Failed` the picture of
@@ -264,11 +281,15 @@ class Restore:
         if self._in_flight:
             raise RuntimeError(f"two transactions at once on the {self.family} iptables driver")
         self._in_flight = True
+        if timeout_s is None:
+            timeout_s = _TIMEOUT_S + tx.n_lines * _TIMEOUT_PER_LINE_S
+        tool = self.backend.restore_path[self.family]
         try:
-            return await self._apply(tx, timeout_s)
+            with self._waiting(f"{tool} with table {tx.table}"):
+                return await self._apply(tx, timeout_s)
         except TimeoutError:
             return Retry(
-                f"{self.backend.restore_path[self.family]} took longer than {timeout_s:g} s for table {tx.table}; "
+                f"{tool} took longer than {timeout_s:.1f} s for table {tx.table}; "
                 "it was killed and will be started again"
             )
         except OSError as error:
@@ -277,7 +298,7 @@ class Restore:
             self._in_flight = False
 
     async def apply_with_quarantine(
-        self, tx: Transaction, stub: Stub, *, timeout_s: float = 30.0
+        self, tx: Transaction, stub: Stub, *, timeout_s: float | None = None
     ) -> Applied | Failed | Retry:
         """Apply a transaction with each chain the tool will not have closed by its stub instead."""
 
@@ -293,7 +314,8 @@ class Restore:
         """
         argv = (*self._prefix, self.backend.save_path[self.family], "-t", table)
         try:
-            return await asyncio.to_thread(self._read, argv, table)
+            with self._waiting(f"{argv[-3]} with table {table}"):
+                return await asyncio.to_thread(self._read, argv, table)
         except (OSError, TimeoutError) as error:
             return Retry(f"table {table} could not be read: {error}")
 
@@ -314,6 +336,14 @@ class Restore:
         if self._nft is not None:
             self._nft.close()
             self._nft = None
+
+    @contextmanager
+    def _waiting(self, tool: str) -> Iterator[None]:
+        self._waits.add(tool)
+        try:
+            yield
+        finally:
+            self._waits.discard(tool)
 
     def _read(self, argv: tuple[str, ...], table: TableName) -> TableState:
         """Read in a thread."""
