@@ -83,7 +83,7 @@ async def test_a_host_without_an_agent_is_a_problem_in_time(
     caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """503 that names the host and says what to look at."""
-    monkeypatch.setattr("hopwall_api.rules.ANSWER_TIME_S", 0.3)
+    monkeypatch.setattr("hopwall_api.asking.ANSWER_TIME_S", 0.3)
     await caller.put("/v1/nodes/h1", node("h1"))
     detail = (await caller.get("/v1/hosts/h1/rules")).problem(503)["detail"]
     assert "agent of host h1 did not answer" in detail

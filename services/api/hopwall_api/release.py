@@ -5,14 +5,13 @@ from msgspec import Struct
 
 from hopwall_api import problems
 from hopwall_api.answers import json_response
+from hopwall_api.asking import ask_agent
 from hopwall_api.parameters import query_of, refuse_unknown
 from hopwall_api.reads import api_in_sync, known_host
 from hopwall_model import codec, topics
 from hopwall_model.release import Released, ReleaseRequest
 from hopwall_model.status import HeldSnapshot
-from hopwall_runtime.link import Unavailable
 
-ANSWER_TIME_S = 5.0
 RELEASE_PARAMETERS = ("epoch",)
 
 _decode = codec.decoder(Released)
@@ -39,20 +38,8 @@ async def release_host(request: web.Request) -> web.StreamResponse:
         raise problems.conflict(f"Host {name} holds back no snapshot, as far as it has reported.")
     # The epoch binds the release to what the caller has looked at: another snapshot is another decision.
     wanted = ReleaseRequest(epoch=query.get("epoch") or held.epoch)
-    try:
-        body = await api.link.request_chunked(
-            topics.release_subject(name), wanted, timeout_s=ANSWER_TIME_S
-        )
-        answer = _decode(body)
-    except Unavailable as error:
-        raise problems.unavailable(
-            f"The agent of host {name} did not answer within {ANSWER_TIME_S:.0f} s: does it run, and does "
-            "it reach NATS?"
-        ) from error
-    except codec.CodecError as error:
-        raise problems.unavailable(
-            f"The agent of host {name} answered with something that is no answer to a release."
-        ) from error
+    subject = topics.release_subject(name)
+    answer = await ask_agent(api.link, name, subject, wanted, _decode, "answer to a release")
     if answer.failure:
         raise problems.conflict(f"Host {name}: {answer.failure}")
     return json_response(HostReleased(host=name, held=held))

@@ -7,14 +7,11 @@ from msgspec import Struct
 
 from hopwall_api import problems
 from hopwall_api.answers import json_response
+from hopwall_api.asking import ask_agent
 from hopwall_api.parameters import query_of, refuse_unknown
 from hopwall_api.reads import api_in_sync, known_host
 from hopwall_model import codec, topics
 from hopwall_model.counts import HostRules, RuleCount, RulesRequest
-from hopwall_runtime.link import Unavailable
-
-#: How long an agent may take: it reads its tables, which is tens of milliseconds in a large one.
-ANSWER_TIME_S = 5.0
 
 _IDENTITY = re.compile(r"[a-z2-7]{10}")
 _MAX_IDENTITIES = 100
@@ -54,20 +51,8 @@ async def host_rules(request: web.Request) -> web.StreamResponse:
     wanted = rules_request(query_of(request.query))
     api = await api_in_sync(request)
     name = known_host(api, request.match_info["host"])
-    try:
-        body = await api.link.request_chunked(
-            topics.rules_subject(name), wanted, timeout_s=ANSWER_TIME_S
-        )
-        answer = _decode(body)
-    except Unavailable as error:
-        raise problems.unavailable(
-            f"The agent of host {name} did not answer within {ANSWER_TIME_S:.0f} s: does it run, and does "
-            "it reach NATS?"
-        ) from error
-    except codec.CodecError as error:
-        raise problems.unavailable(
-            f"The agent of host {name} answered with something that is no list of rules."
-        ) from error
+    subject = topics.rules_subject(name)
+    answer = await ask_agent(api.link, name, subject, wanted, _decode, "list of rules")
     if answer.failure:
         raise problems.unavailable(answer.failure)
     return json_response(RuleList(host=name, at=answer.at, items=answer.rules))
