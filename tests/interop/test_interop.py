@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop import cases
+from tests.interop import cases, places
 from tests.support.peers import KINDS
 
 pytestmark = pytest.mark.kernel
@@ -14,3 +14,9 @@ pytestmark = pytest.mark.kernel
 def test_a_host_of_another_make_speaks_with_ours(kind: str, tmp_path: Path) -> None:
     """Sessions come up, routes come, go and are announced with their attributes, in both families."""
     assert len(list(cases.host(kind, tmp_path))) == 12
+
+
+@pytest.mark.parametrize("case", places.CASES.values(), ids=lambda case: case.__name__)
+def test_a_router_is_where_it_is_declared(case: cases.Case, tmp_path: Path) -> None:
+    """Ports, gateways, interfaces and paths mean to FRR, in both families, what the resources say."""
+    assert {row.family for row in case("frr", tmp_path)} == {4, 6}

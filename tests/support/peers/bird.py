@@ -96,6 +96,8 @@ class BirdPeer(Peer):
                 f" bgp_large_community.add(({c.replace(':', ',')}));"
                 for c in large(one.communities)
             )
+            # Each prepending puts its number first.
+            changes += "".join(f" bgp_path.prepend({n});" for n in reversed(one.as_path))
             lines.append(f"  route {one.network} {how}" + (f" {{{changes} }};" if changes else ";"))
         return [*lines, "}"]
 
@@ -107,15 +109,20 @@ def _name(link: Link) -> str:
 def _session(link: Link) -> list[str]:
     lines = [
         f"protocol bgp {_name(link)} {{",
-        f"  local {link.here} as {link.local_as}; neighbor {link.there} as {link.remote_as};",
+        f"  local {link.here} port {link.port_here} as {link.local_as};",
+        f"  neighbor {link.there} port {link.port_there} as {link.remote_as};",
         "  connect delay time 1; connect retry time 2; error wait time 1, 4;",
     ]
     if link.password:
         lines.append(f'  password "{link.password}";')
+    if link.passive:
+        lines.append("  passive on;")
     if link.hops:
         lines.append("  direct; ttl security on;")
+    if link.bfd or link.far:
+        lines.append("  multihop;")
     if link.bfd:
-        lines.append("  multihop 2; bfd on;")
+        lines.append("  bfd on;")
     if link.cluster_id:
         lines.append(f"  rr client; rr cluster id {link.cluster_id};")
     if link.restart_s:

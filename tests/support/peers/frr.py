@@ -14,6 +14,7 @@ from tests.support.bird_hosts import until
 from tests.support.peers.peer import Learnt, Link, Peer, Said, first_line, large, standard
 
 _DAEMONS = Path("/usr/lib/frr")
+_PORT = 179
 
 
 @dataclass(slots=True)
@@ -59,7 +60,7 @@ class FrrPeer(Peer):
                 self._daemon("bfdd", "--bfdctl", str(self.home / "bfdd.sock"))
             self._zebra, self._processes = self._processes, []
         self._file("bgpd.conf", self._text())
-        self._daemon("bgpd")
+        self._daemon("bgpd", "-p", str(self.links[0].port_here))
         until(self._answers)
 
     def _file(self, name: str, text: str) -> None:
@@ -178,8 +179,14 @@ def _neighbor(link: Link) -> list[str]:
         lines.append(f"{head} password {link.password}")
     if link.hops:
         lines.append(f"{head} ttl-security hops {link.hops}")
+    if link.port_there != _PORT:
+        lines.append(f"{head} port {link.port_there}")
+    if link.passive:
+        lines.append(f"{head} passive")
+    if link.bfd or link.far:
+        lines.append(f"{head} ebgp-multihop 255")
     if link.bfd:
-        lines += [f"{head} ebgp-multihop 255", f"{head} bfd"]
+        lines.append(f"{head} bfd")
     return lines
 
 
@@ -188,7 +195,7 @@ def _name(one: Said) -> str:
 
 
 def _route_map(one: Said) -> list[str]:
-    if not one.communities and not one.next_hop:
+    if not _shaped(one):
         return []
     lines = [f"route-map {_name(one)} permit 10"]
     if found := standard(one.communities):
@@ -198,11 +205,17 @@ def _route_map(one: Said) -> list[str]:
     if one.next_hop:
         kind = "ip next-hop" if one.family == 4 else "ipv6 next-hop global"
         lines.append(f"set {kind} {one.next_hop}")
+    if one.as_path:
+        lines.append(f"set as-path prepend {' '.join(map(str, one.as_path))}")
     return [*lines, "exit"]
 
 
+def _shaped(one: Said) -> bool:
+    return bool(one.communities or one.next_hop or one.as_path)
+
+
 def _network(one: Said) -> str:
-    shaped = f" route-map {_name(one)}" if one.communities or one.next_hop else ""
+    shaped = f" route-map {_name(one)}" if _shaped(one) else ""
     return f"network {one.network}{shaped}"
 
 
