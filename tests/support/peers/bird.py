@@ -118,11 +118,14 @@ def _session(link: Link) -> list[str]:
     if link.passive:
         lines.append("  passive on;")
     if link.hops:
-        lines.append("  direct; ttl security on;")
-    if link.bfd or link.far:
+        lines.append("  direct;" if link.hops == 1 else f"  multihop {link.hops};")
+        lines.append("  ttl security on;")
+    if link.far:
         lines.append("  multihop;")
     if link.bfd:
-        lines.append("  bfd on;")
+        # Inside an AS BIRD takes its peers to be hops away, and BFD is that of several hops then.
+        near = not (link.far or link.hops)
+        lines.append(f"  {'direct; ' if near else ''}bfd on;")
     if link.cluster_id:
         lines.append(f"  rr client; rr cluster id {link.cluster_id};")
     if link.restart_s:

@@ -183,7 +183,7 @@ def _neighbor(link: Link) -> list[str]:
         lines.append(f"{head} port {link.port_there}")
     if link.passive:
         lines.append(f"{head} passive")
-    if link.bfd or link.far:
+    if link.far:
         lines.append(f"{head} ebgp-multihop 255")
     if link.bfd:
         lines.append(f"{head} bfd")
