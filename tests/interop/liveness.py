@@ -5,7 +5,7 @@ same happens and is not noticed: so it is BFD, and nothing else, that the other 
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -51,7 +51,7 @@ def _reflector() -> list[Resource]:
     return [*cloud(**NO_MESH), node(1), node(2, route_reflector_cluster_id="2.0.0.2"), rr]
 
 
-def neighbour(kind: str, folder: Path) -> Iterator[Row]:
+def neighbour(kind: str, folder: Path) -> Generator[Row]:
     """Be a router on the link: BFD is that of one hop."""
     yield from _asked(kind, folder, _router(), links(local_as=PEER_AS, bfd=True), _NETWORKS)
 
