@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tests.bench import bench_bgp_convergence
 from tests.bench.result import Result
-from tests.interop import cases, liveness, places, restarts, rogues
+from tests.interop import cases, liveness, moved, places, restarts, rogues
 from tests.interop.scene import FAMILIES, Row
 from tests.support.bird_hosts import AS
 from tests.support.peers import KINDS
@@ -54,7 +54,7 @@ class Table:
 def jobs() -> list[Job]:
     """Return all there is to do, the long ones first."""
     found: list[Job] = []
-    all_cases = cases.CASES | liveness.CASES | places.CASES
+    all_cases = cases.CASES | liveness.CASES | places.CASES | moved.CASES
     for kind in KINDS:
         found += [
             Job("rogue", title, kind, partial(run, relation=relation))

@@ -66,6 +66,11 @@ class BirdPeer(Peer):
             )
         return found
 
+    def offered(self, network: str) -> set[str]:
+        """Read the next hop of each route."""
+        text = self.host.ask(f"show route {network} all").text
+        return set(re.findall(r"BGP.next_hop: (\S+)", text))
+
     def held(self, family: int) -> set[str]:
         """Read the kernel."""
         full = 32 if family == 4 else 128

@@ -118,6 +118,12 @@ class FrrPeer(Peer):
                     found[network] = _learnt(path)
         return found
 
+    def offered(self, network: str) -> set[str]:
+        """Read the next hop of each route."""
+        family = 6 if ":" in network else 4
+        said = self._json(f"show bgp ipv{family} unicast {network} json")
+        return {_next_hop(path) for path in said.get("paths", ())}
+
     def held(self, family: int) -> set[str]:
         """Read the kernel."""
         out = self.run(["ip", f"-{family}", "route", "show", "proto", "bgp"])
@@ -219,9 +225,14 @@ def _network(one: Said) -> str:
     return f"network {one.network}{shaped}"
 
 
-def _learnt(path: dict[str, Any]) -> Learnt:
+def _next_hop(path: dict[str, Any]) -> str:
     # Of IPv6 the link-local next hop may stand beside the global one.
-    hop = next(h["ip"] for h in path["nexthops"] if h.get("scope", "global") == "global")
+    hops = (h["ip"] for h in path["nexthops"] if h.get("scope", "global") == "global")
+    return str(next(hops))
+
+
+def _learnt(path: dict[str, Any]) -> Learnt:
+    hop = _next_hop(path)
     said = path.get("community", {}).get("string", "").split()
     said += path.get("largeCommunity", {}).get("string", "").split()
     as_path = path["aspath"]["string"]

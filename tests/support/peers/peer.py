@@ -108,6 +108,11 @@ class Peer(ABC):
         """Return the networks learnt that the daemon forwards by: in the kernel, where it writes there."""
         return set(self.learnt(family))
 
+    def offered(self, network: str) -> set[str]:
+        """Return the next hops of all routes to a network that the daemon was told."""
+        found = self.learnt(6 if ":" in network else 4).get(network)
+        return set() if found is None else {found.next_hop}
+
     # ---------------------------------------------------------------- the same for all
 
     @property
