@@ -320,7 +320,7 @@ def _session(name: str, session: Session, bgp: Bgp, password: str) -> list[str]:
         lines.append(f"hold time {session.keepalive_s * 3};")
     restart = f"graceful restart time {session.restart_s};"
     lines += ["graceful restart on;", restart] if session.restart_s else ["graceful restart off;"]
-    lines += ["connect delay time 1;", "connect retry time 5;", "error wait time 5, 30;"]
+    lines += ["connect delay time 1;", "connect retry time 2;", "error wait time 5, 30;"]
     channel = [
         "import keep filtered on;",
         f"import limit {session.import_limit} action block;",
