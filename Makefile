@@ -30,7 +30,7 @@ lint: setup ## format, lint, types, import contracts, budgets
 	@.venv/bin/ruff format --check . && .venv/bin/ruff check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
-	@.venv/bin/hadolint services/*/Dockerfile
+	@.venv/bin/hadolint services/Dockerfile
 
 fmt: setup ## format and fix what can be fixed
 	@.venv/bin/ruff check --fix-only -q . ; .venv/bin/ruff format .

@@ -52,7 +52,7 @@ for name in "${settings[@]}"; do
   [ -e "/etc/hopwall/$name.env" ] || sed "s/@HOST@/$(hostname)/" "packaging/env/$name.env" >"/etc/hopwall/$name.env"
 done
 if [ "$lock" = cli ] && [ ! -e /etc/hopwall/nats.conf ]; then
-  sed 's#"/data"#"/var/lib/hopwall-nats"#' services/runtime/nats.conf >/etc/hopwall/nats.conf
+  install -m 644 services/runtime/nats.conf /etc/hopwall/nats.conf
 fi
 systemctl daemon-reload
 say "installed: what comes next is in docs/guides/running.md, \"With systemd\""
