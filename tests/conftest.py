@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from hopwall_cli.nats_server import NatsServer
+from tests.support import netns
 from tests.support.ports import free_port
 
 # No agent that a test starts may find what another kept, unless the test says where.
@@ -16,6 +17,12 @@ os.environ["HOPWALL_STATE_DIR"] = ""
 # How long an example takes says something of the machine, and the tests share it.
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("house")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Take away what a run that was killed left; other runs that go on keep theirs."""
+    if not hasattr(session.config, "workerinput"):
+        netns.sweep()
 
 
 @pytest.hookimpl(wrapper=True)

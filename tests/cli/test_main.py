@@ -1,8 +1,10 @@
 """The command line as a whole."""
 
+from pathlib import Path
+
 import pytest
 
-from hopwall_cli.main import parse
+from hopwall_cli.main import main, parse
 
 
 @pytest.mark.parametrize(
@@ -30,3 +32,13 @@ def test_what_cannot_be_meant_is_refused(words: list[str]) -> None:
     with pytest.raises(SystemExit) as refused:
         parse(words)
     assert refused.value.code == 2
+
+
+def test_credentials_are_made_before_there_are_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has said already where the token will be makes it all the same; who asks the API is told."""
+    monkeypatch.setenv("HOPWALL_TOKEN_FILE", str(tmp_path / "pki/admin/token"))
+    monkeypatch.setenv("HOPWALL_CA", str(tmp_path / "pki/ca.crt"))
+    assert main(["get", "wep"]) == 1
+    assert main(["pki", "init", "--folder", str(tmp_path / "pki")]) == 0

@@ -1,5 +1,7 @@
 """What the dataplane may be told of BIRD."""
 
+from pathlib import Path
+
 import pytest
 
 from hopwall_dataplane.settings import DataplaneSettings
@@ -12,6 +14,14 @@ def test_paths_of_bird_are_plain_and_absolute(name: str, path: str) -> None:
     """A path is written in quotes into a question to BIRD, which knows no escapes."""
     with pytest.raises(ConfigError, match=name):
         DataplaneSettings(**{name: path}).check()  # type: ignore[arg-type]
+
+
+def test_sysctls_are_written_where_there_are_some(tmp_path: Path) -> None:
+    """A container that forgot to mount the host's is told so at its start, not at the first workload."""
+    (tmp_path / "net").mkdir()
+    DataplaneSettings(sysctl_dir=str(tmp_path)).check()
+    with pytest.raises(ConfigError, match=r"sysctl_dir is '/none'.*mount"):
+        DataplaneSettings(sysctl_dir="/none").check()
 
 
 def test_bgp_is_off_unless_asked_for() -> None:

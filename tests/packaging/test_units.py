@@ -17,7 +17,6 @@ from typing import Any, Self
 
 import pytest
 
-from hopwall_cli.nats_server import binary
 from tests.support.netns import Netns
 from tests.support.unit import FOLDER, Unit
 
@@ -91,10 +90,7 @@ class Host:
         words = unit.one("ExecStart").split()
         venv = str(Path(sys.executable).parent)
         words[0] = words[0].replace("/opt/hopwall/bin", venv)
-        places = {
-            "/usr/local/bin/nats-server": binary(),
-            "/etc/hopwall/nats.conf": str(self._nats_conf()),
-        }
+        places = {"/etc/hopwall/nats.conf": str(self._nats_conf())}
         words = [places.get(word, word) for word in words]
         uid = UIDS[unit.one("User")]
         binds = {}
@@ -117,7 +113,7 @@ class Host:
         """Say the shipped configuration with the folder that the unit gives it."""
         path = self.folder / "StateDirectory/hopwall-nats/nats.conf"
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = NATS_CONF.read_text().replace("/data", "/var/lib/hopwall-nats").splitlines(True)
+        lines = NATS_CONF.read_text().splitlines(True)
         # Who may do what has tests of its own (tests/security); here privileges are asked about.
         path.write_text("".join(line for line in lines if not line.startswith("include")))
         return Path("/var/lib/hopwall-nats/nats.conf")
@@ -127,6 +123,8 @@ class Host:
         with (self.folder / f"{service}.log").open("ab") as log:
             # Without what the tests say: the defaults are meant.
             env = {k: v for k, v in os.environ.items() if not k.startswith("HOPWALL_")}
+            given = Unit.read(f"hopwall-{service}").words("Environment")
+            env |= dict(word.split("=", 1) for word in given)
             self.running[service] = subprocess.Popen(
                 self.command(service, *flags), stdout=log, stderr=log, env=env
             )

@@ -52,6 +52,28 @@ def entered(name: str) -> Iterator[None]:
                 raise OSError(ctypes.get_errno(), "setns back")
 
 
+def sweep() -> list[str]:
+    """Remove the namespaces of test processes that were killed, with what runs inside; return their names."""
+    home = Path("/run/netns")
+    found = [path.name for path in home.glob("hwt-*-*-*")] if home.is_dir() else []
+    made = [name for name in found if name.rsplit("-", 2)[1].isdigit()]
+    left = [name for name in made if not Path(f"/proc/{name.rsplit('-', 2)[1]}").exists()]
+    for name in left:
+        remove(name)
+    return left
+
+
+def remove(name: str) -> None:
+    """End the processes inside a namespace and remove it; one that is gone already is no error."""
+    found = subprocess.run(
+        ["ip", "netns", "pids", name], capture_output=True, text=True, check=False
+    )
+    for pid in found.stdout.split():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+    subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
 class NetnsError(AssertionError):
     """A command or function failed inside a namespace; the text holds its output."""
 
@@ -85,13 +107,7 @@ class Netns:
 
     def close(self) -> None:
         """End the processes inside and remove the namespace; twice is harmless."""
-        found = subprocess.run(
-            ["ip", "netns", "pids", self.name], capture_output=True, text=True, check=False
-        )
-        for pid in found.stdout.split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
-        subprocess.run(["ip", "netns", "del", self.name], capture_output=True, check=False)
+        remove(self.name)
 
     def command(self, argv: list[str]) -> list[str]:
         """Return the command line that runs `argv` inside, for a Popen of one's own."""

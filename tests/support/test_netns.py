@@ -1,10 +1,11 @@
 import os
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.support.netns import Netns, NetnsError
+from tests.support.netns import Netns, NetnsError, sweep
 
 pytestmark = pytest.mark.kernel
 
@@ -40,3 +41,20 @@ def test_namespace_is_gone_after_the_block() -> None:
     with Netns("self") as ns:
         assert Path("/run/netns", ns.name).exists()
     assert not Path("/run/netns", ns.name).exists()
+
+
+def test_what_a_killed_run_left_is_swept_and_what_runs_stays() -> None:
+    """The name says whose process made it: gone with the process, kept while it lives."""
+    child = subprocess.Popen(["true"])
+    child.wait()
+    left = f"hwt-left-{child.pid}-1"
+    subprocess.run(["ip", "netns", "add", left], check=True)
+    inside = subprocess.Popen(["ip", "netns", "exec", left, "sleep", "60"])
+    ask = ["ip", "netns", "pids", left]
+    while str(inside.pid) not in subprocess.run(ask, capture_output=True, text=True).stdout:
+        assert inside.poll() is None
+    with Netns("kept") as ns:
+        assert left in sweep()
+        assert ns.succeeds(["true"])
+    assert inside.wait(timeout=10) == -9
+    assert not Path(f"/run/netns/{left}").exists()

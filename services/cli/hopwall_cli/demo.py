@@ -41,6 +41,7 @@ class Demo:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
+        self.n_checks = 0
         self.failures: list[str] = []
         #: The routing table of h1 that must come out, and what of it is learnt.
         self.routes, self.learnt = scene.table(lab.topology)
@@ -49,8 +50,17 @@ class Demo:
         """Print a verdict and remember it when it is bad."""
         sys.stdout.write(f"  [{'ok' if good else 'DIFFERS'}] {what}\n")
         sys.stdout.flush()
+        self.n_checks += 1
         if not good:
             self.failures.append(what)
+
+    def verdict(self, took_s: float) -> str:
+        """Say in one line what came out, once the lab is gone."""
+        if self.failures:
+            what = f"{len(self.failures)} of {self.n_checks} checks differ from what must be"
+        else:
+            what = f"All {self.n_checks} checks are as they must be"
+        return f"{what}. Done in {took_s:.0f} s; the lab is taken down again."
 
     async def run(self) -> None:
         """Do all steps, in their order."""
@@ -304,7 +314,7 @@ async def run(topology: Topology) -> int:
         show(names)
         demo.check(f"all that runs, and every BGP session up, after {took:.1f} s", True)
         await demo.run()
-    heading(f"Done in {clock.monotonic() - started:.0f} s.")
+    heading(demo.verdict(clock.monotonic() - started))
     for failure in demo.failures:
         show(f"DIFFERS: {failure}")
     return 1 if demo.failures else 0

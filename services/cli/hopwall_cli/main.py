@@ -48,6 +48,9 @@ COMMANDS = (
     version,
 )
 
+#: Those that ask no API themselves: what is said of one, perhaps in the environment, need not be there yet.
+LOCAL = frozenset({"up", "cleanup", "lab", "pki", "token"})
+
 Run = Callable[[argparse.Namespace, Client], Awaitable[int]]
 
 
@@ -129,7 +132,10 @@ def _say(fault: Exception, code: int) -> int:
 
 
 async def _run(run: Run, args: argparse.Namespace) -> int:
-    client = Client(args.server, token=read_token(args.token_file), ca=args.ca)
+    if args.subcommand in LOCAL:
+        client = Client()
+    else:
+        client = Client(args.server, token=read_token(args.token_file), ca=args.ca)
     try:
         return await run(args, client)
     finally:

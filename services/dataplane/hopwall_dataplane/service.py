@@ -117,7 +117,7 @@ async def open_kernel(
         sets=IpsetDriver(),
         routes=RouteDriver(),
         interfaces=InterfaceSetup(
-            SysctlDriver(),
+            SysctlDriver(Path(settings.sysctl_dir)),
             prefixes=settings.interface_prefixes,
             ipv6=settings.ipv6,
             udplite=settings.udplite,

@@ -1,6 +1,7 @@
 """What the dataplane service can be told."""
 
 import socket
+from pathlib import Path
 from typing import Literal
 
 from hopwall_dataplane.bgp.driver import SAFE_PATH
@@ -58,6 +59,9 @@ class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
     bird_secrets: str = "/etc/hopwall/secrets"
     #: Whether workloads' interfaces are closed as soon as the agent runs, before it knows anything.
     wall: bool = True
+    #: Where the kernel's settings are read and written. In a container /proc/sys is read-only, and nothing may be
+    #: mounted into /proc: there it is another folder, with the host's /proc/sys/net mounted as its `net`.
+    sysctl_dir: str = "/proc/sys"
     #: Where the last complete state is kept; "" keeps none, and a boot without NATS is one without rules.
     state_dir: str = "/var/lib/hopwall"
     #: A first snapshot of another calc that lacks, unexplained, more than this share of the objects of a
@@ -121,6 +125,11 @@ class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
         if self.state_dir and not self.state_dir.startswith("/"):
             raise ConfigError(
                 f"state_dir is {self.state_dir!r}; it must be an absolute path, or empty."
+            )
+        if not Path(self.sysctl_dir, "net").is_dir():
+            raise ConfigError(
+                f"sysctl_dir is {self.sysctl_dir!r}; there is no folder {self.sysctl_dir}/net: mount the host's"
+                " /proc/sys/net there."
             )
 
     def _check_failsafe(self) -> None:

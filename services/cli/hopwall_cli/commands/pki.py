@@ -7,7 +7,7 @@ from pathlib import Path
 from hopwall_cli.pki.folder import DEFAULT, PkiFolder
 
 _RELOAD = (
-    "nats-server learns of it when it reads its configuration again: systemctl reload nats-server, or"
+    "nats-server learns of it when it reads its configuration again: systemctl reload hopwall-nats, or"
     " docker compose kill -s HUP nats."
 )
 

@@ -180,5 +180,5 @@ def outcome_of(op: SetSysctl, error: OSError | ValueError) -> Outcome:
     if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENODEV, errno.EAGAIN):
         return Retry(text)
     if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return Refused(f"{text}; mount /proc/sys writable for this service")
+        return Refused(f"{text}; mount /proc/sys/net writable for this service (sysctl_dir)")
     return Refused(text)
