@@ -104,7 +104,7 @@ while stream.recv(65536):
 """
 
 
-@in_the_first
+@in_each_lab
 async def test_what_the_workload_began_goes_on_though_nothing_may_come_in(vm: Vm) -> None:
     """A download survives where policy lets nothing be begun to the workload: its flows come with it."""
     client, lab = vm.lab.client, vm.lab
@@ -129,8 +129,10 @@ async def test_what_the_workload_began_goes_on_though_nothing_may_come_in(vm: Vm
                 while float(await receiver.stdout.readline()) <= ended_at:
                     pass
     finally:
-        for process in (sender, receiver):
-            process.kill()
+        # The receiver first: it ends by itself when the sender is gone.
+        for process in (receiver, sender):
+            if process.returncode is None:
+                process.kill()
             await process.wait()
         await client.delete(GNP, namespace="", name="nothing-in", wait="programmed")
 

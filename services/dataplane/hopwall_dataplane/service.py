@@ -164,6 +164,7 @@ async def serve(settings: DataplaneSettings) -> None:
     carrier = agent.arrivals.carrier = Carrier(settings.host_name, kernel.desired, link)
     if kernel.flows is not None:
         carrier.is_ending = kernel.flows.is_ending
+        kernel.flows.on_ended = carrier.on_ended
     if settings.bgp:
         bird = BirdDriver(
             socket=Path(settings.bird_socket),

@@ -1,6 +1,6 @@
 """dataplane → dataplane: the flows of a workload that has moved, for its new host to know them.
 
-Asked once, by the target of a live migration at the switch; answered by the source's host.
+Asked by the target of a live migration, when it is declared and at the switch; answered by the source's host.
 """
 
 from msgspec import Struct
@@ -35,4 +35,7 @@ class CarriedFlows(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The answer: what the source's host tracks of the endpoint's shared addresses."""
 
     host: str
+    #: The endpoint is the source of that migration here, or was until just now; else ask again, as calc's word
+    #: may still be on its way.
+    known: bool = False
     flows: tuple[CarriedFlow, ...] = ()

@@ -1,16 +1,16 @@
 """Flows that come with a workload: which go, which are taken, and what the kernel makes of them."""
 
-import errno
 import socket
+import struct
 from collections.abc import Iterator
 from ipaddress import ip_address
 
 import pytest
 
 from hopwall_dataplane.conntrack.carry import carried, taken
-from hopwall_dataplane.conntrack.codec import creation_message, is_established
+from hopwall_dataplane.conntrack.codec import is_established, is_picked_up
 from hopwall_dataplane.conntrack.driver import ANY_ADDRESS, ConntrackDriver
-from hopwall_dataplane.conntrack.flow import Flow
+from hopwall_dataplane.conntrack.flow import Flow, is_plain
 from hopwall_model.flows import CarriedFlow
 from tests.support.netns import Netns
 
@@ -115,20 +115,65 @@ def test_the_kernel_takes_a_carried_flow_for_established(
     assert host.python(run) == (1, 1, [True])
 
 
-@pytest.mark.kernel
-def test_an_entry_that_is_there_is_left_alone(host: Netns) -> None:
-    """What a packet has made already is not replaced."""
+def segment(source: int, destination: int) -> bytes:
+    """Return a TCP header from the middle of a connection; nobody on its way asks for its checksum."""
+    return struct.pack("!HHIIBBHHH", source, destination, 1000, 2000, 0x50, 0x10, 64, 0, 0)
 
-    def run() -> tuple[int, bool]:
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("protocol", [6, 17])
+@pytest.mark.parametrize("first", ["the workload", "the other end"])
+def test_what_a_packet_has_made_becomes_what_was_seen_elsewhere(
+    host: Netns, protocol: int, first: str
+) -> None:
+    """A packet from the middle makes an entry that waits for an answer, also in the wrong direction: no more."""
+    host.run(["ip", "link", "add", "d0", "type", "veth", "peer", "name", "d1"])
+    for name in ("d0", "d1"):
+        host.run(["ip", "link", "set", name, "up"])
+    host.run(["ip", "addr", "add", f"{FAR}/32", "dev", "lo"])
+    ends = ((VM, 40000), (FAR, 80))
+    sender, receiver = ends if first == "the workload" else reversed(ends)
+    # Out by an interface where nobody answers.
+    host.run(["ip", "rule", "add", "pref", "0", "to", receiver[0], "lookup", "100"])
+    host.run(["ip", "rule", "add", "pref", "1", "lookup", "local"])
+    host.run(["ip", "rule", "del", "pref", "0", "lookup", "local"])
+    host.run(["ip", "route", "add", receiver[0], "dev", "d0", "table", "100"])
+    host.run(["ip", "neigh", "add", receiver[0], "lladdr", "02:00:00:00:00:09", "dev", "d0"])
+
+    def run() -> tuple[list[bool], int, list[tuple[bytes, bool]]]:
+        body = segment(sender[1], receiver[1])
+        if protocol == 17:
+            body = struct.pack("!HHHH", sender[1], receiver[1], 8, 0)
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, protocol) as wire:
+            wire.bind((sender[0], 0))
+            wire.sendto(body, (receiver[0], 0))
+        driver = ConntrackDriver()
+        (given,) = taken([CarriedFlow(protocol, VM, FAR, 40000, 80)], MINE, lambda _: False)
+        before = [is_picked_up(f) for flows, _ in driver.read(ANY_ADDRESS) for f in flows]
+        n_there = driver.create([given])
+        found = [f for flows, _ in driver.read(ANY_ADDRESS) for f in flows]
+        driver.close()
+        return before, n_there, [(f.source, is_established(f)) for f in found]
+
+    assert host.python(run) == ([True], 1, [(ip_address(VM).packed, True)])
+
+
+@pytest.mark.kernel
+def test_an_entry_that_is_translated_is_left_alone(host: Netns) -> None:
+    """What this host translates is not what was seen elsewhere."""
+    host.run(["ip", "addr", "add", f"{FAR}/32", "dev", "lo"])
+    nat = ["iptables", "-t", "nat", "-A", "OUTPUT", "-p", "udp", "--dport", "80", "-j", "REDIRECT"]
+    host.run([*nat, "--to-ports", "81"])
+
+    def run() -> tuple[int, list[bool]]:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
             one.bind((VM, 40000))
-            one.connect((VM, 80))
-            one.send(b"x")
+            one.sendto(b"x", (FAR, 80))
         driver = ConntrackDriver()
-        (given,) = taken([CarriedFlow(17, VM, VM, 40000, 80)], MINE, lambda _: False)
-        failure = driver._writing.send([creation_message(given)])[0]
-        (found,) = (f for flows, _ in driver.read(ANY_ADDRESS) for f in flows)
+        (given,) = taken([CarriedFlow(17, VM, FAR, 40000, 80)], MINE, lambda _: False)
+        n_there = driver.create([given])
+        found = [is_plain(f) for flows, _ in driver.read(ANY_ADDRESS) for f in flows]
         driver.close()
-        return failure.errno, is_established(found)
+        return n_there, found
 
-    assert host.python(run) == (errno.EEXIST, False)
+    assert host.python(run) == (1, [False])

@@ -4,16 +4,28 @@ import asyncio
 from collections.abc import Iterator, Set
 from typing import cast
 
+import pytest
+from msgspec import structs
+
 from hopwall_dataplane.conntrack.driver import ConntrackDriver
 from hopwall_dataplane.conntrack.flow import Flow, HostAddresses
+from hopwall_dataplane.moves import carrier as carrying
 from hopwall_dataplane.moves.carrier import Carrier
+from hopwall_dataplane.moves.departures import KEEP_S
 from hopwall_model import codec, topics
 from hopwall_model.flows import CarriedFlow, CarriedFlows, FlowsRequest
-from hopwall_model.updates import EndpointId
+from hopwall_model.updates import (
+    EndpointId,
+    EndpointRemoved,
+    EndpointSet,
+    PolicyId,
+    TierPolicies,
+    Update,
+)
 from hopwall_runtime.link import Link, Unavailable
 from tests.dataplane.conntrack.test_carry import flow
 from tests.dataplane.moves.test_routes import VM, moving
-from tests.dataplane.test_desired import fresh, step
+from tests.dataplane.test_desired import fresh, policy, step
 
 #: An entry of an answered TCP connection: its status, and its state in the protocol's part.
 ENTRY = bytes.fromhex("0800 0300 0000000e1000 04800c00 01800500 0100 03 000000")
@@ -58,6 +70,8 @@ class Bus:
         """Answer the next one."""
         del timeout_s
         self.asked.append((subject, value))
+        if not self.answers:
+            raise Unavailable("nobody answers")
         answer = self.answers.pop(0)
         if isinstance(answer, Unavailable):
             raise answer
@@ -73,32 +87,137 @@ def carrier(role: str, kernel: Kernel, bus: Bus | None = None) -> Carrier:
 
 def told(
     role: str, asking: str, *, subject: str = "", endpoint: str = VM, move: str = "d/m/1"
-) -> int:
-    """Ask h1 for the flows of an endpoint; return how many it tells, -1 for a refusal."""
+) -> int | None:
+    """Ask h1 for the flows of an endpoint; return how many it tells, None for no knowledge, -1 for a refusal."""
     one = carrier(role, Kernel(flow(entry=ENTRY), flow(entry=b"")))
+    return asked(one, asking, subject=subject, endpoint=endpoint, move=move)
+
+
+def asked(
+    one: Carrier, asking: str, *, subject: str = "", endpoint: str = VM, move: str = "d/m/1"
+) -> int | None:
+    """Ask this carrier."""
     request = FlowsRequest(host=asking, endpoint=EndpointId(endpoint), migration=move)
     where = subject or topics.flows_subject("h1", asking)
     body = asyncio.run(one._answer(request, where))
-    return -1 if body is None else len(codec.decoder(CarriedFlows)(body).flows)
+    if body is None:
+        return -1
+    answer = codec.decoder(CarriedFlows)(body)
+    return len(answer.flows) if answer.known else None
 
 
 def test_only_the_targets_host_is_told() -> None:
     """Nobody hears of flows but the host to which that endpoint moves, by that migration, on its own subject."""
     assert told("source", "h9") == 1
-    assert told("source", "h8") == 0
-    assert told("source", "h9", move="d/m/2") == 0
-    assert told("source", "h9", endpoint="d/e2") == 0
-    assert told("target", "h9") == 0
-    assert told("", "h9") == 0
+    assert told("source", "h8") is None
+    assert told("source", "h9", move="d/m/2") is None
+    assert told("source", "h9", endpoint="d/e2") is None
+    assert told("target", "h9") is None
+    assert told("", "h9") is None
     assert told("source", "h9", subject=topics.flows_subject("h1", "h8")) == -1
 
 
-def test_what_policy_denies_is_not_made_and_silence_is_no_fault() -> None:
-    """An endpoint whose class allows nothing takes nothing; where nobody answers nothing comes."""
+def outgoing(role: str) -> list[Update]:
+    """Return the endpoint with a policy that lets it begin whatever it wants."""
+    tier = TierPolicies(name="default", egress=(PolicyId("p"),))
+    return [policy("p"), structs.replace(moving(role), tiers=(tier,))]
+
+
+def target(bus: Bus, kernel: Kernel) -> Carrier:
+    """Return the carrier of the target's host, whose workload may begin anything, when it has learnt."""
+    one = carrier("", kernel, bus)
+    one.desired.apply(step(*outgoing("target")))
+
+    async def run() -> None:
+        one.expect(one.desired.moves.targets())
+        await asyncio.gather(*one._fetching)
+
+    asyncio.run(run())
+    return one
+
+
+def arrive(one: Carrier) -> None:
+    """Let the workload arrive, and its flows come."""
+    assert one.desired.moves.announce(VM)
+
+    async def run() -> None:
+        fresh_ones = one.desired.moves.take_fresh()
+        one.fetch({endpoint_id: each.move for endpoint_id, each in fresh_ones.items()})
+        await asyncio.gather(*one._fetching)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("gone", ["the endpoint", "the migration"])
+def test_who_has_just_gone_is_told_of_still(gone: str) -> None:
+    """A removal that is quicker than the question takes nothing away: ended flows are kept for a while."""
+    one = carrier("source", Kernel())
+    one.desired.apply(step(EndpointRemoved(id=VM) if gone == "the endpoint" else moving()))
+    one.on_ended(flow(entry=ENTRY))
+    one.on_ended(flow(source_port=1, entry=b""))
+    assert asked(one, "h9") == 1
+    assert asked(one, "h8") is None
+    one.desired.moves.tick(100.0)
+    one.desired.moves.tick(100.0 + KEEP_S)
+    assert asked(one, "h9") is None
+
+
+FLOW = CarriedFlow(6, "10.65.0.5", "192.0.2.9", 40000, 80)
+KNOWN, UNKNOWN = CarriedFlows(host="h9", known=True, flows=(FLOW,)), CarriedFlows(host="h9")
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nobody wait long."""
+    for name, seconds in (("_PAUSE_S", 0.001), ("_SOON_S", 0.05), ("_ANSWER_TIME_S", 0.1)):
+        monkeypatch.setattr(carrying, name, seconds)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_source_that_does_not_know_yet_is_asked_again() -> None:
+    """What makes it the source may reach its host later than what makes us the target reaches us."""
+    bus = Bus(UNKNOWN, Unavailable("nobody answers"), KNOWN)
+    one = target(bus, Kernel())
+    assert bus.answers == []
+    assert [flows for _, flows in one._known.values()] == [(FLOW,)]
+
+
+@pytest.mark.usefixtures("hasty")
+def test_what_a_silent_source_said_before_is_taken() -> None:
+    """Of a source that dies with the switch the flows come that it had when the move was declared."""
+    kernel = Kernel()
+    arrive(target(Bus(KNOWN), kernel))
+    assert [made.source_port for made in kernel.made] == [40000]
+
+
+@pytest.mark.usefixtures("hasty")
+def test_what_the_source_tracks_no_longer_does_not_come() -> None:
+    """A flow that has ended between declaration and switch is not made known again."""
+    kernel = Kernel()
+    bus = Bus(KNOWN, CarriedFlows(host="h9", known=True))
+    arrive(target(bus, kernel))
+    assert (kernel.made, bus.answers) == ([], [])
+
+
+@pytest.mark.usefixtures("hasty")
+def test_flows_of_who_has_left_again_are_not_made() -> None:
+    """The answer may come when the workload is elsewhere."""
+    kernel = Kernel()
+    one = target(Bus(KNOWN, KNOWN), kernel)
+    one.desired.apply(step(EndpointRemoved(id=VM)))
+    move = next(iter(outgoing("target")[1:]))
+    assert isinstance(move, EndpointSet)
+    assert move.move is not None
+    asyncio.run(one._fetch(VM, move.move))
+    assert kernel.made == []
+
+
+def test_what_policy_denies_is_not_made() -> None:
+    """An endpoint whose class allows nothing takes nothing."""
     kernel = Kernel()
     bus = Bus(
-        CarriedFlows(host="h9", flows=(CarriedFlow(6, "10.65.0.5", "192.0.2.9", 40000, 80),)),
-        Unavailable("nobody answers"),
+        KNOWN,
+        KNOWN,
     )
     one = carrier("target", kernel, bus)
     move = one.desired.moves.move_of(VM)

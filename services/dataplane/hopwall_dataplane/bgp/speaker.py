@@ -17,6 +17,7 @@ from hopwall_dataplane.bgp.driver import BirdDriver, NotAccepted
 from hopwall_dataplane.bgp.faults import Fault
 from hopwall_dataplane.bgp.lint import Suspicious
 from hopwall_dataplane.bgp.render import IDLE, Rendered, Secret, render
+from hopwall_dataplane.bgp.waker import keep_awake
 from hopwall_dataplane.feed import Step
 from hopwall_dataplane.outcome import Retry
 from hopwall_model.bgp import Bgp
@@ -82,6 +83,14 @@ class Speaker:
 
     async def run(self) -> None:
         """Keep BIRD as wanted until cancelled; it is left as it is."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(keep_awake(self.driver.socket, self._wants), name="bird awake")
+            await self._keep_looking()
+
+    def _wants(self) -> bool:
+        return self._rendered is not None
+
+    async def _keep_looking(self) -> None:
         while True:
             pause = self._retry_s or LOOK_S
             try:

@@ -11,7 +11,7 @@ Pure.
 import ipaddress
 from collections.abc import Callable, Container, Iterable
 
-from hopwall_dataplane.conntrack.flow import Flow, text_of
+from hopwall_dataplane.conntrack.flow import Flow, is_plain, text_of
 from hopwall_model.flows import CarriedFlow
 from hopwall_model.protocols import TCP, UDP
 
@@ -21,9 +21,7 @@ MAX_FLOWS = 50_000
 
 def carried(flow: Flow, *, established: bool, revoked: bool) -> CarriedFlow | None:
     """Return a flow as it travels; None for one that stays behind."""
-    there, back = flow.source, flow.destination
-    plain = flow.asked is None and flow.ends == (there, back, back, there)
-    if not plain or not established or revoked or flow.protocol not in (TCP, UDP):
+    if not is_plain(flow) or not established or revoked or flow.protocol not in (TCP, UDP):
         return None
     return CarriedFlow(
         flow.protocol,

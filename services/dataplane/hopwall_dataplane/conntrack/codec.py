@@ -76,6 +76,7 @@ _DUMP_ALL = _NFGENMSG.pack(socket.AF_UNSPEC, 0, 0)
 _IPS_EXPECTED = 1
 #: CONFIRMED is what an entry in the table is; the kernel refuses a status without it.
 _IPS_SEEN_REPLY, _IPS_ASSURED, _IPS_CONFIRMED = 2, 4, 8
+_ANSWERED = _U32.pack(_IPS_SEEN_REPLY | _IPS_ASSURED | _IPS_CONFIRMED)
 #: Of a flow that was carried here: until its next packet sets the kernel's own.
 _CARRIED_TIMEOUT_S = {6: 600, 17: 120}
 
@@ -112,14 +113,11 @@ def creation_message(flow: Flow) -> bytes:
 
     Source: ctnetlink_create_conntrack(); tcp_in_window() for a side whose window is not known.
     """
-    v4 = flow.version == 4
-    body = _NFGENMSG.pack(socket.AF_INET if v4 else socket.AF_INET6, 0, 0)
-    there = (flow.source, flow.destination, flow.source_port, flow.destination_port)
+    body = _named(flow)
     back = (flow.destination, flow.source, flow.destination_port, flow.source_port)
-    body += _tuple(_CTA_TUPLE_ORIG, flow.protocol, *there)
     body += _tuple(_CTA_TUPLE_REPLY, flow.protocol, *back)
     body += attribute(_CTA_TIMEOUT, _U32.pack(_CARRIED_TIMEOUT_S[flow.protocol]))
-    body += attribute(_CTA_STATUS, _U32.pack(_IPS_SEEN_REPLY | _IPS_ASSURED | _IPS_CONFIRMED))
+    body += attribute(_CTA_STATUS, _ANSWERED)
     if flow.protocol == TCP:
         state = attribute(_CTA_TCP_STATE, bytes([_TCP_ESTABLISHED]))
         state += attribute(_CTA_TCP_FLAGS_ORIGINAL, _TCP_LIBERAL)
@@ -127,6 +125,31 @@ def creation_message(flow: Flow) -> bytes:
         tcp = attribute(_CTA_PROTOINFO_TCP | NLA_F_NESTED, state)
         body += attribute(_CTA_PROTOINFO | NLA_F_NESTED, tcp)
     return message(CT_NEW, NLM_F_CREATE | NLM_F_EXCL, body)
+
+
+def question_message(flow: Flow) -> bytes:
+    """Build the question for the entry that has a flow in either direction."""
+    return message(CT_GET, 0, _named(flow))
+
+
+def parse_answer(body: bytes) -> Flow | None:
+    """Read the answer to it."""
+    return parse_flow(body[_NFGENMSG.size :])
+
+
+def answered_message(flow: Flow) -> bytes:
+    """Build the request that makes a flow's entry one that has been answered.
+
+    Source: ctnetlink_change_status(), which lets nobody take that back.
+    """
+    return message(CT_NEW, 0, _named(flow) + attribute(_CTA_STATUS, _ANSWERED))
+
+
+def _named(flow: Flow) -> bytes:
+    """Name an entry to the kernel by the first direction of its flow."""
+    head = _NFGENMSG.pack(socket.AF_INET if flow.version == 4 else socket.AF_INET6, 0, 0)
+    there = (flow.source, flow.destination, flow.source_port, flow.destination_port)
+    return head + _tuple(_CTA_TUPLE_ORIG, flow.protocol, *there)
 
 
 def _tuple(
@@ -274,8 +297,20 @@ def _plain_flow(data: bytes, start: int, end: int, width: int, tuple_size: int) 
 def is_established(flow: Flow) -> bool:
     """Tell whether both sides have spoken, of TCP also that it is neither opening nor closing."""
     parts = attribute_table(flow.entry, 0, len(flow.entry))
-    if not int.from_bytes(parts.get(_CTA_STATUS, b"")) & _IPS_SEEN_REPLY:
-        return False
+    return _is_answered(parts) and _is_open(flow, parts)
+
+
+def is_picked_up(flow: Flow) -> bool:
+    """Tell whether an entry began in the middle of a flow, or with UDP may have, and has seen no answer yet."""
+    parts = attribute_table(flow.entry, 0, len(flow.entry))
+    return not _is_answered(parts) and _is_open(flow, parts)
+
+
+def _is_answered(parts: dict[int, bytes]) -> bool:
+    return bool(int.from_bytes(parts.get(_CTA_STATUS, b"")) & _IPS_SEEN_REPLY)
+
+
+def _is_open(flow: Flow, parts: dict[int, bytes]) -> bool:
     if flow.protocol != TCP:
         return True
     info = parts.get(_CTA_PROTOINFO, b"")

@@ -9,18 +9,29 @@ import os
 from collections.abc import Container, Iterator, Mapping, Sequence
 
 from hopwall_dataplane.conntrack.codec import (
+    answered_message,
     creation_message,
     dump_message,
     flows_in,
+    is_picked_up,
     is_plain_rule,
     local_message,
     op_message,
+    parse_answer,
     parse_local,
     parse_way,
+    question_message,
     rules_message,
     way_message,
 )
-from hopwall_dataplane.conntrack.flow import Flow, FlowOp, HostAddresses, MarkFlow
+from hopwall_dataplane.conntrack.flow import (
+    DeleteFlow,
+    Flow,
+    FlowOp,
+    HostAddresses,
+    MarkFlow,
+    is_plain,
+)
 from hopwall_dataplane.conntrack.hosts import WayTo
 from hopwall_dataplane.netlink.codec import Failure
 from hopwall_dataplane.netlink.socket import NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkSocket
@@ -83,10 +94,28 @@ class ConntrackDriver:
     def create(self, flows: Sequence[Flow]) -> int:
         """Make entries for flows that were seen elsewhere; return how many now are there.
 
-        What is there already stays as it is; what the kernel refuses is left out: its next packet is a first one.
+        What the kernel refuses is left out: its next packet is a first one.
         """
         failures = self._writing.send([creation_message(flow) for flow in flows]) if flows else {}
-        return len(flows) - sum(f.errno != errno.EEXIST for f in failures.values())
+        standing = [flows[i] for i, f in failures.items() if f.errno == errno.EEXIST]
+        n_failed = len(failures) - len(standing)
+        return len(flows) - n_failed - sum(not self._correct(flow) for flow in standing)
+
+    def _correct(self, flow: Flow) -> bool:
+        """Let an entry that a packet from the middle of a flow has made be what was seen elsewhere.
+
+        One in the other direction is made anew: the packets that policy let by only as answers would be first
+        ones of it. What has been answered stays as it is, and what is translated.
+        """
+        answer = self._writing.ask(question_message(flow))
+        found = None if isinstance(answer, Failure) else parse_answer(answer)
+        if found is not None and not (is_picked_up(found) and is_plain(found)):
+            return True
+        if found is not None and found.source == flow.source:
+            return not self._writing.send([answered_message(flow)])
+        if found is not None:
+            self.apply([DeleteFlow(found)], 0)
+        return not self._writing.send([creation_message(flow)])
 
     def clear(self, bits: int) -> int:
         """Clear these bits on every flow that carries them all; return how many did.

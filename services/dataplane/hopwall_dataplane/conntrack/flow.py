@@ -34,6 +34,12 @@ class Flow(NamedTuple):
     asked: tuple[bytes, int] | None = None
 
 
+def is_plain(flow: Flow) -> bool:
+    """Tell whether a flow is neither translated nor expected by another."""
+    there, back = flow.source, flow.destination
+    return flow.asked is None and flow.ends == (there, back, back, there)
+
+
 class MarkFlow(NamedTuple):
     """Set, or clear, the bits that say that a flow is revoked; all others stay."""
 

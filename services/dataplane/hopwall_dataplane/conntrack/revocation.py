@@ -6,7 +6,7 @@ that even a huge table costs a modest share of the processor; the last change is
 """
 
 import logging
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 
 from hopwall_dataplane.conntrack.driver import ANY_ADDRESS, ConntrackDriver
@@ -52,6 +52,8 @@ class Revocation:
     desired: Desired
     driver: ConntrackDriver
     metrics: Metrics
+    #: Told of each flow that ended because its address left.
+    on_ended: Callable[[Flow], None] = lambda _: None
     _walk: _Walk | None = None
     _next_at: float = 0.0
     _failed: bool = False
@@ -117,6 +119,7 @@ class Revocation:
                 raise OSError(outcome.reason)
             if not isinstance(op, MarkFlow):
                 self.metrics.flows_deleted.inc()
+                self.on_ended(op.flow)
             elif op.revoked:
                 self.metrics.flows_revoked.inc()
             else:

@@ -5,6 +5,7 @@ no flows come along; then the next packet of each is a first one, which policy j
 """
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable, Coroutine, Set
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Any
 from hopwall_dataplane.conntrack.carry import MAX_FLOWS, carried, taken
 from hopwall_dataplane.conntrack.codec import is_established
 from hopwall_dataplane.conntrack.driver import ConntrackDriver
+from hopwall_dataplane.conntrack.flow import Flow
 from hopwall_dataplane.conntrack.judging import judgement_of
 from hopwall_dataplane.desired import Desired
 from hopwall_dataplane.residents import packed
@@ -24,7 +26,10 @@ from hopwall_runtime.link import Link, Unavailable
 
 log = logging.getLogger(__name__)
 
-_ANSWER_TIME_S = 3.0
+#: How long the source's agent is asked at the switch, before and after what it said before is taken instead.
+_SOON_S, _ANSWER_TIME_S = 0.5, 3.0
+#: Between two questions; calc's word that makes it a source may be on its way.
+_PAUSE_S = 0.05
 #: For a workload that comes back at once: what it had here before is ended first.
 _ENDING_TIME_S = 10.0
 _decode = codec.decoder(CarriedFlows)
@@ -71,34 +76,41 @@ class Carrier:
         task.add_done_callback(self._fetching.discard)
 
     async def _learn(self, endpoint_id: EndpointId, move: Move) -> None:
-        flows = await self._ask(move)
-        if self._known.get(endpoint_id, ("", ()))[0] == move.migration:
+        flows = await self._ask(move, _ANSWER_TIME_S)
+        if flows and self._known.get(endpoint_id, ("", ()))[0] == move.migration:
             self._known[endpoint_id] = (move.migration, flows)
 
-    async def _ask(self, move: Move) -> tuple[CarriedFlow, ...]:
-        """Return what the source's agent tracks now; nothing when it does not answer."""
+    async def _ask(self, move: Move, time_s: float) -> tuple[CarriedFlow, ...] | None:
+        """Return what the source's agent tracks now; None when it does not answer in time."""
         request = FlowsRequest(host=self.host, endpoint=move.peer, migration=move.migration)
         subject = topics.flows_subject(move.host, self.host)
-        try:
-            body = await self.link.request_chunked(subject, request, timeout_s=_ANSWER_TIME_S)
-            return _decode(body).flows
-        except (Unavailable, codec.CodecError) as error:
-            log.info("host %s tells no flows of endpoint %s: %s", move.host, move.peer, error)
-            return ()
+        until = clock.monotonic() + time_s
+        said = "it does not know of the migration"
+        while (left := until - clock.monotonic()) > 0:
+            try:
+                answer = _decode(await self.link.request_chunked(subject, request, timeout_s=left))
+            except (Unavailable, codec.CodecError) as error:
+                said = str(error)
+            else:
+                if answer.known:
+                    return answer.flows
+            await asyncio.sleep(_PAUSE_S)
+        log.info("host %s tells no flows of endpoint %s: %s", move.host, move.peer, said)
+        return None
 
     async def _fetch(self, endpoint_id: EndpointId, move: Move) -> None:
+        """Take what the source tracks now; as long as it is silent, what it tracked before the switch."""
         migration, known = self._known.pop(endpoint_id, ("", ()))
-        flows = dict.fromkeys(await self._ask(move))
-        if migration == move.migration:
-            flows |= dict.fromkeys(known)
-        shared = {packed(cidr) for cidr in move.addresses}
+        flows = await self._ask(move, _SOON_S)
         try:
-            await self._until_ended(shared)
-            n_made = self._take(shared, tuple(flows))
+            if flows is None:
+                if migration == move.migration:
+                    await self._take(endpoint_id, move, known)
+                flows = await self._ask(move, _ANSWER_TIME_S)
+            if flows is not None:
+                await self._take(endpoint_id, move, flows)
         except OSError as error:  # TimeoutError is one
             log.info("no flows came with the workload of endpoint %s: %s", endpoint_id, error)
-            return
-        log.info("%d of %d flows came with endpoint %s", n_made, len(flows), endpoint_id)
 
     async def _until_ended(self, shared: Set[bytes]) -> None:
         """Wait until what these addresses had here before is forgotten.
@@ -111,11 +123,21 @@ class Carrier:
                 raise TimeoutError("the flows it had here before have not been ended")
             await asyncio.sleep(0.01)
 
-    def _take(self, shared: Set[bytes], flows: tuple[CarriedFlow, ...]) -> int:
+    async def _take(
+        self, endpoint_id: EndpointId, move: Move, flows: tuple[CarriedFlow, ...]
+    ) -> None:
+        """Make flows known to the kernel, those of the addresses that still are here.
+
+        Errors: OSError.
+        """
+        shared = {packed(cidr) for cidr in move.addresses}
+        await self._until_ended(shared)
+        here = shared & self.desired.residents.classes.keys()
         names = {index: name for name, index in self.desired.link_indices.items()}
         host, ways = self.driver.host_addresses(), self.driver.ways(names)
         judge = judgement_of(self.desired, host, ways)
-        return self.driver.create(taken(flows, shared, judge.is_denied))
+        n_made = self.driver.create(taken(flows, here, judge.is_denied))
+        log.info("%d of %d flows came with endpoint %s", n_made, len(flows), endpoint_id)
 
     async def _answer(self, request: FlowsRequest, subject: str) -> bytes | None:
         """Answer with the flows of an endpoint that moves to who asks, and of no other.
@@ -124,34 +146,41 @@ class Carrier:
         """
         if subject != topics.flows_subject(self.host, request.host):
             return None
-        move = self.desired.moves.move_of(request.endpoint)
-        if (
-            move is None
-            or move.role != "source"
-            or (move.host, move.migration) != (request.host, request.migration)
-        ):
+        moves = self.desired.moves
+        move = moves.source_of(request.endpoint, request.migration)
+        if move is None or move.host != request.host:
             return codec.encode(CarriedFlows(host=self.host))
         try:
             flows = await self._flows(move)
         except OSError as error:
             log.warning("the flows of endpoint %s cannot be read: %s", request.endpoint, error)
-            flows = ()
-        return codec.encode(CarriedFlows(host=self.host, flows=flows))
+            flows = {}
+        # After the table: what is ended while it is read is in the one or in the other.
+        flows |= dict.fromkeys(moves.departures.flows(request.endpoint, request.migration))
+        told = tuple(itertools.islice(flows, MAX_FLOWS))
+        return codec.encode(CarriedFlows(host=self.host, known=True, flows=told))
 
-    async def _flows(self, move: Move) -> tuple[CarriedFlow, ...]:
+    async def _flows(self, move: Move) -> dict[CarriedFlow, None]:
         watched = {packed(cidr) for cidr in move.addresses}
-        revoked = self.desired.settings.marks.revoked
-        found: list[CarriedFlow] = []
+        found: dict[CarriedFlow, None] = {}
         for flows, _ in self.driver.read(watched):
-            for flow in flows:
-                is_revoked = flow.mark & revoked == revoked
-                one = carried(flow, established=is_established(flow), revoked=is_revoked)
-                if one is not None:
-                    found.append(one)
+            told = (self._carried(flow) for flow in flows)
+            found |= dict.fromkeys(one for one in told if one is not None)
             if len(found) >= MAX_FLOWS:
                 break
             await asyncio.sleep(0)
-        return tuple(found[:MAX_FLOWS])
+        return found
+
+    def _carried(self, flow: Flow) -> CarriedFlow | None:
+        revoked = self.desired.settings.marks.revoked
+        is_revoked = flow.mark & revoked == revoked
+        return carried(flow, established=is_established(flow), revoked=is_revoked)
+
+    def on_ended(self, flow: Flow) -> None:
+        """Keep a flow that has been ended here as its address left: the new host may still ask for it."""
+        one = self._carried(flow)
+        if one is not None:
+            self.desired.moves.departures.keep(flow.ends, one)
 
     async def close(self) -> None:
         """End what is still being fetched, and let go of the driver."""

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from hopwall_dataplane.moves.departures import Departures
 from hopwall_model.status import MovedHere
 from hopwall_model.updates import EndpointId, EndpointSet, Move
 
@@ -72,6 +73,7 @@ class Moves:
     """
 
     convergence_s: float = 30.0
+    departures: Departures = field(default_factory=Departures)
     _states: dict[EndpointId, _State] = field(default_factory=dict)
     _fresh: dict[EndpointId, Arrival] = field(default_factory=dict)
 
@@ -81,6 +83,8 @@ class Moves:
         Shape: `elevated` is only given for an endpoint seen for the first time.
         """
         before, move = self._states.get(endpoint.id), endpoint.move
+        if move is None or (move.role, move.migration) != _part(before):
+            self._depart(endpoint.id)
         if move is None:
             self._end(endpoint, before, frozenset(elevated))
             return
@@ -114,7 +118,14 @@ class Moves:
 
     def drop(self, endpoint_id: EndpointId) -> None:
         """Forget an endpoint that is gone."""
+        self._depart(endpoint_id)
         self._states.pop(endpoint_id, None)
+
+    def _depart(self, endpoint_id: EndpointId) -> None:
+        """Remember a source that is none any more."""
+        before = self._states.get(endpoint_id)
+        if before is not None and before.phase is Phase.SOURCE and before.move is not None:
+            self.departures.note(endpoint_id, before.move)
 
     def announce(self, endpoint_id: EndpointId) -> bool:
         """Note a sign of the workload; return whether it means that it has arrived."""
@@ -133,6 +144,7 @@ class Moves:
 
     def tick(self, now: float) -> list[EndpointId]:
         """Return the endpoints whose convergence has ended; begin to count for those that have just begun."""
+        self.departures.tick(now)
         ended = []
         for endpoint_id, state in self._states.items():
             if state.phase is not Phase.CONVERGE:
@@ -147,8 +159,9 @@ class Moves:
 
     @property
     def due_at(self) -> float | None:
-        """When the next convergence ends; None when none is counted."""
-        return min((s.until for s in self._states.values() if s.until is not None), default=None)
+        """When the next convergence ends, or somebody is forgotten; None when nothing is counted."""
+        ends = [self.departures.due_at, *(state.until for state in self._states.values())]
+        return min((at for at in ends if at is not None), default=None)
 
     def phase(self, endpoint_id: EndpointId) -> Phase | None:
         """Return the endpoint's phase; None for one that stays."""
@@ -159,6 +172,13 @@ class Moves:
         """Return the endpoint's part in a migration that lasts."""
         state = self._states.get(endpoint_id)
         return None if state is None else state.move
+
+    def source_of(self, endpoint_id: EndpointId, migration: str) -> Move | None:
+        """Return the endpoint's part as the source of a migration, also of one that has just ended."""
+        move = self.move_of(endpoint_id)
+        if move is not None and (move.role, move.migration) == ("source", migration):
+            return move
+        return self.departures.move_of(endpoint_id, migration)
 
     def priority(self, endpoint_id: EndpointId, address: str) -> int | None:
         """Return the priority of the route to an address of the endpoint; None: it has no route here."""
@@ -189,6 +209,11 @@ class Moves:
                 if state.phase is Phase.LIVE and state.move is not None
             )
         )
+
+
+def _part(state: _State | None) -> tuple[str, str] | None:
+    """Return what an endpoint was in which migration."""
+    return None if state is None or state.move is None else (state.move.role, state.move.migration)
 
 
 def _is_live(before: _State | None, move: Move) -> bool:
