@@ -12,19 +12,12 @@ from dataclasses import dataclass
 from itertools import islice, pairwise, product
 from random import Random
 
-from hopwall_dataplane.outcome import Family
 from hopwall_model.resources import Key, Resource, WorkloadEndpoint
 from tests.proof.cloud import Flow, Verdict
-from tests.proof.judges import ARRIVAL, THROUGH, walk
-from tests.proof.kernel_sets import read_sets
-from tests.proof.lines import Tables
-from tests.proof.pipeline import UPLINK, VERSIONS, Host, held_sets_text
 from tests.proof.semantics import Semantics
 from tests.proof.strategies import flows_in
-from tests.support.fake_kernel import FakeHost
 
 State = Mapping[Key, Resource]
-_TABLES = ("raw", "mangle", "filter", "nat")
 #: Of how many mixtures of changes the documents are asked at most.
 MAX_MIXES = 256
 
@@ -54,6 +47,17 @@ class Fault:
     def kind(self) -> str:
         """Which side it is on."""
         return "open" if self.kernel == "allow" else "closed"
+
+    @property
+    def words(self) -> str:
+        """Say it to a person."""
+        flow, way = self.probe.flow, "out of" if self.probe.egress else "into"
+        ports = f" {flow.source_port} to {flow.destination_port}" if flow.destination_port else ""
+        last = "; ".join(line.partition(" -m comment")[0] for line in self.trace[-3:])
+        return (
+            f"{self.kind}, {way} {self.probe.endpoint} on {self.probe.host}: {flow.source} to {flow.destination}, "
+            f"protocol {flow.protocol}{ports}, at revisions {self.floor} to {self.newest}; its way ended: {last}"
+        )
 
 
 class History:
@@ -131,34 +135,6 @@ def _says(semantics: Semantics, probe: Probe) -> Verdict:
     if semantics.owners.get(probe.flow.destination) is not owner:
         return "deny"
     return semantics.decide(owner, probe.flow, "Ingress").verdict
-
-
-class Kernels:
-    """The kernels of a cloud, walked by packets."""
-
-    def __init__(self, hosts: Mapping[str, FakeHost]) -> None:
-        self._hosts = hosts
-
-    def verdict(self, probe: Probe, interface: str) -> tuple[Verdict, tuple[str, ...]] | None:
-        """Return what becomes of the packet now, and its way; None where no route leads to the endpoint."""
-        fake = self._hosts[probe.host]
-        host = self._read(fake, probe.flow.version)
-        came_in, goes_out = (interface, UPLINK) if probe.egress else (UPLINK, interface)
-        if not probe.egress and not _leads_to(fake, probe.flow.destination, interface):
-            return None
-        answer = walk(host, probe.flow, (ARRIVAL, came_in, ""), (THROUGH, came_in, goes_out))
-        return answer.verdict, answer.trace
-
-    def _read(self, fake: FakeHost, version: int) -> Host:
-        tables = Tables(version, read_sets(held_sets_text(fake.sets.held)))
-        family: Family = VERSIONS[version]
-        tables.read("".join(fake.tables[family].save(table) for table in _TABLES))
-        return Host(fake.name, {version: tables})
-
-
-def _leads_to(fake: FakeHost, address: str, interface: str) -> bool:
-    cidr = f"{address}/{128 if ':' in address else 32}"
-    return any(r.cidr == cidr and r.interface == interface for r in fake.routes.held.values())
 
 
 def probes_of(state: State, chance: Random, n: int) -> list[Probe]:

@@ -8,7 +8,6 @@ from tests.simulator.bad import SWITCHES
 from tests.simulator.world import World, live
 
 N_WORLDS = 12
-N_STEPS = 12
 #: Within so many worlds a known-bad way must show.
 N_BAD_WORLDS = 25
 
@@ -16,7 +15,7 @@ N_BAD_WORLDS = 25
 @pytest.mark.parametrize("number", range(N_WORLDS))
 def test_no_verdict_is_without_a_reason_and_all_ends_well(number: int) -> None:
     """Crashes at any write, lost messages, cuts, restarts and wrong servers open and close nothing."""
-    world = live(World(number), N_STEPS)
+    world = live(World(number))
 
     assert [(f.kind, f.probe, f.floor, f.newest) for f in world.faults] == []
     assert (world.broken, world.behind()) == ([], [])
@@ -29,6 +28,6 @@ def test_a_known_bad_way_is_seen(switch: Callable[[World], None]) -> None:
     for number in range(N_BAD_WORLDS):
         world = World(number)
         switch(world)
-        if live(world, N_STEPS).faults or world.behind():
+        if live(world).faults or world.behind():
             return
     pytest.fail(f"{N_BAD_WORLDS} worlds did not show it")
