@@ -1,15 +1,15 @@
 """What a host's kernel does with packets, held at every moment against all that may be true at it.
 
-While a change is under way either state is right. So a verdict is legal if the documents give it at one of the
-revisions from the last that the host enforces to the newest stored; where several things changed meanwhile, also
-if they give it for some of these changes without the others. An endpoint that becomes somebody else (its labels, its
-policies) may be closed for that moment. What nothing explains is a fault: `open` (a packet came through) or
-`closed` (it did not).
+While a change is under way either state is right, and nothing else is. A packet that came through must come through
+in one of the states from the last that the host enforces to the newest stored: a mixture of them excuses nothing
+(`open`). One that did not come through is `closed` for nothing where every one of these states lets it by; but where
+several things changed it may meet a mixture, and where one thing changed its endpoint may be nobody for that moment:
+when the policies that apply to it become others, or when somebody moves between sets (decision 29).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise, product
+from itertools import pairwise
 from random import Random
 
 from hopwall_model.resources import Key, Resource, WorkloadEndpoint
@@ -18,8 +18,8 @@ from tests.proof.semantics import Semantics
 from tests.proof.strategies import flows_in
 
 State = Mapping[Key, Resource]
-#: Of how many mixtures of changes the documents are asked at most.
-MAX_MIXES = 256
+#: Who is in sets: what changes of them moves members.
+_BEARERS = frozenset({"WorkloadEndpoint", "Profile", "NetworkSet", "GlobalNetworkSet"})
 
 
 @dataclass(frozen=True)
@@ -76,53 +76,58 @@ class History:
         """The last revision."""
         return len(self.states) - 1
 
-    def explains(self, probe: Probe, verdict: Verdict, floor: int) -> bool:
-        """Tell whether any state that may be true gives the verdict."""
+    def explains(
+        self, probe: Probe, verdict: Verdict, floor: int, *, by_nobody: bool = False
+    ) -> bool:
+        """Tell whether the verdict may be given now; `by_nobody` where the packet's address is nobody's."""
         if any(self._says(r, probe) == verdict for r in range(floor, self.newest + 1)):
             return True
-        if self._is_changing(probe, floor, closed=verdict == "deny"):
+        if verdict == "allow":
+            return False
+        changed = self._changed(floor)
+        if len(changed) > 1:
             return True
-        return any(_says(Semantics(mix), probe) == verdict for mix in self._mixes(floor))
+        return by_nobody and any(self._may_close(probe, key, floor) for key in changed)
 
-    def _is_changing(self, probe: Probe, floor: int, *, closed: bool) -> bool:
-        """Tell whether who the endpoint is may change meanwhile: it is closed until it is somebody else.
-
-        For what comes through only its own labels and profiles count: the pieces of one change reach a host in
-        several messages, and between two of them stands what no state says (ARCHITECTURE, known flaws).
-        """
+    def _changed(self, floor: int) -> set[Key]:
         states = self.states[floor:]
-        changed = {
+        return {
             key
             for before, after in pairwise(states)
             for key in {*before, *after}
             if before.get(key) != after.get(key)
         }
-        own = any(key.kind == "Profile" or _id(key) == probe.endpoint for key in changed)
-        return own or (closed and len(changed) > 1)
+
+    def _may_close(self, probe: Probe, key: Key, floor: int) -> bool:
+        """Tell whether an endpoint may be nobody while this changes: who moves between sets, or what applies to it."""
+        if key.kind in _BEARERS:
+            return True
+        revisions = range(floor, self.newest + 1)
+        lists = [_applying(self._semantics_at(revision), probe) for revision in revisions]
+        return any(before != after for before, after in pairwise(lists))
 
     def _says(self, revision: int, probe: Probe) -> Verdict:
+        return _says(self._semantics_at(revision), probe)
+
+    def _semantics_at(self, revision: int) -> Semantics:
         semantics = self._semantics.get(revision)
         if semantics is None:
             state = self.states[revision]
             semantics = self._semantics[revision] = Semantics(tuple(state.values()))
-        return _says(semantics, probe)
-
-    def _mixes(self, floor: int) -> Iterator[tuple[Resource, ...]]:
-        """Yield states in which some of the changes are there and others are not yet."""
-        versions: dict[Key, list[Resource | None]] = {}
-        for state in self.states[floor:]:
-            for key in {*versions, *state}:
-                held = versions.setdefault(key, [])
-                if state.get(key) not in held:
-                    held.append(state.get(key))
-        if sum(len(held) > 1 for held in versions.values()) < 2:
-            return
-        for chosen in islice(product(*versions.values()), MAX_MIXES):
-            yield tuple(one for one in chosen if one is not None)
+        return semantics
 
 
-def _id(key: Key) -> str:
-    return f"{key.namespace}/{key.name}" if key.kind == "WorkloadEndpoint" else ""
+def _applying(semantics: Semantics, probe: Probe) -> object:
+    """Return the names of what applies to an endpoint, in order: of both directions, as its class is of both."""
+    owner = semantics.endpoints.get(probe.endpoint)
+    if owner is None:
+        return None
+    names = [
+        (name, passes, [(type(p), p.metadata.namespace, p.metadata.name) for p in policies])
+        for direction in ("Egress", "Ingress")
+        for name, passes, policies in semantics.tiers_of(owner, direction)
+    ]
+    return names, owner.spec.profiles
 
 
 def _says(semantics: Semantics, probe: Probe) -> Verdict:

@@ -244,7 +244,8 @@ class World:
                 continue
             self.n_asked += 1
             verdict, trace = found
-            if not self.history.explains(probe, verdict, host.floor):
+            by_nobody = trace[-1].startswith(("hw-from", "hw-to")) if trace else False
+            if not self.history.explains(probe, verdict, host.floor, by_nobody=by_nobody):
                 newest = self.history.newest
                 self.faults.append(Fault(probe, verdict, host.floor, newest, trace))
                 self._tell(f"FAULT: {self.faults[-1].words}")

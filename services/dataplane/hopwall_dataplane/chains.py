@@ -4,7 +4,7 @@ Pure. It decides which chains there are; what stands in them is rendered by the 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 
 from hopwall_dataplane.classes import (
@@ -34,7 +34,7 @@ from hopwall_dataplane.iptables.static import (
     RenderSettings,
     static_chains,
 )
-from hopwall_dataplane.iptables.table import Jump, TableName, TableState
+from hopwall_dataplane.iptables.table import Jump, TableName, TableState, chain_hashes
 from hopwall_dataplane.marks import mark_tree
 from hopwall_dataplane.outcome import Family
 from hopwall_model.updates import PolicyId, PolicySet, SetId, SetKind
@@ -140,14 +140,52 @@ class ChainBook:
 
     # ------------------------------------------------------------ what changes
 
-    def rewrites_policies(self, actual: Mapping[tuple[Family, TableName], TableState]) -> bool:
-        """Tell whether a policy's chain that stands is about to be another."""
-        return any(
-            name.startswith(_POLICY_PREFIXES) and name in chains.desired and name in state.chains
+    def rewritten(self, actual: Mapping[tuple[Family, TableName], TableState]) -> set[str]:
+        """Return the chains of policies that stand and are about to be others.
+
+        Cost: O(text of the policies that may have changed).
+        """
+        return {
+            name
             for key, state in actual.items()
             for chains in (self.tables[key],)
             for name in chains.dirty
-        )
+            if name.startswith(_POLICY_PREFIXES)
+            and (bodies := chains.desired.get(name)) is not None
+            and (stands := state.chains.get(name)) is not None
+            and stands != chain_hashes(name, bodies)
+        }
+
+    def policies_naming(self, set_ids: Iterable[SetId]) -> list[PolicySet]:
+        """Return the policies that name any of these sets."""
+        named = {policy for set_id in set_ids for policy in self._naming.get(set_id, ())}
+        return [self.policies[policy] for policy in sorted(named)]
+
+    def lists_of(self, policies: Iterable[PolicySet]) -> dict[PolicyList, list[PolicySet]]:
+        """Return the lists that refer to any of these policies, each with those of them it refers to, in order."""
+        known = {policy.id: policy for policy in policies}
+        lists = {asked for policy in known for asked in self._lists_of.get(policy, ())}
+        return {
+            asked: [known[use.policy] for use in asked.uses() if use.policy in known]
+            for asked in sorted(lists, key=lambda one: (one.table, one.name))
+        }
+
+    def lists_by_chain(self, names: Set[str]) -> set[PolicyList]:
+        """Return the lists that lead to any of these chains of policies.
+
+        Cost: O(uses of policies).
+        """
+        return {
+            asked
+            for use in self._uses
+            if policy_chain(use.policy, use.direction, marking=use.marking) in names
+            for asked in self._lists_of[use.policy]
+            if asked.direction == use.direction
+        }
+
+    def class_of(self, asked: PolicyList) -> PolicyClass | None:
+        """Return the class a list is a direction of; None for lists of host endpoints."""
+        return self._class_of.get(asked)
 
     def set_policy(self, policy: PolicySet) -> None:
         """Take a policy's new value."""

@@ -64,9 +64,9 @@ def plan(
     Shape: `moves` have the networks they are about; `rebuilt` are sets that change before all moves, at once;
            `lists` have those of their policies that name a set that changes, in order.
     """
-    first = sorted(moves, key=lambda move: (not move.comes, move.set_id))
+    first = in_plain_order(moves)
     if len(moves) > MAX_MOVES:
-        return Transition(tuple(first), frozenset(lists))
+        return Transition(first, frozenset(lists))
     graph = _Graph(first)
     for move in first:
         graph.must(_same_set(move, moves))
@@ -84,6 +84,31 @@ def plan(
     for edge in soft:
         graph.must((edge,))
     return Transition(graph.order(), frozenset(unsafe))
+
+
+def is_plain(policies: Iterable[PolicySet], moves: Moves) -> bool:
+    """Tell whether these only allow by the sets, and no rule by one that gains and one that loses.
+
+    Then what comes may come before what goes, whatever list the policies are in: most changes are such.
+    """
+    rules = (rule for policy in policies for rule in (*policy.ingress, *policy.egress))
+    return all(_is_plain(rule, moves) for rule in rules if rule.action != "log")
+
+
+def _is_plain(rule: ResolvedRule, moves: Moves) -> bool:
+    ways = set()
+    for _, set_id, negated in _named(rule):
+        for comes in (True, False):
+            if Move(set_id, comes) in moves:
+                if negated or rule.action != "allow":
+                    return False
+                ways.add(comes)
+    return len(ways) < 2
+
+
+def in_plain_order(moves: Iterable[Move]) -> tuple[Move, ...]:
+    """Return what comes before what goes."""
+    return tuple(sorted(moves, key=lambda move: (not move.comes, move.set_id)))
 
 
 def _same_set(move: Move, moves: Moves) -> tuple[_Edge, ...]:
@@ -148,8 +173,8 @@ def _way(rule: ResolvedRule, *, gains: bool) -> Way:
 
 def _judge(places: _Places, moves: Moves, rebuilt: frozenset[SetId]) -> _Judged | None:
     """Say what a list asks of the order; None where no order is safe for it."""
-    if len({move.set_id for move in places}) > 1 and any(m.set_id in rebuilt for m in places):
-        return None
+    if any(move.set_id in rebuilt for move in places):
+        return None if len({move.set_id for move in places}) > 1 else _Judged((), ())
     must: list[_Edge] = []
     should: list[_Edge] = []
     ways = {move: _one_way(found) for move, found in places.items()}
@@ -185,11 +210,11 @@ def _meets_itself(found: Sequence[_Place], cidrs: frozenset[str]) -> bool:
 
 
 def _meet(a: Move, b: Move, places: _Places, moves: Moves) -> bool:
-    """Tell whether one packet may meet both moves."""
+    """Tell whether one packet may meet both moves; of one set and one side it meets one at most."""
     sides = {(x.side, y.side) for x in places[a] for y in places[b]}
     if any(one != other for one, other in sides):
         return True
-    return not _are_apart(moves[a], moves[b])
+    return a.set_id != b.set_id and not _are_apart(moves[a], moves[b])
 
 
 def _are_apart(one: frozenset[str], other: frozenset[str]) -> bool:
@@ -211,7 +236,9 @@ def _depend(closing: Sequence[_Place], opening: Sequence[_Place]) -> bool:
             if c.denies and o.denies:
                 if c.rule != o.rule:
                     return True
-            elif c.rule == o.rule or (c.denies and c.rule < o.rule) or (o.denies and o.rule < c.rule):
+            elif (
+                c.rule == o.rule or (c.denies and c.rule < o.rule) or (o.denies and o.rule < c.rule)
+            ):
                 return True
     return False
 
