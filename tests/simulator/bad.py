@@ -9,6 +9,7 @@ from hopwall_dataplane.iptables.static import from_set, to_set
 from hopwall_dataplane.iptables.transaction import Applied, Failed, Transaction
 from hopwall_dataplane.outcome import Done, Family, Outcome, Retry
 from tests.simulator.world import World
+from tests.support.fake_iptables import FakeChain
 from tests.support.fake_kernel import FakeHost
 
 _IDENTITY = frozenset(name(family) for family in Family for name in (from_set, to_set))
@@ -28,10 +29,9 @@ def flush_then_restore(world: World) -> None:
                 family: Family = restore.family,
                 right: Callable[[Transaction], object] = right,
             ) -> Applied | Failed | Retry:
-                chains = kernel.tables[family].tables[tx.table]
-                for write in tx.writes:
-                    if write.name in chains:
-                        chains[write.name].lines.clear()
+                tables = kernel.tables[family].tables
+                empty = {w.name: FakeChain("-") for w in tx.writes if w.name in tables[tx.table]}
+                tables[tx.table] = {**tables[tx.table], **empty}
                 kernel.settled()
                 return await right(tx)  # type: ignore[misc, no-any-return]
 

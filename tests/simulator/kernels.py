@@ -5,7 +5,7 @@ one packet, is put off until a chain or set is looked at.
 """
 
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import cast
 
@@ -18,19 +18,41 @@ from tests.proof.line_text import Line, compiled
 from tests.proof.lines import Tables
 from tests.proof.pipeline import UPLINK, VERSIONS, Host
 from tests.simulator.judge import Probe
-from tests.support.fake_iptables import FakeTables
+from tests.support.fake_iptables import FakeChain
 from tests.support.fake_kernel import FakeHost
 
 _TABLES = ("raw", "mangle", "filter", "nat")
 
 
-class Moment:
-    """One host's kernel as it is now; void after the next write."""
+class Reader:
+    """One host's kernel; what was read of a table is good until the table is another."""
 
     def __init__(self, fake: FakeHost) -> None:
         self._fake = fake
-        sets = cast(dict[str, HeldSet], _Sets(fake))
-        self._host = Host(fake.name, {v: _tables(v, f, fake, sets) for v, f in VERSIONS.items()})
+        self._chains: dict[tuple[int, str], _Chains] = {}
+
+    def now(self) -> "Moment":
+        """Return the kernel as it is now."""
+        sets = cast(dict[str, HeldSet], _Sets(self._fake))
+        tables = {version: self._tables(version, sets) for version in VERSIONS}
+        return Moment(self._fake, Host(self._fake.name, tables))
+
+    def _tables(self, version: int, sets: dict[str, HeldSet]) -> Tables:
+        for table in _TABLES:
+            held = self._fake.tables[VERSIONS[version]].tables[table]
+            known = self._chains.get((version, table))
+            if known is None or known.held is not held:
+                self._chains[version, table] = _Chains(version, held)
+        chains = {table: self._chains[version, table] for table in _TABLES}
+        return Tables(version, sets, cast(dict[str, dict[str, list[Line]]], chains))
+
+
+class Moment:
+    """One host's kernel as it is now; void after the next write."""
+
+    def __init__(self, fake: FakeHost, host: Host) -> None:
+        self._fake = fake
+        self._host = host
 
     def verdict(self, probe: Probe) -> tuple[Verdict, tuple[str, ...]] | None:
         """Return what becomes of the packet, and its way; None where no route leads to the endpoint."""
@@ -48,29 +70,20 @@ class Moment:
         return any(route.cidr == cidr and route.interface == interface for route in routes)
 
 
-def _tables(version: int, family: Family, fake: FakeHost, sets: dict[str, HeldSet]) -> Tables:
-    chains = {table: _Chains(version, fake.tables[family], table) for table in _TABLES}
-    return Tables(version, sets, cast(dict[str, dict[str, list[Line]]], chains))
+class _Chains(dict[str, list[Line]]):
+    """A table's chains, each read when a packet comes to it. A table that changes is another dict."""
 
-
-class _Chains(Mapping[str, list[Line]]):
-    """A table's chains, each read when a packet comes to it."""
-
-    def __init__(self, version: int, tables: FakeTables, table: str) -> None:
+    def __init__(self, version: int, held: Mapping[str, FakeChain]) -> None:
+        super().__init__()
         self._version = version
-        self._held = tables.tables[table]
+        self.held = held
 
-    def __getitem__(self, name: str) -> list[Line]:
-        return [compiled(body, self._version) for body in self._held[name].lines]
+    def __missing__(self, name: str) -> list[Line]:
+        read = self[name] = [compiled(body, self._version) for body in self.held[name].lines]
+        return read
 
     def __contains__(self, name: object) -> bool:
-        return name in self._held
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._held)
-
-    def __len__(self) -> int:
-        return len(self._held)
+        return name in self.held
 
 
 class _Sets(dict[str, HeldSet]):

@@ -6,7 +6,9 @@ stay as they are (`shrink`).
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+import gc
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
 from typing import cast
@@ -26,7 +28,7 @@ from hopwall_runtime.link import Link
 from tests.proof.strategies import HOSTS, cloud_of
 from tests.simulator.bus import Bus, FakeLink, Stream
 from tests.simulator.judge import Fault, History, Probe, probes_of
-from tests.simulator.kernels import Moment
+from tests.simulator.kernels import Reader
 from tests.simulator.virtual import VirtualLoop
 from tests.support import states
 from tests.support.fake_kernel import FakeHost
@@ -56,6 +58,11 @@ class Host:
     dies_at: int = 0
     #: The newest revision this kernel has been brought to; -1 before any.
     floor: int = -1
+    reader: Reader = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Let packets read the kernel."""
+        self.reader = Reader(self.kernel)
 
 
 @dataclass
@@ -237,7 +244,7 @@ class World:
             host.floor = max(host.floor, host.agent.progress.revision)
 
     def _ask(self, host: Host, probes: list[Probe]) -> None:
-        moment = Moment(host.kernel)
+        moment = host.reader.now()
         for probe in probes:
             found = moment.verdict(probe)
             if found is None:
@@ -370,9 +377,20 @@ def live(world: World, steps: Iterable[int] = range(N_STEPS)) -> World:
         finally:
             await world.end()
 
-    with VirtualLoop() as loop:
+    with VirtualLoop() as loop, _uncollected():
         loop.run_until_complete(whole())
     return world
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Let calc not collect: each of its starts would walk all that the worlds before have left."""
+    real = gc.collect
+    gc.collect = lambda *_: 0
+    try:
+        yield
+    finally:
+        gc.collect = real
 
 
 def _words(event: ResourceSet | ResourceRemoved) -> str:
