@@ -14,7 +14,7 @@ from random import Random
 
 from hopwall_model.resources import Key, Resource, WorkloadEndpoint
 from tests.proof.cloud import Flow, Verdict
-from tests.proof.semantics import Semantics
+from tests.proof.semantics import Semantics, only_log
 from tests.proof.strategies import flows_in
 
 State = Mapping[Key, Resource]
@@ -118,12 +118,19 @@ class History:
 
 
 def _applying(semantics: Semantics, probe: Probe) -> object:
-    """Return the names of what applies to an endpoint, in order: of both directions, as its class is of both."""
+    """Return the names of what applies to an endpoint, in order, and what is at each tier's end.
+
+    Of both directions, as its class is of both.
+    """
     owner = semantics.endpoints.get(probe.endpoint)
     if owner is None:
         return None
     names = [
-        (name, passes, [(type(p), p.metadata.namespace, p.metadata.name) for p in policies])
+        (
+            name,
+            passes or only_log(policies, direction),
+            [(type(p), p.metadata.namespace, p.metadata.name) for p in policies],
+        )
         for direction in ("Egress", "Ingress")
         for name, passes, policies in semantics.tiers_of(owner, direction)
     ]

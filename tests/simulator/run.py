@@ -25,7 +25,7 @@ class Ending:
     n_asked: int
     n_open: int
     n_closed: int
-    #: Hosts that never came to the newest revision, and processes that ended by themselves.
+    #: Hosts that never came to the newest revision, writes that did not last, processes that ended by themselves.
     lost: tuple[str, ...]
     told: tuple[str, ...] = ()
 
@@ -37,7 +37,7 @@ class Ending:
 
 
 class Row(NamedTuple):
-    """A row of the table of faults. Counts are packets, and for `lost` worlds in which a host stayed behind."""
+    """A row of the table of faults. Counts are packets, and for `lost` worlds in which a host stayed behind or a write was lost."""
 
     name: str
     seeds: int
@@ -73,7 +73,7 @@ class Tally:
         """Say it to a person, in a line."""
         said = (
             f"{self.seeds:,} worlds, {self.asked:,} packets: {self.open} let by that nothing lets by, {self.closed}"
-            f" stopped that everything lets by, {self.lost} worlds in which a host stayed behind"
+            f" stopped that everything lets by, {self.lost} worlds in which a host stayed behind or a write was lost"
         )
         return said if not self.failing else f"{said}; first failing seed {min(self.failing)}"
 
@@ -98,8 +98,8 @@ def end_of(
         world.n_asked,
         n_open,
         len(world.faults) - n_open,
-        (*world.broken, *behind),
-        tuple(world.told) if world.faults or world.broken or behind else (),
+        (*world.broken, *behind, *world.lost),
+        tuple(world.told) if world.faults or world.broken or behind or world.lost else (),
     )
 
 

@@ -7,8 +7,9 @@ stay as they are (`shrink`).
 
 import asyncio
 import gc
+import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from random import Random
 from typing import cast
@@ -22,6 +23,7 @@ from hopwall_dataplane.metrics import Metrics
 from hopwall_dataplane.outcome import Retry
 from hopwall_dataplane.placed import LinkState
 from hopwall_dataplane.settings import DataplaneSettings
+from hopwall_model import codec
 from hopwall_model.events import ResourceRemoved, ResourceSet
 from hopwall_model.resources import Key, Resource, WorkloadEndpoint, key_of
 from hopwall_runtime.link import Link
@@ -30,6 +32,7 @@ from tests.simulator.bus import Bus, FakeLink, Stream
 from tests.simulator.judge import Fault, History, Probe, probes_of
 from tests.simulator.kernels import Reader
 from tests.simulator.virtual import VirtualLoop
+from tests.simulator.writers import write_and_judge
 from tests.support import states
 from tests.support.fake_kernel import FakeHost
 
@@ -74,6 +77,12 @@ class World:
     on_agent: Callable[[Agent], None] = lambda _: None
     #: Another one: calc's connection is that of a client that is not told what it missed.
     calc_watches: bool = False
+    #: Another one: the stream stores what it is given, whatever it was to replace.
+    compares: bool = True
+    #: What another one puts in the product's place while the world lives.
+    during: Callable[[], AbstractContextManager[object]] = nullcontext
+    #: What is wrong with the history of writes of several replicas of the api.
+    lost: list[str] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     #: Processes that ended by themselves.
     broken: list[str] = field(default_factory=list)
@@ -333,6 +342,11 @@ class World:
         for host in self.hosts.values():
             self._note_floor(host)
             self._ask(host, [probe for probe in self.probes if probe.host == host.name])
+        await self._write()
+
+    async def _write(self) -> None:
+        judged = await write_and_judge(Random(f"{self.number} writes"), compares=self.compares)
+        self.lost = [*judged.faults, *["an acknowledged write is not stored"] * judged.lost]
 
     async def _step(self) -> None:
         dice = self._dice
@@ -377,28 +391,28 @@ def live(world: World, steps: Iterable[int] = range(N_STEPS)) -> World:
         finally:
             await world.end()
 
-    with VirtualLoop() as loop, _uncollected():
+    with VirtualLoop() as loop, _by_number(world.number), world.during():
         loop.run_until_complete(whole())
     return world
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
-    """Let calc not collect: each of its starts would walk all that the worlds before have left."""
-    real = gc.collect
-    gc.collect = lambda *_: 0
+def _by_number(number: int) -> Iterator[None]:
+    """Let chance follow from the number, and calc not collect: each start would walk what earlier worlds left."""
+    urandom, collect = os.urandom, gc.collect
+    os.urandom, gc.collect = Random(f"{number} system").randbytes, lambda *_: 0
     try:
         yield
     finally:
-        gc.collect = real
+        os.urandom, gc.collect = urandom, collect
 
 
 def _words(event: ResourceSet | ResourceRemoved) -> str:
     if isinstance(event, ResourceRemoved):
         return f"{_name(event.key)} is removed"
-    key, spec = key_of(event.resource), event.resource.spec
-    labels = event.resource.metadata.labels
-    return f"{_name(key)} {labels or ''} {spec}"
+    resource = event.resource
+    labels = f" {resource.metadata.labels}" if resource.metadata.labels else ""
+    return f"{_name(key_of(resource))}{labels} {codec.encode(resource.spec).decode()}"
 
 
 def _name(key: Key) -> str:
