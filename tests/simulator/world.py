@@ -298,6 +298,10 @@ class World:
         if host.link is not None:
             host.link.loses = self._dice.randint(1, 4)
 
+    async def _messages_come_twice_and_in_disorder(self, host: Host) -> None:
+        if host.link is not None:
+            host.link.disorders = self._dice.randint(2, 10)
+
     async def _server_starts_anew(self, _host: Host) -> None:
         self.bus.restart()
 
@@ -376,6 +380,7 @@ _BEFALLS = (
     World._host_is_cut_off,
     World._calc_is_cut_off,
     World._messages_get_lost,
+    World._messages_come_twice_and_in_disorder,
     World._server_starts_anew,
     World._tables_fail_once,
     World._wrong_server,
