@@ -4,7 +4,7 @@ While a change is under way either state is right, and nothing else is. A packet
 in one of the states from the last that the host enforces to the newest stored: a mixture of them excuses nothing
 (`open`). One that did not come through is `closed` for nothing where every one of these states lets it by; but where
 several things changed it may meet a mixture, and where one thing changed its endpoint may be nobody for that moment:
-when the policies that apply to it become others, or when somebody moves between sets (decision 29).
+when the policies that apply to it become others, or when somebody moves between sets (decision 30).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,7 @@
 """How a host gets from what its kernel holds to what is wanted, so that between the two nothing more is open.
 
 Goals, in order:
-1. Whatever stands between two ops lets by no packet that neither the old nor the new lets by (decision 29).
+1. Whatever stands between two ops lets by no packet that neither the old nor the new lets by (decision 30).
 2. Whoever is judged the same before and after is not closed between them, where any order of the ops allows that.
 3. What needs no order costs nothing.
 

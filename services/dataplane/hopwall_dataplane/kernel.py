@@ -258,7 +258,7 @@ class Kernel:
             desired.take_touched()  # nobody else will
         if self.flows is not None:
             desired.note_left()
-        # First what only closes. Then nobody is judged by half of what was and half of what comes: decision 29.
+        # First what only closes. Then nobody is judged by half of what was and half of what comes: decision 30.
         self._apply_sets(turn, desired.identity.plan_removals(), desired.identity)
         change = change_over(desired, self._tables)
         self._apply_sets(turn, change.closings, desired.identity)

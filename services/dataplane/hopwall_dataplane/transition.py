@@ -4,7 +4,7 @@ The kernel changes one member of one set at a time, so when one change moves an 
 what is between. A list of policies is safe from that if what closes it comes before what opens it: then whatever is
 between lets by no more than the old or the new. Where two moves cannot come together in one verdict, what opens
 comes first, so that nothing is closed meanwhile that both sides let by. A list that no order suits is named: who
-is judged by it must be nobody meanwhile (decision 29).
+is judged by it must be nobody meanwhile (decision 30).
 
 Pure. Cost: what the changed sets' policies say, and the lists that name them.
 """
