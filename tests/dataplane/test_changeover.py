@@ -38,7 +38,7 @@ class Watched:
         self.kernel: Kernel = self.host.agent()
         self.seen: list[object] = []
 
-        def note() -> None:
+        def note(_: Element | None = None) -> None:
             now = look(self.host)
             if not self.seen or self.seen[-1] != now:
                 self.seen.append(now)

@@ -27,6 +27,7 @@ from hopwall_model import codec
 from hopwall_model.events import ResourceRemoved, ResourceSet
 from hopwall_model.resources import Key, Resource, WorkloadEndpoint, key_of
 from hopwall_runtime.link import Link
+from tests.proof.cloud import Flow, address, network
 from tests.proof.strategies import HOSTS, cloud_of
 from tests.simulator.bus import Bus, FakeLink, Stream
 from tests.simulator.judge import Fault, History, Probe, probes_of
@@ -37,9 +38,9 @@ from tests.support import states
 from tests.support.fake_kernel import FakeHost
 
 LINKS = {f"tap-e{i}": LinkState(index=i + 2, up=True) for i in range(8)}
-#: Packets asked when all that is written at once stands, and between two elements of it.
-N_ASKED = 8
-N_ASKED_BETWEEN = 4
+#: Packets asked when all that is written at once stands, and behind each element of it, of those it is about.
+N_ASKED = 6
+N_ASKED_BETWEEN = 3
 N_PROBES = 60
 N_STEPS = 12
 
@@ -119,7 +120,7 @@ class World:
 
         host.kernel.told = told
         host.kernel.settled = lambda: self.ask(host, N_ASKED)
-        host.kernel.passing = lambda: self.ask(host, N_ASKED_BETWEEN)
+        host.kernel.passing = lambda element: self.ask(host, N_ASKED_BETWEEN, element.cidr)
 
     # ------------------------------------------------------------ processes
 
@@ -239,12 +240,14 @@ class World:
 
     # ------------------------------------------------------------ asking
 
-    def ask(self, host: Host, n_asked: int) -> None:
-        """Ask some packets at a host, now."""
+    def ask(self, host: Host, n_asked: int, about: str = "") -> None:
+        """Ask some packets at a host, now: any, or those from or to a network."""
         self._note_floor(host)
         if host.floor < 0:
             return  # a kernel nobody has written to yet is another chapter
         mine = [probe for probe in self.probes if probe.host == host.name]
+        if about:
+            mine = [probe for probe in mine if _is_about(probe.flow, about)]
         if mine:
             self._ask(host, self._asking.sample(mine, min(n_asked, len(mine))))
 
@@ -410,6 +413,14 @@ def _by_number(number: int) -> Iterator[None]:
         yield
     finally:
         os.urandom, gc.collect = urandom, collect
+
+
+def _is_about(flow: Flow, cidr: str) -> bool:
+    net = network(cidr)
+    return any(
+        net.version == flow.version and address(one) in net
+        for one in (flow.source, flow.destination)
+    )
 
 
 def _words(event: ResourceSet | ResourceRemoved) -> str:

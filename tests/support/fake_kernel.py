@@ -75,19 +75,19 @@ class FakeSets:
             case DelElements():
                 for element in op.elements:
                     self.held[op.spec.name][1].pop(element, None)
-                    self.passing()
+                    self.passing(element)
         return Done()
 
     def _add(self, op: AddElements) -> Outcome:
         good = {e: m for e, m in op.elements.items() if e.cidr not in self.refused}
         for element, mark in good.items():
             self.held[op.spec.name][1][element] = mark
-            self.passing()
+            self.passing(element)
         bad = dict.fromkeys(op.elements.keys() - good.keys(), "no")
         return ElementsRefused("no", bad) if bad else Done()
 
-    def passing(self) -> None:
-        """Let packets by between two elements, as the kernel does."""
+    def passing(self, element: Element) -> None:
+        """Let packets by behind an element that changed, as the kernel does."""
 
 
 def _needed(op: SetOp) -> tuple[str, ...]:
@@ -137,9 +137,9 @@ class _Sets(FakeSets):
         super().__init__()
         self._host = host
 
-    def passing(self) -> None:
+    def passing(self, element: Element) -> None:
         """Say that one element is other than it was."""
-        self._host.passing()
+        self._host.passing(element)
 
     def apply(self, ops: Sequence[SetOp]) -> list[Outcome]:
         """Carry out ops in order, and say that all of them are."""
@@ -169,7 +169,7 @@ class FakeHost:
         self.links = links
         self.told: Callable[[], None] = lambda: None
         self.settled: Callable[[], None] = lambda: None
-        self.passing: Callable[[], None] = lambda: None
+        self.passing: Callable[[Element], None] = lambda _: None
         self.tables = {family: FakeTables() for family in Family}
         self.restores = {f: _Restore(f, self) for f in Family}
         self.sets: FakeSets = _Sets(self)
