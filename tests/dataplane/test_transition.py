@@ -1,7 +1,7 @@
 """The order in which members move: whatever packets meet meanwhile is no more open than the old or the new."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Literal
 
@@ -9,7 +9,15 @@ import pytest
 
 from hopwall_dataplane.classes import PolicyList
 from hopwall_dataplane.judge import Packet, Side, decide
-from hopwall_dataplane.transition import MAX_MOVES, Move, in_plain_order, is_plain, plan
+from hopwall_dataplane.transition import (
+    MAX_MOVES,
+    Move,
+    Moves,
+    SetUses,
+    Transition,
+    in_plain_order,
+)
+from hopwall_dataplane.transition import plan as plan_by_uses
 from hopwall_model.updates import Entity, PolicyId, PolicySet, ResolvedRule, SetId, TierPolicies
 
 SETS = tuple(SetId(f"s:{n}") for n in range(4))
@@ -43,6 +51,28 @@ def asked(
         TierPolicies(name=f"t{n}", ingress=cut, ingress_default=end) for n, cut in enumerate(cuts)
     )
     return PolicyList("hw-ct1-x", "ingress", made)
+
+
+def uses_of(policies: Iterable[PolicySet]) -> SetUses:
+    """Return what the policies say of sets."""
+    uses = SetUses()
+    for one in policies:
+        uses.put(one)
+    return uses
+
+
+def is_plain(policies: Iterable[PolicySet], moves: Moves) -> bool:
+    """Tell whether the moves need no order."""
+    return uses_of(policies).is_plain(moves)
+
+
+def plan(
+    moves: Moves, rebuilt: frozenset[SetId], lists: Mapping[PolicyList, Sequence[PolicySet]]
+) -> Transition:
+    """Order the moves for lists of policies."""
+    uses = uses_of({one.id: one for policies in lists.values() for one in policies}.values())
+    ids = {asked: [one.id for one in policies] for asked, policies in lists.items()}
+    return plan_by_uses(moves, rebuilt, ids, uses)
 
 
 def order_of(policies: Sequence[PolicySet], *moves: Move) -> tuple[Move, ...] | None:
@@ -132,6 +162,22 @@ def test_a_network_that_is_replaced_by_another_comes_before_it_goes() -> None:
         Move(A, True),
         Move(A, False),
     )
+
+
+def test_what_is_said_of_sets_goes_with_the_policy() -> None:
+    """A policy that is replaced or gone leaves nothing behind."""
+    uses = uses_of([policy("p", rule("deny", source=from_sets(A, B)))])
+    moves = {Move(A, True): frozenset(ADDRESSES[:1]), Move(B, False): frozenset(ADDRESSES[:1])}
+    assert not uses.is_plain(moves)
+
+    uses.put(policy("p", rule("allow", source=from_sets(A))))
+    assert uses.is_plain(moves)
+
+    uses.put(policy("p", rule("allow", source=from_sets(A, B))))
+    assert not uses.is_plain(moves)
+
+    uses.drop(PolicyId("p"))
+    assert uses == SetUses()
 
 
 # ---------------------------------------------------------------- against all packets

@@ -37,6 +37,7 @@ from hopwall_dataplane.iptables.static import (
 from hopwall_dataplane.iptables.table import Jump, TableName, TableState, chain_hashes
 from hopwall_dataplane.marks import mark_tree
 from hopwall_dataplane.outcome import Family
+from hopwall_dataplane.transition import SetUses
 from hopwall_model.updates import PolicyId, PolicySet, SetId, SetKind
 
 Bodies = tuple[str, ...]
@@ -104,10 +105,12 @@ class ChainBook:
     known_sets: dict[SetId, SetKind] = field(default_factory=dict)
     #: Policies that say something else since `take_touched`.
     touched: set[PolicyId] = field(default_factory=set)
+    set_uses: SetUses = field(default_factory=SetUses)
     _naming: dict[SetId, set[PolicyId]] = field(default_factory=dict)
     _uses: Counter[PolicyUse] = field(default_factory=Counter)
     _passing: set[tuple[PolicyId, Direction]] = field(default_factory=set)
     _lists_of: dict[PolicyId, set[PolicyList]] = field(default_factory=dict)
+    _policies_in: dict[PolicyList, tuple[PolicyId, ...]] = field(default_factory=dict)
     #: Those of the lists that are a direction of a class.
     _class_of: dict[PolicyList, PolicyClass] = field(default_factory=dict)
     _list_chains: dict[PolicyList, set[str]] = field(default_factory=dict)
@@ -156,17 +159,16 @@ class ChainBook:
             and stands != chain_hashes(name, bodies)
         }
 
-    def policies_naming(self, set_ids: Iterable[SetId]) -> list[PolicySet]:
-        """Return the policies that name any of these sets."""
-        named = {policy for set_id in set_ids for policy in self._naming.get(set_id, ())}
-        return [self.policies[policy] for policy in sorted(named)]
+    def are_named(self, set_ids: Iterable[SetId]) -> bool:
+        """Tell whether a policy names any of these sets."""
+        return any(self._naming.get(set_id) for set_id in set_ids)
 
-    def lists_of(self, policies: Iterable[PolicySet]) -> dict[PolicyList, list[PolicySet]]:
-        """Return the lists that refer to any of these policies, each with those of them it refers to, in order."""
-        known = {policy.id: policy for policy in policies}
-        lists = {asked for policy in known for asked in self._lists_of.get(policy, ())}
+    def lists_naming(self, set_ids: Iterable[SetId]) -> dict[PolicyList, list[PolicyId]]:
+        """Return the lists that refer to policies that name any of these sets, with those policies in order."""
+        named = {policy for set_id in set_ids for policy in self._naming.get(set_id, ())}
+        lists = {asked for policy in named for asked in self._lists_of.get(policy, ())}
         return {
-            asked: [known[use.policy] for use in asked.uses() if use.policy in known]
+            asked: [policy for policy in self._policies_in[asked] if policy in named]
             for asked in sorted(lists, key=lambda one: (one.table, one.name))
         }
 
@@ -194,6 +196,7 @@ class ChainBook:
             self.touched.add(policy.id)
         self._unname(policy.id)
         self.policies[policy.id] = policy
+        self.set_uses.put(policy)
         for set_id in policy_sets(policy):
             self._naming.setdefault(set_id, set()).add(policy.id)
         self._dirty_policies.add(policy.id)
@@ -202,6 +205,7 @@ class ChainBook:
         """Forget a policy; classes that still refer to it find it closed."""
         key = PolicyId(policy_id)
         self._unname(key)
+        self.set_uses.drop(key)
         if self.policies.pop(key, None) is not None:
             self._dirty_policies.add(key)
             self.touched.add(key)
@@ -256,7 +260,9 @@ class ChainBook:
         """Want a list's chains, and those of its policies in the form it needs."""
         self._list_chains[asked] = set()
         self._dirty_lists.add(asked)
-        for use in asked.uses():
+        uses = asked.uses()
+        self._policies_in[asked] = tuple(use.policy for use in uses)
+        for use in uses:
             self._uses[use] += 1
             self._lists_of.setdefault(use.policy, set()).add(asked)
             self._dirty_policies.add(use.policy)
@@ -266,6 +272,7 @@ class ChainBook:
         for name in self._list_chains.pop(asked):
             self._remove(asked.table, name)
         self._dirty_lists.discard(asked)
+        self._policies_in.pop(asked)
         for use in asked.uses():
             self._uses[use] -= 1
             if not self._uses[use]:

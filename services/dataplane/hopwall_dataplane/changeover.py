@@ -8,7 +8,7 @@ Goals, in order:
 Pure. It refuses to know what the ops after these are: tables, then whose an address is, then routes (`kernel`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
 from hopwall_dataplane.classes import PolicyList
@@ -16,8 +16,8 @@ from hopwall_dataplane.desired import Desired
 from hopwall_dataplane.ipsets.elements import AddElements, DelElements, Mark, SetOp
 from hopwall_dataplane.iptables.table import TableName, TableState
 from hopwall_dataplane.outcome import Family
-from hopwall_dataplane.transition import Move, Transition, in_plain_order, is_plain, plan
-from hopwall_model.updates import PolicySet, SetId
+from hopwall_dataplane.transition import Move, Transition, in_plain_order, plan
+from hopwall_model.updates import SetId
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +39,18 @@ def change_over(
 ) -> Changeover:
     """Find who must be nobody meanwhile, and in which order members move."""
     moves, rebuilt = _moves(desired)
-    policies = desired.chains.policies_naming({move.set_id for move in moves} | rebuilt)
-    transition = _transition(desired, moves, rebuilt, policies)
+    named = desired.chains.are_named({move.set_id for move in moves} | rebuilt)
+    transition = _transition(desired, moves, rebuilt)
     unsafe = set(transition.unsafe)
     rewritten: set[str] = set()
-    if policies or desired.identity.remarks:
+    if named or desired.identity.remarks:
         rewritten = desired.chains.rewritten(tables)
-    if rewritten and policies:
+    if rewritten and named:
         # What they said is known to the kernel alone.
         unsafe |= desired.chains.lists_by_chain(rewritten)
     late = _rerouted(desired)
     closings = desired.identity.plan_closings(
-        _marks(desired, unsafe), late, everybody=bool(policies or rewritten)
+        _marks(desired, unsafe), late, everybody=named or bool(rewritten)
     )
     return Changeover(closings, _in_order(desired, transition.order), late)
 
@@ -96,15 +96,14 @@ def _moves(desired: Desired) -> tuple[dict[Move, frozenset[str]], frozenset[SetI
 
 
 def _transition(
-    desired: Desired,
-    moves: Mapping[Move, frozenset[str]],
-    rebuilt: frozenset[SetId],
-    policies: Sequence[PolicySet],
+    desired: Desired, moves: Mapping[Move, frozenset[str]], rebuilt: frozenset[SetId]
 ) -> Transition:
     alone = sum(len(cidrs) for cidrs in moves.values()) < 2
-    if not rebuilt and (alone or is_plain(policies, moves)):
+    uses = desired.chains.set_uses
+    if not rebuilt and (alone or uses.is_plain(moves)):
         return Transition(in_plain_order(moves))
-    return plan(moves, rebuilt, desired.chains.lists_of(policies))
+    lists = desired.chains.lists_naming({move.set_id for move in moves} | rebuilt)
+    return plan(moves, rebuilt, lists, uses)
 
 
 def _marks(desired: Desired, unsafe: Iterable[PolicyList]) -> set[Mark]:

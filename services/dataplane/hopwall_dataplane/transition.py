@@ -6,17 +6,18 @@ between lets by no more than the old or the new. Where two moves cannot come tog
 comes first, so that nothing is closed meanwhile that both sides let by. A list that no order suits is named: who
 is judged by it must be nobody meanwhile (decision 30).
 
-Pure. Cost: what the changed sets' policies say, and the lists that name them.
+Pure. Cost: nothing where the sets are only allowed by; else what is said of them in the lists that name them.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Literal, NamedTuple
 
 from hopwall_dataplane.classes import PolicyList
-from hopwall_dataplane.iptables.render_policy import Direction, rules_of
-from hopwall_model.updates import Entity, PolicyId, PolicySet, ResolvedRule, SetId
+from hopwall_dataplane.iptables.render_policy import DIRECTIONS, Direction, rules_of
+from hopwall_model.updates import Entity, PolicyId, PolicySet, ResolvedRule, SetId, Verdict
 
 Side = Literal["source", "destination"]
 Way = Literal["opens", "closes", "either"]
@@ -43,10 +44,19 @@ class Transition:
     unsafe: frozenset[PolicyList] = frozenset()
 
 
+class _Said(NamedTuple):
+    """One mention of a set: in which rule of its policy, what the rule does, and on which side of the packet."""
+
+    rule: int
+    action: Verdict
+    side: Side
+    negated: bool
+
+
 class _Place(NamedTuple):
     """Where a move shows in a list: at which rule, what the rule does, and on which side of the packet."""
 
-    rule: int
+    rule: tuple[int, int]
     denies: bool
     side: Side
     way: Way
@@ -56,8 +66,71 @@ _Places = dict[Move, list[_Place]]
 _Edge = tuple[Move, Move]
 
 
+@dataclass(slots=True)
+class SetUses:
+    """What policies say of sets, at hand for whoever orders moves.
+
+    Shape: `_awkward` counts by set the mentions that are not "allow who is in it"; `_joint` those beside another.
+    """
+
+    _of: dict[PolicyId, dict[Direction, dict[SetId, list[_Said]]]] = field(default_factory=dict)
+    _awkward: Counter[SetId] = field(default_factory=Counter)
+    _joint: Counter[SetId] = field(default_factory=Counter)
+
+    def put(self, policy: PolicySet) -> None:
+        """Take a policy's new value."""
+        self.drop(policy.id)
+        said = {direction: _said(rules_of(policy, direction)) for direction in DIRECTIONS}
+        self._of[policy.id] = said
+        self._count(said, 1)
+
+    def drop(self, policy_id: PolicyId) -> None:
+        """Forget a policy."""
+        said = self._of.pop(policy_id, None)
+        if said is not None:
+            self._count(said, -1)
+
+    def _count(self, said: Mapping[Direction, Mapping[SetId, list[_Said]]], n: int) -> None:
+        for of_set in said.values():
+            beside = Counter(one.rule for mentions in of_set.values() for one in mentions)
+            for set_id, mentions in of_set.items():
+                awkward = sum(one.negated or one.action != "allow" for one in mentions)
+                joint = sum(beside[one.rule] > 1 for one in mentions)
+                for counts, found in ((self._awkward, awkward), (self._joint, joint)):
+                    if found:
+                        counts[set_id] += n * found
+                        if not counts[set_id]:
+                            del counts[set_id]
+
+    def is_plain(self, moves: Iterable[Move]) -> bool:
+        """Tell whether the sets are only allowed by, and no rule by one that gains and one that loses.
+
+        Then what comes may come before what goes, whatever list the policies are in: most changes are such.
+        """
+        if any(move.set_id in self._awkward for move in moves):
+            return False
+        return len({move.comes for move in moves if move.set_id in self._joint}) < 2
+
+    def of(self, policy_id: PolicyId, direction: Direction) -> Mapping[SetId, Sequence[_Said]]:
+        """Return what a policy says of sets in one direction."""
+        said = self._of.get(policy_id)
+        return {} if said is None else said[direction]
+
+
+def _said(rules: Iterable[ResolvedRule]) -> dict[SetId, list[_Said]]:
+    found: dict[SetId, list[_Said]] = {}
+    for number, rule in enumerate(rules):
+        if rule.action != "log":
+            for side, set_id, negated in _named(rule):
+                found.setdefault(set_id, []).append(_Said(number, rule.action, side, negated))
+    return found
+
+
 def plan(
-    moves: Moves, rebuilt: frozenset[SetId], lists: Mapping[PolicyList, Sequence[PolicySet]]
+    moves: Moves,
+    rebuilt: frozenset[SetId],
+    lists: Mapping[PolicyList, Sequence[PolicyId]],
+    uses: SetUses,
 ) -> Transition:
     """Order the moves.
 
@@ -72,11 +145,13 @@ def plan(
         graph.must(_same_set(move, moves))
     unsafe = set()
     soft: dict[_Edge, None] = {}
+    changing = _by_set(moves, rebuilt)
     known: dict[tuple[Direction, tuple[PolicyId, ...]], bool] = {}
     for asked, policies in lists.items():
-        key = asked.direction, tuple(policy.id for policy in policies)
+        key = asked.direction, tuple(policies)
         if key not in known:
-            judged = _judge(_places(asked.direction, policies, moves, rebuilt), moves, rebuilt)
+            places = _places([uses.of(policy, asked.direction) for policy in policies], changing)
+            judged = _judge(places, moves, rebuilt)
             known[key] = judged is not None and graph.must(judged.must)
             soft.update(dict.fromkeys(judged.should if judged is not None else ()))
         if not known[key]:
@@ -86,24 +161,13 @@ def plan(
     return Transition(graph.order(), frozenset(unsafe))
 
 
-def is_plain(policies: Iterable[PolicySet], moves: Moves) -> bool:
-    """Tell whether these only allow by the sets, and no rule by one that gains and one that loses.
-
-    Then what comes may come before what goes, whatever list the policies are in: most changes are such.
-    """
-    rules = (rule for policy in policies for rule in (*policy.ingress, *policy.egress))
-    return all(_is_plain(rule, moves) for rule in rules if rule.action != "log")
-
-
-def _is_plain(rule: ResolvedRule, moves: Moves) -> bool:
-    ways = set()
-    for _, set_id, negated in _named(rule):
-        for comes in (True, False):
-            if Move(set_id, comes) in moves:
-                if negated or rule.action != "allow":
-                    return False
-                ways.add(comes)
-    return len(ways) < 2
+def _by_set(moves: Moves, rebuilt: frozenset[SetId]) -> dict[SetId, list[Move]]:
+    """Return the moves of each set; one that is rebuilt may gain and lose."""
+    found: dict[SetId, list[Move]] = {}
+    both = (Move(set_id, comes) for set_id in sorted(rebuilt) for comes in (True, False))
+    for move in (*moves, *both):
+        found.setdefault(move.set_id, []).append(move)
+    return found
 
 
 def in_plain_order(moves: Iterable[Move]) -> tuple[Move, ...]:
@@ -131,24 +195,17 @@ class _Judged:
 
 
 def _places(
-    direction: Direction,
-    policies: Sequence[PolicySet],
-    moves: Moves,
-    rebuilt: frozenset[SetId],
+    policies: Sequence[Mapping[SetId, Sequence[_Said]]], changing: Mapping[SetId, Sequence[Move]]
 ) -> _Places:
+    """Return where each move shows in a list, given what its policies say of sets."""
     places: _Places = {}
-    rules = [rule for policy in policies for rule in rules_of(policy, direction)]
-    for number, rule in enumerate(rules):
-        if rule.action == "log":
-            continue
-        for side, set_id, negated in _named(rule):
-            for comes in (True, False):
-                move = Move(set_id, comes)
-                if move in moves or set_id in rebuilt:
-                    way = _way(rule, gains=comes is not negated)
-                    places.setdefault(move, []).append(
-                        _Place(number, rule.action == "deny", side, way)
-                    )
+    for number, said in enumerate(policies):
+        for set_id in changing.keys() & said.keys():
+            for one in said[set_id]:
+                for move in changing[set_id]:
+                    way = _way(one.action, gains=move.comes is not one.negated)
+                    place = _Place((number, one.rule), one.action == "deny", one.side, way)
+                    places.setdefault(move, []).append(place)
     return places
 
 
@@ -164,11 +221,11 @@ def _named(rule: ResolvedRule) -> Iterator[tuple[Side, SetId, bool]]:
             yield side, set_id, True
 
 
-def _way(rule: ResolvedRule, *, gains: bool) -> Way:
+def _way(action: Verdict, *, gains: bool) -> Way:
     """Tell what it does to who may pass that a rule meets more packets (gains), or fewer."""
-    if rule.action == "pass":
+    if action == "pass":
         return "either"
-    return "opens" if gains is (rule.action == "allow") else "closes"
+    return "opens" if gains is (action == "allow") else "closes"
 
 
 def _judge(places: _Places, moves: Moves, rebuilt: frozenset[SetId]) -> _Judged | None:
@@ -211,8 +268,7 @@ def _meets_itself(found: Sequence[_Place], cidrs: frozenset[str]) -> bool:
 
 def _meet(a: Move, b: Move, places: _Places, moves: Moves) -> bool:
     """Tell whether one packet may meet both moves; of one set and one side it meets one at most."""
-    sides = {(x.side, y.side) for x in places[a] for y in places[b]}
-    if any(one != other for one, other in sides):
+    if len({place.side for move in (a, b) for place in places[move]}) > 1:
         return True
     return a.set_id != b.set_id and not _are_apart(moves[a], moves[b])
 
@@ -231,16 +287,23 @@ def _depend(closing: Sequence[_Place], opening: Sequence[_Place]) -> bool:
 
     It is so in one rule that allows, between two that deny, and where a deny comes before an allow.
     """
-    for c in closing:
-        for o in opening:
-            if c.denies and o.denies:
-                if c.rule != o.rule:
-                    return True
-            elif (
-                c.rule == o.rule or (c.denies and c.rule < o.rule) or (o.denies and o.rule < c.rule)
-            ):
-                return True
-    return False
+    denied, allowed = _rules(closing)
+    denied_before, allowed_then = _rules(opening)
+    return (
+        not allowed.isdisjoint(allowed_then)
+        or bool(denied and denied_before and len(denied | denied_before) > 1)
+        or bool(denied and allowed_then and min(denied) < max(allowed_then))
+        or bool(denied_before and allowed and min(denied_before) < max(allowed))
+    )
+
+
+def _rules(places: Iterable[_Place]) -> tuple[set[tuple[int, int]], set[tuple[int, int]]]:
+    """Return the rules that deny, and those that allow."""
+    denied: set[tuple[int, int]] = set()
+    allowed: set[tuple[int, int]] = set()
+    for place in places:
+        (denied if place.denies else allowed).add(place.rule)
+    return denied, allowed
 
 
 # ---------------------------------------------------------------- the order
