@@ -1,14 +1,19 @@
 """Known-bad ways of doing it, each switched on in an otherwise right world: the simulator must see them all."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from unittest.mock import patch
 
 from hopwall_dataplane.agent import Agent
+from hopwall_dataplane.changeover import Changeover
+from hopwall_dataplane.desired import Desired
 from hopwall_dataplane.guard import Guard
-from hopwall_dataplane.ipsets.elements import AddElements, SetOp
+from hopwall_dataplane.ipsets.elements import AddElements, DelElements, SetOp
 from hopwall_dataplane.iptables.static import from_set, to_set
+from hopwall_dataplane.iptables.table import TableName, TableState
 from hopwall_dataplane.iptables.transaction import Applied, Failed, Transaction
 from hopwall_dataplane.outcome import Done, Family, Outcome, Retry
 from tests.simulator.world import World
+from tests.support.fake_iptables import FakeChain
 from tests.support.fake_kernel import FakeHost
 
 _IDENTITY = frozenset(name(family) for family in Family for name in (from_set, to_set))
@@ -28,10 +33,9 @@ def flush_then_restore(world: World) -> None:
                 family: Family = restore.family,
                 right: Callable[[Transaction], object] = right,
             ) -> Applied | Failed | Retry:
-                chains = kernel.tables[family].tables[tx.table]
-                for write in tx.writes:
-                    if write.name in chains:
-                        chains[write.name].lines.clear()
+                tables = kernel.tables[family].tables
+                empty = {w.name: FakeChain("-") for w in tx.writes if w.name in tables[tx.table]}
+                tables[tx.table] = {**tables[tx.table], **empty}
                 kernel.settled()
                 return await right(tx)  # type: ignore[misc, no-any-return]
 
@@ -102,10 +106,33 @@ def watch_as_truth(world: World) -> None:
     world.calc_watches = True
 
 
+def members_as_they_come(world: World) -> None:
+    """Let members come into sets first and go out of them last, with nobody closed but whose own class changes."""
+    world.during = lambda: patch("hopwall_dataplane.kernel.change_over", _as_they_come)
+
+
+def _as_they_come(
+    desired: Desired, tables: Mapping[tuple[Family, TableName], TableState]
+) -> Changeover:
+    moving = desired.members.moving().values()
+    cidrs = frozenset(cidr for comes, goes in moving for cidr in comes | goes)
+    everybody = bool(desired.chains.rewritten(tables))
+    closings = desired.identity.plan_closings(set(), cidrs, everybody=everybody)
+    goes = [op for op in desired.members.plan_removals() if isinstance(op, DelElements)]
+    return Changeover(closings, [*desired.members.plan_additions(), *goes], frozenset())
+
+
+def no_compare_and_set(world: World) -> None:
+    """Let the stream store a write whatever it was to replace: two replicas of the api undo each other."""
+    world.compares = False
+
+
 SWITCHES: tuple[Callable[[World], None], ...] = (
     flush_then_restore,
     set_after_rule,
     snapshot_believed,
     no_gate,
     watch_as_truth,
+    no_compare_and_set,
+    members_as_they_come,
 )

@@ -1,7 +1,7 @@
 """A NATS in memory, as far as calc and agents use it: the events stream, last statuses, plain messages.
 
-Messages of one connection stay in order and come late by chance; who is cut off misses what is published
-meanwhile, and is told when it is back, as the client library does.
+Messages of one connection stay in order and come late by chance, unless a world wants worse; who is cut off misses
+what is published meanwhile, and is told when it is back, as the client library does.
 Source: NATS core (at most once, ordered per publisher and subscriber); docs/design/wire.md.
 """
 
@@ -87,6 +87,8 @@ class FakeLink:
         self.max_payload = 8 * 1024 * 1024
         #: Messages that get lost on the way though the connection stands (a slow consumer).
         self.loses = 0
+        #: Messages that come twice, and past each other.
+        self.disorders = 0
         #: The known-bad client: who was away is not told, and goes on with what comes next.
         self.is_watch = False
         self._bus = bus
@@ -113,6 +115,12 @@ class FakeLink:
             self.loses -= 1
             return
         loop = asyncio.get_running_loop()
+        if self.disorders:
+            self.disorders -= 1
+            for _ in range(2):
+                late = self._bus.chance.choice(_LATE_S)
+                loop.call_later(late, self._deliver, subject, body, reply)
+            return
         self._last_at = max(self._last_at, loop.time() + self._bus.chance.choice(_LATE_S))
         loop.call_at(self._last_at, self._deliver, subject, body, reply)
 

@@ -1,32 +1,25 @@
 """What a host's kernel does with packets, held at every moment against all that may be true at it.
 
-While a change is under way either state is right. So a verdict is legal if the documents give it at one of the
-revisions from the last that the host enforces to the newest stored; where several things changed meanwhile, also
-if they give it for some of these changes without the others. An endpoint that becomes somebody else (its labels, its
-policies) may be closed for that moment. What nothing explains is a fault: `open` (a packet came through) or
-`closed` (it did not).
+While a change is under way either state is right, and nothing else is. A packet that came through must come through
+in one of the states from the last that the host enforces to the newest stored: a mixture of them excuses nothing
+(`open`). One that did not come through is `closed` for nothing where every one of these states lets it by; but where
+several things changed it may meet a mixture, and where one thing changed its endpoint may be nobody for that moment:
+when the policies that apply to it become others, or when somebody moves between sets (decision 30).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise, product
+from itertools import pairwise
 from random import Random
 
-from hopwall_dataplane.outcome import Family
 from hopwall_model.resources import Key, Resource, WorkloadEndpoint
 from tests.proof.cloud import Flow, Verdict
-from tests.proof.judges import ARRIVAL, THROUGH, walk
-from tests.proof.kernel_sets import read_sets
-from tests.proof.lines import Tables
-from tests.proof.pipeline import UPLINK, VERSIONS, Host, held_sets_text
-from tests.proof.semantics import Semantics
+from tests.proof.semantics import Semantics, only_log
 from tests.proof.strategies import flows_in
-from tests.support.fake_kernel import FakeHost
 
 State = Mapping[Key, Resource]
-_TABLES = ("raw", "mangle", "filter", "nat")
-#: Of how many mixtures of changes the documents are asked at most.
-MAX_MIXES = 256
+#: Who is in sets: what changes of them moves members.
+_BEARERS = frozenset({"WorkloadEndpoint", "Profile", "NetworkSet", "GlobalNetworkSet"})
 
 
 @dataclass(frozen=True)
@@ -55,6 +48,17 @@ class Fault:
         """Which side it is on."""
         return "open" if self.kernel == "allow" else "closed"
 
+    @property
+    def words(self) -> str:
+        """Say it to a person."""
+        flow, way = self.probe.flow, "out of" if self.probe.egress else "into"
+        ports = f" {flow.source_port} to {flow.destination_port}" if flow.destination_port else ""
+        last = "; ".join(line.partition(" -m comment")[0] for line in self.trace[-3:])
+        return (
+            f"{self.kind}, {way} {self.probe.endpoint} on {self.probe.host}: {flow.source} to {flow.destination}, "
+            f"protocol {flow.protocol}{ports}, at revisions {self.floor} to {self.newest}; its way ended: {last}"
+        )
+
 
 class History:
     """Every revision's state, and what the documents say of packets in it."""
@@ -72,53 +76,65 @@ class History:
         """The last revision."""
         return len(self.states) - 1
 
-    def explains(self, probe: Probe, verdict: Verdict, floor: int) -> bool:
-        """Tell whether any state that may be true gives the verdict."""
+    def explains(
+        self, probe: Probe, verdict: Verdict, floor: int, *, by_nobody: bool = False
+    ) -> bool:
+        """Tell whether the verdict may be given now; `by_nobody` where the packet's address is nobody's."""
         if any(self._says(r, probe) == verdict for r in range(floor, self.newest + 1)):
             return True
-        if self._is_changing(probe, floor, closed=verdict == "deny"):
+        if verdict == "allow":
+            return False
+        changed = self._changed(floor)
+        if len(changed) > 1:
             return True
-        return any(_says(Semantics(mix), probe) == verdict for mix in self._mixes(floor))
+        return by_nobody and any(self._may_close(probe, key, floor) for key in changed)
 
-    def _is_changing(self, probe: Probe, floor: int, *, closed: bool) -> bool:
-        """Tell whether who the endpoint is may change meanwhile: it is closed until it is somebody else.
-
-        For what comes through only its own labels and profiles count: the pieces of one change reach a host in
-        several messages, and between two of them stands what no state says (ARCHITECTURE, known flaws).
-        """
+    def _changed(self, floor: int) -> set[Key]:
         states = self.states[floor:]
-        changed = {
+        return {
             key
             for before, after in pairwise(states)
             for key in {*before, *after}
             if before.get(key) != after.get(key)
         }
-        own = any(key.kind == "Profile" or _id(key) == probe.endpoint for key in changed)
-        return own or (closed and len(changed) > 1)
+
+    def _may_close(self, probe: Probe, key: Key, floor: int) -> bool:
+        """Tell whether an endpoint may be nobody while this changes: who moves between sets, or what applies to it."""
+        if key.kind in _BEARERS:
+            return True
+        revisions = range(floor, self.newest + 1)
+        lists = [_applying(self._semantics_at(revision), probe) for revision in revisions]
+        return any(before != after for before, after in pairwise(lists))
 
     def _says(self, revision: int, probe: Probe) -> Verdict:
+        return _says(self._semantics_at(revision), probe)
+
+    def _semantics_at(self, revision: int) -> Semantics:
         semantics = self._semantics.get(revision)
         if semantics is None:
             state = self.states[revision]
             semantics = self._semantics[revision] = Semantics(tuple(state.values()))
-        return _says(semantics, probe)
-
-    def _mixes(self, floor: int) -> Iterator[tuple[Resource, ...]]:
-        """Yield states in which some of the changes are there and others are not yet."""
-        versions: dict[Key, list[Resource | None]] = {}
-        for state in self.states[floor:]:
-            for key in {*versions, *state}:
-                held = versions.setdefault(key, [])
-                if state.get(key) not in held:
-                    held.append(state.get(key))
-        if sum(len(held) > 1 for held in versions.values()) < 2:
-            return
-        for chosen in islice(product(*versions.values()), MAX_MIXES):
-            yield tuple(one for one in chosen if one is not None)
+        return semantics
 
 
-def _id(key: Key) -> str:
-    return f"{key.namespace}/{key.name}" if key.kind == "WorkloadEndpoint" else ""
+def _applying(semantics: Semantics, probe: Probe) -> object:
+    """Return the names of what applies to an endpoint, in order, and what is at each tier's end.
+
+    Of both directions, as its class is of both.
+    """
+    owner = semantics.endpoints.get(probe.endpoint)
+    if owner is None:
+        return None
+    names = [
+        (
+            name,
+            passes or only_log(policies, direction),
+            [(type(p), p.metadata.namespace, p.metadata.name) for p in policies],
+        )
+        for direction in ("Egress", "Ingress")
+        for name, passes, policies in semantics.tiers_of(owner, direction)
+    ]
+    return names, owner.spec.profiles
 
 
 def _says(semantics: Semantics, probe: Probe) -> Verdict:
@@ -131,34 +147,6 @@ def _says(semantics: Semantics, probe: Probe) -> Verdict:
     if semantics.owners.get(probe.flow.destination) is not owner:
         return "deny"
     return semantics.decide(owner, probe.flow, "Ingress").verdict
-
-
-class Kernels:
-    """The kernels of a cloud, walked by packets."""
-
-    def __init__(self, hosts: Mapping[str, FakeHost]) -> None:
-        self._hosts = hosts
-
-    def verdict(self, probe: Probe, interface: str) -> tuple[Verdict, tuple[str, ...]] | None:
-        """Return what becomes of the packet now, and its way; None where no route leads to the endpoint."""
-        fake = self._hosts[probe.host]
-        host = self._read(fake, probe.flow.version)
-        came_in, goes_out = (interface, UPLINK) if probe.egress else (UPLINK, interface)
-        if not probe.egress and not _leads_to(fake, probe.flow.destination, interface):
-            return None
-        answer = walk(host, probe.flow, (ARRIVAL, came_in, ""), (THROUGH, came_in, goes_out))
-        return answer.verdict, answer.trace
-
-    def _read(self, fake: FakeHost, version: int) -> Host:
-        tables = Tables(version, read_sets(held_sets_text(fake.sets.held)))
-        family: Family = VERSIONS[version]
-        tables.read("".join(fake.tables[family].save(table) for table in _TABLES))
-        return Host(fake.name, {version: tables})
-
-
-def _leads_to(fake: FakeHost, address: str, interface: str) -> bool:
-    cidr = f"{address}/{128 if ':' in address else 32}"
-    return any(r.cidr == cidr and r.interface == interface for r in fake.routes.held.values())
 
 
 def probes_of(state: State, chance: Random, n: int) -> list[Probe]:

@@ -1,34 +1,72 @@
 """Worlds by number: whatever befalls them, no packet fares as no state explains; and known-bad ways are seen."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
 
-from tests.simulator.bad import SWITCHES
-from tests.simulator.world import World, live
+from tests.simulator.bad import SWITCHES, flush_then_restore
+from tests.simulator.run import Tally, end_of, run
+from tests.simulator.shrink import shrink
+from tests.simulator.world import N_STEPS, World
 
-N_WORLDS = 12
-N_STEPS = 12
+N_WORLDS = 40
 #: Within so many worlds a known-bad way must show.
 N_BAD_WORLDS = 25
 
 
-@pytest.mark.parametrize("number", range(N_WORLDS))
-def test_no_verdict_is_without_a_reason_and_all_ends_well(number: int) -> None:
-    """Crashes at any write, lost messages, cuts, restarts and wrong servers open and close nothing."""
-    world = live(World(number), N_STEPS)
+def test_no_verdict_is_without_a_reason_and_all_ends_well() -> None:
+    """Crashes at any write, lost messages, cuts, restarts and wrong servers open, close and lose nothing."""
+    endings = list(run(0, N_WORLDS))
 
-    assert [(f.kind, f.probe, f.floor, f.newest) for f in world.faults] == []
-    assert (world.broken, world.behind()) == ([], [])
-    assert world.n_asked > 20
+    assert [(e.number, e.kinds, e.lost, e.told[-8:]) for e in endings if e.kinds] == []
+    assert all(ending.n_asked > 20 for ending in endings)
 
 
 @pytest.mark.parametrize("switch", SWITCHES, ids=lambda switch: switch.__name__)
 def test_a_known_bad_way_is_seen(switch: Callable[[World], None]) -> None:
     """The simulator sees what it is for: else its silence would mean nothing."""
-    for number in range(N_BAD_WORLDS):
-        world = World(number)
-        switch(world)
-        if live(world, N_STEPS).faults or world.behind():
-            return
-    pytest.fail(f"{N_BAD_WORLDS} worlds did not show it")
+    assert any(end_of(number, switch=switch).kinds for number in range(N_BAD_WORLDS))
+
+
+def test_a_world_follows_from_its_number() -> None:
+    """Who is told a failing number sees what failed."""
+    assert end_of(3) == end_of(3)
+
+
+def test_a_failing_world_is_made_small() -> None:
+    """A person is shown the steps that are needed, and no others."""
+    ending = next(
+        e for n in range(N_BAD_WORLDS) if (e := end_of(n, switch=flush_then_restore)).kinds
+    )
+
+    steps, small = shrink(ending, flush_then_restore)
+
+    assert len(steps) < N_STEPS
+    assert small.kinds & ending.kinds
+    assert any("FAULT" in line for line in small.told)
+
+
+def test_the_line_and_the_row_count_what_failed() -> None:
+    """A failing seed is in the line, and what it did in the row."""
+    bad = [end_of(number, switch=flush_then_restore) for number in range(3)]
+    tally = Tally()
+    for ending in bad:
+        tally = tally.plus(ending)
+
+    assert tally.row.seeds == len(bad)
+    assert (tally.row.open, tally.row.closed_when_open) == (
+        sum(ending.n_open for ending in bad),
+        sum(ending.n_closed for ending in bad),
+    )
+    assert f"first failing seed {next(e.number for e in bad if e.kinds)}" in tally.line
+
+
+def test_the_command_says_it_in_a_line() -> None:
+    """What a person runs ends with one line, and with 0 where nothing failed."""
+    command = [sys.executable, "-m", "tests.simulator", "--seeds", "2", "--from", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout.count("\n")) == (0, 1), done.stdout + done.stderr
+    assert done.stdout.startswith("2 worlds, ")

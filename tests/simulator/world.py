@@ -1,11 +1,15 @@
 """A small cloud of real calc and real agents over a bus and kernels in memory, and what befalls it.
 
 Everything follows from a number: the cloud, its changes, the faults and their moments. Whatever a host writes,
-packets are asked at once (`judge`).
+packets are asked at once (`judge`). Each step has chances of its own, so that one can be left out and the others
+stay as they are (`shrink`).
 """
 
 import asyncio
-from collections.abc import Callable
+import gc
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from random import Random
 from typing import cast
@@ -19,20 +23,26 @@ from hopwall_dataplane.metrics import Metrics
 from hopwall_dataplane.outcome import Retry
 from hopwall_dataplane.placed import LinkState
 from hopwall_dataplane.settings import DataplaneSettings
+from hopwall_model import codec
 from hopwall_model.events import ResourceRemoved, ResourceSet
 from hopwall_model.resources import Key, Resource, WorkloadEndpoint, key_of
 from hopwall_runtime.link import Link
+from tests.proof.cloud import Flow, address, network
 from tests.proof.strategies import HOSTS, cloud_of
 from tests.simulator.bus import Bus, FakeLink, Stream
-from tests.simulator.judge import Fault, History, Kernels, Probe, probes_of
+from tests.simulator.judge import Fault, History, Probe, probes_of
+from tests.simulator.kernels import Reader
 from tests.simulator.virtual import VirtualLoop
+from tests.simulator.writers import write_and_judge
 from tests.support import states
 from tests.support.fake_kernel import FakeHost
 
 LINKS = {f"tap-e{i}": LinkState(index=i + 2, up=True) for i in range(8)}
-#: Packets asked at each write.
-N_ASKED = 5
+#: Packets asked when all that is written at once stands, and behind each element of it, of those it is about.
+N_ASKED = 6
+N_ASKED_BETWEEN = 3
 N_PROBES = 60
+N_STEPS = 12
 
 
 class Killed(BaseException):
@@ -52,6 +62,11 @@ class Host:
     dies_at: int = 0
     #: The newest revision this kernel has been brought to; -1 before any.
     floor: int = -1
+    reader: Reader = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Let packets read the kernel."""
+        self.reader = Reader(self.kernel)
 
 
 @dataclass
@@ -63,15 +78,27 @@ class World:
     on_agent: Callable[[Agent], None] = lambda _: None
     #: Another one: calc's connection is that of a client that is not told what it missed.
     calc_watches: bool = False
+    #: Another one: the stream stores what it is given, whatever it was to replace.
+    compares: bool = True
+    #: What another one puts in the product's place while the world lives.
+    during: Callable[[], AbstractContextManager[object]] = nullcontext
+    #: What is wrong with the history of writes of several replicas of the api.
+    lost: list[str] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     #: Processes that ended by themselves.
     broken: list[str] = field(default_factory=list)
     n_asked: int = 0
     n_writes: int = 0
+    #: What happened, for people: when, and what.
+    told: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Make what is there from the beginning: the bus and the kernels."""
         self.chance = Random(self.number)
+        #: Of what is asked: how much that is changes nothing of what happens.
+        self._asking = Random(f"{self.number} asked")
+        #: Of the step that is lived now.
+        self._dice = Random(f"{self.number} cloud")
         self.bus = Bus(self.chance)
         self.history = History()
         self.state: dict[Key, Resource] = {}
@@ -79,7 +106,6 @@ class World:
         #: Name → the endpoint that had it first.
         self._first: dict[str, WorkloadEndpoint] = {}
         self.hosts = {name: Host(name, FakeHost(name, LINKS)) for name in HOSTS}
-        self.kernels = Kernels({name: host.kernel for name, host in self.hosts.items()})
         self._calc: asyncio.Task[None] | None = None
         self._calc_link: FakeLink | None = None
         for host in self.hosts.values():
@@ -93,7 +119,8 @@ class World:
                 raise Killed
 
         host.kernel.told = told
-        host.kernel.settled = lambda: self.ask(host)
+        host.kernel.settled = lambda: self.ask(host, N_ASKED)
+        host.kernel.passing = lambda element: self.ask(host, N_ASKED_BETWEEN, element.cidr)
 
     # ------------------------------------------------------------ processes
 
@@ -172,9 +199,10 @@ class World:
 
     def _store(self, event: ResourceSet | ResourceRemoved) -> None:
         self.history.put(self.state)
+        self._tell(f"revision {self.history.newest}: {_words(event)}")
         self.bus.append(event)
-        if self.chance.random() < 0.5:
-            self.probes += probes_of(self.state, self.chance, 6)
+        if self._dice.random() < 0.5:
+            self.probes += probes_of(self.state, self._dice, 6)
             self.probes = self.probes[-N_PROBES:]
 
     def settle_in(self) -> None:
@@ -183,11 +211,14 @@ class World:
             self.put(states.host(name))
         for resource in self._another_cloud():
             self.put(resource)
-        self.probes = probes_of(self.state, self.chance, N_PROBES // 2)
+        self.probes = probes_of(self.state, self._dice, N_PROBES // 2)
 
     def _another_cloud(self) -> list[Resource]:
-        cloud = [self._placed(resource) for resource in cloud_of(self.chance)]
-        return self.chance.sample(cloud, len(cloud))
+        cloud = [self._placed(resource) for resource in cloud_of(self._dice)]
+        return self._dice.sample(cloud, len(cloud))
+
+    def _tell(self, what: str) -> None:
+        self.told.append(f"{asyncio.get_running_loop().time():8.3f} s  {what}")
 
     def _placed(self, resource: Resource) -> Resource:
         """Keep an endpoint where its name was first: a move is a matter of its own."""
@@ -201,45 +232,52 @@ class World:
 
     def change(self) -> None:
         """Change one thing, or a few at once."""
-        for resource in self._another_cloud()[: self.chance.choice((1, 1, 1, 2, 4))]:
+        for resource in self._another_cloud()[: self._dice.choice((1, 1, 1, 2, 4))]:
             self.put(resource)
         gone = [key for key in self.state if key.kind != "Node"]
-        if gone and self.chance.random() < 0.3:
-            self.remove(self.chance.choice(gone))
+        if gone and self._dice.random() < 0.3:
+            self.remove(self._dice.choice(gone))
 
     # ------------------------------------------------------------ asking
 
-    def ask(self, host: Host) -> None:
-        """Ask some packets at a host, now."""
+    def ask(self, host: Host, n_asked: int, about: str = "") -> None:
+        """Ask some packets at a host, now: any, or those from or to a network."""
         self._note_floor(host)
         if host.floor < 0:
             return  # a kernel nobody has written to yet is another chapter
         mine = [probe for probe in self.probes if probe.host == host.name]
-        for probe in self.chance.sample(mine, min(N_ASKED, len(mine))):
-            self.ask_one(host, probe)
+        if about:
+            mine = [probe for probe in mine if _is_about(probe.flow, about)]
+        if mine:
+            self._ask(host, self._asking.sample(mine, min(n_asked, len(mine))))
 
     def _note_floor(self, host: Host) -> None:
         if host.agent is not None and host.agent.progress.epoch:
             host.floor = max(host.floor, host.agent.progress.revision)
 
-    def ask_one(self, host: Host, probe: Probe) -> None:
-        """Ask one packet."""
-        interface = f"tap-{probe.endpoint.partition('/')[2]}"
-        found = self.kernels.verdict(probe, interface)
-        if found is None:
-            return
-        self.n_asked += 1
-        verdict, trace = found
-        if not self.history.explains(probe, verdict, host.floor):
-            newest = self.history.newest
-            self.faults.append(Fault(probe, verdict, host.floor, newest, trace))
+    def _ask(self, host: Host, probes: list[Probe]) -> None:
+        moment = host.reader.now()
+        for probe in probes:
+            found = moment.verdict(probe)
+            if found is None:
+                continue
+            self.n_asked += 1
+            verdict, trace = found
+            by_nobody = trace[-1].startswith(("hw-from", "hw-to")) if trace else False
+            if not self.history.explains(probe, verdict, host.floor, by_nobody=by_nobody):
+                newest = self.history.newest
+                self.faults.append(Fault(probe, verdict, host.floor, newest, trace))
+                self._tell(f"FAULT: {self.faults[-1].words}")
 
     # ------------------------------------------------------------ what befalls it
 
     async def befall(self) -> None:
         """Let one thing happen, of those that happen; often nothing."""
-        host = self.hosts[self.chance.choice(HOSTS)]
-        await self.chance.choice(_BEFALLS)(self, host)
+        host = self.hosts[self._dice.choice(HOSTS)]
+        thing = self._dice.choice(_BEFALLS)
+        if thing is not World._nothing:
+            self._tell(f"{thing.__name__.strip('_').replace('_', ' ')} ({host.name})")
+        await thing(self, host)
 
     async def _nothing(self, _host: Host) -> None:
         pass
@@ -251,7 +289,7 @@ class World:
         self.start_agent(host)
 
     async def _agent_dies_at_a_write(self, host: Host) -> None:
-        host.dies_at = self.chance.randint(1, 12)
+        host.dies_at = self._dice.randint(1, 12)
 
     async def _host_is_cut_off(self, host: Host) -> None:
         await self._cut(host.link)
@@ -261,7 +299,11 @@ class World:
 
     async def _messages_get_lost(self, host: Host) -> None:
         if host.link is not None:
-            host.link.loses = self.chance.randint(1, 4)
+            host.link.loses = self._dice.randint(1, 4)
+
+    async def _messages_come_twice_and_in_disorder(self, host: Host) -> None:
+        if host.link is not None:
+            host.link.disorders = self._dice.randint(2, 10)
 
     async def _server_starts_anew(self, _host: Host) -> None:
         self.bus.restart()
@@ -274,30 +316,28 @@ class World:
         if link is None:
             return
         link.cut()
-        if self.chance.random() < 0.7:
+        if self._dice.random() < 0.7:
             self.change()
-        await asyncio.sleep(self.chance.choice((0.05, 2.0, 12.0)))
+        await asyncio.sleep(self._dice.choice((0.05, 2.0, 12.0)))
         link.heal()
 
     async def _wrong_server(self, _host: Host) -> None:
         """Put an empty store in the place of ours for a while."""
         ours = self.bus.stream
         self.bus.replace_stream(Stream("empty"))
-        await asyncio.sleep(self.chance.choice((0.2, 3.0, 15.0)))
+        await asyncio.sleep(self._dice.choice((0.2, 3.0, 15.0)))
         self.bus.replace_stream(ours)
 
-    async def live(self, n_steps: int) -> None:
-        """Live so many steps, then in peace, until nothing changes any more."""
+    async def live(self, steps: Iterable[int]) -> None:
+        """Live these steps, then in peace, until nothing changes any more."""
         self.settle_in()
         self.start_calc()
         for host in self.hosts.values():
             self.start_agent(host)
         await asyncio.sleep(3.0)
-        for _ in range(n_steps):
-            self.change()
-            await asyncio.sleep(self.chance.choice((0.0, 0.002, 0.05, 1.0)))
-            await self.befall()
-            await asyncio.sleep(self.chance.choice((0.0, 0.01, 0.3, 4.0)))
+        for step in steps:
+            self._dice = Random(f"{self.number} step {step}")
+            await self._step()
         for host in self.hosts.values():
             host.dies_at = 0
         await asyncio.sleep(30.0)
@@ -308,8 +348,19 @@ class World:
         await asyncio.sleep(60.0)
         for host in self.hosts.values():
             self._note_floor(host)
-            for probe in [p for p in self.probes if p.host == host.name]:
-                self.ask_one(host, probe)
+            self._ask(host, [probe for probe in self.probes if probe.host == host.name])
+        await self._write()
+
+    async def _write(self) -> None:
+        judged = await write_and_judge(Random(f"{self.number} writes"), compares=self.compares)
+        self.lost = [*judged.faults, *["an acknowledged write is not stored"] * judged.lost]
+
+    async def _step(self) -> None:
+        dice = self._dice
+        self.change()
+        await asyncio.sleep(dice.choice((0.0, 0.002, 0.05, 1.0)))
+        await self.befall()
+        await asyncio.sleep(dice.choice((0.0, 0.01, 0.3, 4.0)))
 
     async def end(self) -> None:
         """End every process."""
@@ -332,21 +383,53 @@ _BEFALLS = (
     World._host_is_cut_off,
     World._calc_is_cut_off,
     World._messages_get_lost,
+    World._messages_come_twice_and_in_disorder,
     World._server_starts_anew,
     World._tables_fail_once,
     World._wrong_server,
 )
 
 
-def live(world: World, n_steps: int) -> World:
+def live(world: World, steps: Iterable[int] = range(N_STEPS)) -> World:
     """Let a world live from its beginning to its end."""
 
     async def whole() -> None:
         try:
-            await world.live(n_steps)
+            await world.live(steps)
         finally:
             await world.end()
 
-    with VirtualLoop() as loop:
+    with VirtualLoop() as loop, _by_number(world.number), world.during():
         loop.run_until_complete(whole())
     return world
+
+
+@contextmanager
+def _by_number(number: int) -> Iterator[None]:
+    """Let chance follow from the number, and calc not collect: each start would walk what earlier worlds left."""
+    urandom, collect = os.urandom, gc.collect
+    os.urandom, gc.collect = Random(f"{number} system").randbytes, lambda *_: 0
+    try:
+        yield
+    finally:
+        os.urandom, gc.collect = urandom, collect
+
+
+def _is_about(flow: Flow, cidr: str) -> bool:
+    net = network(cidr)
+    return any(
+        net.version == flow.version and address(one) in net
+        for one in (flow.source, flow.destination)
+    )
+
+
+def _words(event: ResourceSet | ResourceRemoved) -> str:
+    if isinstance(event, ResourceRemoved):
+        return f"{_name(event.key)} is removed"
+    resource = event.resource
+    labels = f" {resource.metadata.labels}" if resource.metadata.labels else ""
+    return f"{_name(key_of(resource))}{labels} {codec.encode(resource.spec).decode()}"
+
+
+def _name(key: Key) -> str:
+    return f"{key.kind} {key.namespace or '_'}/{key.name}"

@@ -75,13 +75,19 @@ class FakeSets:
             case DelElements():
                 for element in op.elements:
                     self.held[op.spec.name][1].pop(element, None)
+                    self.passing(element)
         return Done()
 
     def _add(self, op: AddElements) -> Outcome:
         good = {e: m for e, m in op.elements.items() if e.cidr not in self.refused}
-        self.held[op.spec.name][1].update(good)
+        for element, mark in good.items():
+            self.held[op.spec.name][1][element] = mark
+            self.passing(element)
         bad = dict.fromkeys(op.elements.keys() - good.keys(), "no")
         return ElementsRefused("no", bad) if bad else Done()
+
+    def passing(self, element: Element) -> None:
+        """Let packets by behind an element that changed, as the kernel does."""
 
 
 def _needed(op: SetOp) -> tuple[str, ...]:
@@ -133,6 +139,10 @@ class _Sets(FakeSets):
         super().__init__()
         self._host = host
 
+    def passing(self, element: Element) -> None:
+        """Say that one element is other than it was."""
+        self._host.passing(element)
+
     def apply(self, ops: Sequence[SetOp]) -> list[Outcome]:
         """Carry out ops in order, and say that all of them are."""
         outcomes = super().apply(ops)
@@ -152,7 +162,8 @@ class _Sets(FakeSets):
 class FakeHost:
     """One host, whose kernel outlives its agents.
 
-    Shape: `told` is called after each thing that was written, `settled` after those written at once.
+    Shape: `told` is called after each thing that was written, `settled` after those written at once, `passing`
+           after each element of a set.
     """
 
     def __init__(self, name: str = "h1", links: Mapping[str, LinkState] = LINKS) -> None:
@@ -160,6 +171,7 @@ class FakeHost:
         self.links = links
         self.told: Callable[[], None] = lambda: None
         self.settled: Callable[[], None] = lambda: None
+        self.passing: Callable[[Element], None] = lambda _: None
         self.tables = {family: FakeTables() for family in Family}
         self.restores = {f: _Restore(f, self) for f in Family}
         self.sets: FakeSets = _Sets(self)

@@ -4,7 +4,7 @@ Pure. It decides which chains there are; what stands in them is rendered by the 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 
 from hopwall_dataplane.classes import (
@@ -34,9 +34,10 @@ from hopwall_dataplane.iptables.static import (
     RenderSettings,
     static_chains,
 )
-from hopwall_dataplane.iptables.table import Jump, TableName, TableState
+from hopwall_dataplane.iptables.table import Jump, TableName, TableState, chain_hashes
 from hopwall_dataplane.marks import mark_tree
 from hopwall_dataplane.outcome import Family
+from hopwall_dataplane.transition import SetUses
 from hopwall_model.updates import PolicyId, PolicySet, SetId, SetKind
 
 Bodies = tuple[str, ...]
@@ -104,10 +105,12 @@ class ChainBook:
     known_sets: dict[SetId, SetKind] = field(default_factory=dict)
     #: Policies that say something else since `take_touched`.
     touched: set[PolicyId] = field(default_factory=set)
+    set_uses: SetUses = field(default_factory=SetUses)
     _naming: dict[SetId, set[PolicyId]] = field(default_factory=dict)
     _uses: Counter[PolicyUse] = field(default_factory=Counter)
     _passing: set[tuple[PolicyId, Direction]] = field(default_factory=set)
     _lists_of: dict[PolicyId, set[PolicyList]] = field(default_factory=dict)
+    _policies_in: dict[PolicyList, tuple[PolicyId, ...]] = field(default_factory=dict)
     #: Those of the lists that are a direction of a class.
     _class_of: dict[PolicyList, PolicyClass] = field(default_factory=dict)
     _list_chains: dict[PolicyList, set[str]] = field(default_factory=dict)
@@ -140,14 +143,51 @@ class ChainBook:
 
     # ------------------------------------------------------------ what changes
 
-    def rewrites_policies(self, actual: Mapping[tuple[Family, TableName], TableState]) -> bool:
-        """Tell whether a policy's chain that stands is about to be another."""
-        return any(
-            name.startswith(_POLICY_PREFIXES) and name in chains.desired and name in state.chains
+    def rewritten(self, actual: Mapping[tuple[Family, TableName], TableState]) -> set[str]:
+        """Return the chains of policies that stand and are about to be others.
+
+        Cost: O(text of the policies that may have changed).
+        """
+        return {
+            name
             for key, state in actual.items()
             for chains in (self.tables[key],)
             for name in chains.dirty
-        )
+            if name.startswith(_POLICY_PREFIXES)
+            and (bodies := chains.desired.get(name)) is not None
+            and (stands := state.chains.get(name)) is not None
+            and stands != chain_hashes(name, bodies)
+        }
+
+    def are_named(self, set_ids: Iterable[SetId]) -> bool:
+        """Tell whether a policy names any of these sets."""
+        return any(self._naming.get(set_id) for set_id in set_ids)
+
+    def lists_naming(self, set_ids: Iterable[SetId]) -> dict[PolicyList, list[PolicyId]]:
+        """Return the lists that refer to policies that name any of these sets, with those policies in order."""
+        named = {policy for set_id in set_ids for policy in self._naming.get(set_id, ())}
+        lists = {asked for policy in named for asked in self._lists_of.get(policy, ())}
+        return {
+            asked: [policy for policy in self._policies_in[asked] if policy in named]
+            for asked in sorted(lists, key=lambda one: (one.table, one.name))
+        }
+
+    def lists_by_chain(self, names: Set[str]) -> set[PolicyList]:
+        """Return the lists that lead to any of these chains of policies.
+
+        Cost: O(uses of policies).
+        """
+        return {
+            asked
+            for use in self._uses
+            if policy_chain(use.policy, use.direction, marking=use.marking) in names
+            for asked in self._lists_of[use.policy]
+            if asked.direction == use.direction
+        }
+
+    def class_of(self, asked: PolicyList) -> PolicyClass | None:
+        """Return the class a list is a direction of; None for lists of host endpoints."""
+        return self._class_of.get(asked)
 
     def set_policy(self, policy: PolicySet) -> None:
         """Take a policy's new value."""
@@ -156,6 +196,7 @@ class ChainBook:
             self.touched.add(policy.id)
         self._unname(policy.id)
         self.policies[policy.id] = policy
+        self.set_uses.put(policy)
         for set_id in policy_sets(policy):
             self._naming.setdefault(set_id, set()).add(policy.id)
         self._dirty_policies.add(policy.id)
@@ -164,6 +205,7 @@ class ChainBook:
         """Forget a policy; classes that still refer to it find it closed."""
         key = PolicyId(policy_id)
         self._unname(key)
+        self.set_uses.drop(key)
         if self.policies.pop(key, None) is not None:
             self._dirty_policies.add(key)
             self.touched.add(key)
@@ -218,7 +260,9 @@ class ChainBook:
         """Want a list's chains, and those of its policies in the form it needs."""
         self._list_chains[asked] = set()
         self._dirty_lists.add(asked)
-        for use in asked.uses():
+        uses = asked.uses()
+        self._policies_in[asked] = tuple(use.policy for use in uses)
+        for use in uses:
             self._uses[use] += 1
             self._lists_of.setdefault(use.policy, set()).add(asked)
             self._dirty_policies.add(use.policy)
@@ -228,6 +272,7 @@ class ChainBook:
         for name in self._list_chains.pop(asked):
             self._remove(asked.table, name)
         self._dirty_lists.discard(asked)
+        self._policies_in.pop(asked)
         for use in asked.uses():
             self._uses[use] -= 1
             if not self._uses[use]:

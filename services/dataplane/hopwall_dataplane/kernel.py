@@ -1,7 +1,8 @@
 """All drivers of one host behind two calls: read what is stale, apply what is pending in the safe order.
 
 Adds:    sets → chains → identities (whose address is whose) → routes.
-Removes: routes → identities and members; later, when nothing refers to them, chains → sets (`sweep`).
+Removes: identities → members (among those that come, in an order that opens nothing: `changeover`) → routes; later,
+when nothing refers to them, chains → sets (`sweep`).
 
 A phase that fails holds back the phases that depend on it: an endpoint gets its route only after its chains
 stand. What the kernel refuses closes that object alone and is reported; nothing else waits for it.
@@ -18,6 +19,7 @@ from msgspec import structs
 
 from hopwall_dataplane import drift
 from hopwall_dataplane.as_of import AS_OF, AsOf
+from hopwall_dataplane.changeover import change_over, in_time
 from hopwall_dataplane.classes import class_chain, numbers_in
 from hopwall_dataplane.conntrack.revocation import Revocation
 from hopwall_dataplane.delta import ABSENT
@@ -268,14 +270,12 @@ class Kernel:
             desired.note_left()
         # Before all: a kernel that is ahead of the file on disk must be known to be.
         self._apply_sets(turn, self.as_of.plan(), self.as_of.sets)
-        # Then what only closes: decision 28. Then what comes is never judged by half of what was.
+        # Then what only closes. Then nobody is judged by half of what was and half of what comes: decision 30.
         self._apply_sets(turn, desired.identity.plan_removals(), desired.identity)
-        closings = desired.identity.plan_closings(
-            desired.members.pending_cidrs(),
-            everybody=desired.chains.rewrites_policies(self._tables),
-        )
-        self._apply_sets(turn, closings, desired.identity)
-        self._apply_sets(turn, desired.members.plan_additions(), desired.members)
+        change = change_over(desired, self._tables)
+        self._apply_sets(turn, change.closings, desired.identity)
+        if not turn.held_by:
+            self._apply_sets(turn, change.members, desired.members)
         desired.distrust(desired.members.refused)
         self._apply_sets(turn, standing(desired.identity.plan_additions()), desired.identity)
         desired.linger(self._lingering())
@@ -285,17 +285,16 @@ class Kernel:
         if not held:
             # After the chains: forwarding must not be turned on while workloads are not yet closed.
             self._apply_sysctls(turn)
-            self._apply_sets(turn, desired.identity.plan_additions(), desired.identity)
+            owners = in_time(desired.identity.plan_additions(), change.late)
+            self._apply_sets(turn, owners, desired.identity)
             self._apply_routes(turn, route_plan.plan_additions(desired.routes))
         # Whatever is held, what is withdrawn goes: that only closes.
         self._apply_routes(turn, route_plan.plan_removals(desired.routes))
+        if not turn.held_by and change.late:
+            self._apply_sets(turn, desired.identity.plan_additions(), desired.identity)
         if held:
             return turn
-        removals = desired.members.plan_removals()
-        elements = [op for op in removals if not isinstance(op, DestroySet)]
-        self._apply_sets(turn, elements, desired.members)
-        left = len(elements) < len(removals) or self._has_chains_left()
-        if left and self._sweep_at is None:
+        if (desired.members.plan_removals() or self._has_chains_left()) and self._sweep_at is None:
             self._sweep_at = clock.monotonic() + SWEEP_AFTER_S
         return turn
 

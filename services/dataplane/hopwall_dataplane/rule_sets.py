@@ -55,6 +55,10 @@ class RuleSets:
         """Return the set behind a kernel set's name."""
         return self._ids.get(name)
 
+    def names_of(self, set_id: SetId) -> Iterable[str]:
+        """Return the kernel sets of a set that is held, one for each family."""
+        return self._names(set_id, self._held[set_id].kind).values()
+
     def is_known(self, set_id: SetId) -> bool:
         """Tell whether rules may rely on the set."""
         return set_id in self.chains.known_sets

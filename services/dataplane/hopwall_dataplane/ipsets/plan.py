@@ -169,30 +169,49 @@ class AddressSets:
                 adds.append(AddElements(stands, dict(pending)))
         return destroys + creates + adds + swaps
 
-    def pending_cidrs(self) -> set[str]:
-        """Return the networks that are about to come into a set that stands, or to go out of one."""
-        return {
-            element.cidr
-            for name in self._unsettled & self._specs.actual.keys()
+    def moving(self) -> dict[str, tuple[frozenset[str], frozenset[str]]]:
+        """Return, by set that stands, the networks that are about to come into it, and those to go out of it."""
+        found = {}
+        for name in self._unsettled & self._specs.actual.keys():
+            self._give_room(name)
+            held = self._contents[name]
+            comes = frozenset(element.cidr for element, _ in held.pending_sets())
+            goes = frozenset(element.cidr for element, _ in held.pending_removals())
+            found[name] = comes, goes
+        return found
+
+    def stands(self, name: str) -> bool:
+        """Tell whether a set stands as it is wanted, whatever is in it: its members move one by one."""
+        stands = self._specs.actual.get(name)
+        return stands is not None and stands == self._specs.desired.get(name)
+
+    @property
+    def remarks(self) -> bool:
+        """Whether an element that stands is to be marked otherwise."""
+        return any(
+            element in held.actual
+            for name in self._unsettled
             for held in (self._contents[name],)
-            for element, _ in (*held.pending_sets(), *held.pending_removals())
-        }
+            for element, _ in held.pending_sets()
+        )
 
-    def plan_closings(self, cidrs: Set[str], *, everybody: bool) -> list[SetOp]:
-        """Return the ops that let elements which are to be marked otherwise mark nobody: those of these networks, or all.
+    def plan_closings(self, marks: Set[Mark], cidrs: Set[str], *, everybody: bool) -> list[SetOp]:
+        """Return the ops that let elements mark nobody: those with one of these marks, and those that are to be
+        marked otherwise and are of these networks, or all of them.
 
-        Shape:  by set; what is wanted of them stays pending.
-        Cost:   O(p) in pending elements.
+        Shape:  by set; what is wanted of them stays, or becomes, pending.
+        Cost:   O(p) in pending elements; with marks O(n) in all elements.
         """
         ops: list[SetOp] = []
-        for name in sorted(self._unsettled) if cidrs or everybody else ():
+        for name in sorted(self._contents if marks else self._unsettled):
             stands, held = self._specs.actual.get(name), self._contents[name]
+            pending = held.pending_sets() if everybody or cidrs else ()
+            changing = {element for element, _ in pending if everybody or element.cidr in cidrs}
             found = {
                 element: mark._replace(value=0)
-                for element, mark in held.pending_sets()
-                if mark is not None
-                and element in held.actual
-                and (everybody or element.cidr in cidrs)
+                for element in sorted(held.actual if marks else changing & held.actual.keys())
+                if (mark := held.actual[element]) is not None
+                and (mark in marks or element in changing)
             }
             if stands is not None and found:
                 ops.append(AddElements(stands, found))

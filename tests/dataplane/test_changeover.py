@@ -1,0 +1,158 @@
+"""Between two states of a kernel in memory: looked at after each element, nothing is open that neither opens."""
+
+from collections.abc import Callable
+
+from hopwall_dataplane.ipsets.elements import Element
+from hopwall_dataplane.iptables.static import to_set
+from hopwall_dataplane.kernel import Kernel
+from hopwall_dataplane.outcome import Family, Retry
+from hopwall_model.names import set_name
+from hopwall_model.updates import Entity, PolicyId, PolicySet, ResolvedRule, SetBucket, SetId
+from tests.dataplane.test_desired import endpoint, policy
+from tests.dataplane.test_kernel import turn
+from tests.support.fake_kernel import FakeHost
+
+PEER = "10.9.0.1/32"
+ADDRESS = "10.65.0.9/32"
+
+
+def members(name: str, *cidrs: str) -> SetBucket:
+    """Return the whole of a set."""
+    return SetBucket(id=SetId(name), version=1, members=cidrs)
+
+
+def rules(name: str, *actions: tuple[str, str]) -> PolicySet:
+    """Return a policy of these actions, each by a set."""
+    made = tuple(
+        ResolvedRule(id="r", action=action, source=Entity(sets=(SetId(set_id),)))  # type: ignore[arg-type]
+        for action, set_id in actions
+    )
+    return PolicySet(id=PolicyId(name), version=1, ingress=made)
+
+
+class Watched:
+    """A host of which something is noted after each element and each op."""
+
+    def __init__(self, look: Callable[[FakeHost], object]) -> None:
+        self.host = FakeHost()
+        self.kernel: Kernel = self.host.agent()
+        self.seen: list[object] = []
+
+        def note(_: Element | None = None) -> None:
+            now = look(self.host)
+            if not self.seen or self.seen[-1] != now:
+                self.seen.append(now)
+
+        self.host.told = self.host.passing = note
+
+
+def holds(host: FakeHost, name: str) -> bool:
+    """Tell whether a set has the peer."""
+    held = host.sets.held.get(set_name("v4", name))
+    return held is not None and Element(PEER) in held[1]
+
+
+def mark(host: FakeHost, cidr: str = ADDRESS) -> int:
+    """Return what an address is marked with as a destination; 0 is nobody."""
+    held = host.sets.held.get(to_set(Family.V4))
+    found = None if held is None else held[1].get(Element(cidr))
+    return 0 if found is None else found.value
+
+
+async def test_a_peer_that_comes_into_a_denied_set_is_there_first() -> None:
+    """One change brings a peer into what is allowed and into what is denied: never into the first alone."""
+    watched = Watched(lambda host: (holds(host, "s:deny"), holds(host, "s:allow")))
+    both = rules("gnp/a", ("deny", "s:deny"), ("allow", "s:allow"))
+    await turn(
+        watched.kernel, members("s:deny"), members("s:allow"), both, endpoint(0, "gnp/a", address=9)
+    )
+    watched.seen.clear()
+
+    await turn(watched.kernel, members("s:deny", PEER), members("s:allow", PEER))
+    await turn(watched.kernel, members("s:deny"), members("s:allow"))
+
+    assert watched.seen == [(True, False), (True, True), (True, False), (False, False)]
+
+
+async def test_a_peer_that_goes_from_one_allowed_set_to_another_is_never_in_none() -> None:
+    """What both states let by goes on being let by."""
+    watched = Watched(lambda host: (holds(host, "s:x"), holds(host, "s:y")))
+    either = rules("gnp/a", ("allow", "s:x"), ("allow", "s:y"))
+    await turn(
+        watched.kernel,
+        members("s:x", PEER),
+        members("s:y"),
+        either,
+        endpoint(0, "gnp/a", address=9),
+    )
+    watched.seen.clear()
+
+    await turn(watched.kernel, members("s:x"), members("s:y", PEER))
+
+    assert watched.seen == [(True, True), (False, True)]
+
+
+async def test_whom_no_order_suits_is_nobody_meanwhile_and_others_are_not() -> None:
+    """Two moves that nobody can order close those they concern, for that moment, and nobody else."""
+    moving = {"s:x", "s:y"}
+
+    def look(host: FakeHost) -> object:
+        return (
+            tuple(holds(host, name) for name in sorted(moving)),
+            bool(mark(host)),
+            bool(mark(host, "10.65.0.1/32")),
+        )
+
+    watched = Watched(look)
+    passing = rules("gnp/a", ("pass", "s:x"), ("pass", "s:y"))
+    await turn(watched.kernel, members("s:x", PEER), members("s:y"), passing, policy("gnp/b"))
+    await turn(watched.kernel, endpoint(0, "gnp/a", address=9), endpoint(1, "gnp/b", address=1))
+    watched.seen.clear()
+
+    held = await turn(watched.kernel, members("s:x"), members("s:y", PEER))
+
+    between = [seen for seen in watched.seen if seen[0] != (False, True)]  # type: ignore[index]
+    assert held == ""
+    assert {seen[1] for seen in between[1:]} == {False}  # type: ignore[index]
+    assert {seen[2] for seen in watched.seen} == {True}  # type: ignore[index]
+    assert watched.seen[-1] == ((False, True), True, True)
+
+
+async def test_an_address_that_gets_another_owner_is_nobodys_until_its_route_leads_there() -> None:
+    """The loser gets no packet by the winner's policies."""
+
+    def look(host: FakeHost) -> object:
+        ways = [r.interface for r in host.routes.held.values() if r.cidr == ADDRESS]
+        return mark(host), *ways
+
+    watched = Watched(look)
+    await turn(watched.kernel, policy("gnp/a"), policy("gnp/b"))
+    loser, winner = endpoint(1, "gnp/a", address=9, tap=1), endpoint(0, "gnp/b", address=9, tap=2)
+    await turn(watched.kernel, loser)
+    lost = mark(watched.host)
+    watched.seen.clear()
+
+    await turn(watched.kernel, winner)
+    won = mark(watched.host)
+
+    assert won != lost
+    assert (won, "tap1") not in watched.seen
+    assert watched.seen[-1] == (won, "tap2")
+
+
+async def test_a_move_that_could_not_be_closed_for_is_not_made() -> None:
+    """Where an address cannot be made nobody's, members stay where they are until it can."""
+    host = FakeHost()
+    kernel = host.agent()
+    passing = rules("gnp/a", ("pass", "s:x"), ("pass", "s:y"))
+    await turn(
+        kernel, members("s:x", PEER), members("s:y"), passing, endpoint(0, "gnp/a", address=9)
+    )
+    host.sets.fail_next = [Retry("later")]
+
+    held = await turn(kernel, members("s:x"), members("s:y", PEER))
+
+    assert held == "later"
+    assert (holds(host, "s:x"), holds(host, "s:y")) == (True, False)
+    assert await turn(kernel) == ""
+    assert (holds(host, "s:x"), holds(host, "s:y")) == (False, True)
