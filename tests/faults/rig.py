@@ -181,13 +181,17 @@ class Load:
     async def _write(self, session: aiohttp.ClientSession, key: str, token: str) -> None:
         base = self._seen.get(key, 0)
         only_if = {"If-Match": f'"{base}"'} if base else {"If-None-Match": "*"}
-        document = {"kind": "Node", "metadata": {"name": key, "labels": {"token": token}}}
+        document = {
+            "kind": "GlobalNetworkSet",
+            "metadata": {"name": key, "labels": {"token": token}},
+            "spec": {"nets": ["192.0.2.0/24"]},
+        }
         begun = clock.monotonic()
         outcome: Outcome = "unknown"
         revision = 0
         try:
             async with session.put(
-                f"http://api/v1/nodes/{key}", json=document, headers=only_if
+                f"http://api/v1/globalnetworksets/{key}", json=document, headers=only_if
             ) as answer:
                 said = await answer.json(content_type=None)
                 outcome, revision = _outcome(answer.status, said)
@@ -212,7 +216,7 @@ class Load:
     async def _look(self, session: aiohttp.ClientSession, key: str) -> None:
         """See what is there now, so that the next write can replace it."""
         with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError, ValueError):
-            async with session.get(f"http://api/v1/nodes/{key}") as answer:
+            async with session.get(f"http://api/v1/globalnetworksets/{key}") as answer:
                 said = await answer.json(content_type=None)
                 if answer.status == 200:
                     self._seen[key] = int(said["metadata"]["resourceVersion"])
@@ -251,11 +255,13 @@ async def events_of(link: Link) -> list[Stored]:
     for _ in range(consumer.num_pending or 0):
         message = await subscription.next_msg(timeout=20)
         event = topics.EVENT.decode(message.data)
-        if isinstance(event, ResourceSet) and event.key.kind == "Node":
+        if not isinstance(event, ResourceSet) or event.key.kind != "GlobalNetworkSet":
+            continue
+        if token := event.resource.metadata.labels.get("token"):
             found.append(
                 Stored(
                     key=event.key.name,
-                    token=event.resource.metadata.labels.get("token", ""),
+                    token=token,
                     revision=message.metadata.sequence.stream,
                 )
             )
@@ -268,12 +274,13 @@ async def shown_by(socket: Path, within_s: float = 60.0) -> dict[str, str]:
     connector = aiohttp.UnixConnector(str(socket))
     async with asyncio.timeout(within_s), aiohttp.ClientSession(connector=connector) as session:
         while True:
-            async with session.get("http://api/v1/nodes") as answer:
+            async with session.get("http://api/v1/globalnetworksets") as answer:
                 said = await answer.json(content_type=None)
                 if answer.status == 200:
                     break
             await asyncio.sleep(0.1)
-    return {one["metadata"]["name"]: one["metadata"]["labels"]["token"] for one in said["items"]}
+    labels = {one["metadata"]["name"]: one["metadata"].get("labels", {}) for one in said["items"]}
+    return {name: mine["token"] for name, mine in labels.items() if "token" in mine}
 
 
 async def judged(load: Load, urls: Sequence[str], shown: dict[str, str]) -> Judgement:
