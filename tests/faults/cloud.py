@@ -7,7 +7,6 @@ lets in, how a selector is spelled (nothing may be noticed of it), and whether e
 """
 
 import asyncio
-import contextlib
 import itertools
 import json
 import math
@@ -40,10 +39,10 @@ Json = dict[str, Any]
 Family = Literal[4, 6]
 FAMILIES: tuple[Family, ...] = (4, 6)
 PLACES = {"a": ("h1", "x"), "b": ("h2", "x"), "c": ("h2", "y"), "d": ("h1", "y"), "e": ("h1", "x")}
-#: From, to, port: always open, always closed, or as the changes say.
+#: From, to, and a port of its own: always open, always closed, or as the changes say.
 PAIRS = (
-    ("a", "b", 7001), ("b", "a", 7001), ("d", "c", 7001), ("a", "c", 7001),
-    ("c", "a", 7100), ("c", "b", 7200), ("e", "b", 7001), ("a", "e", 7001),
+    ("a", "b", 7001), ("b", "a", 7002), ("d", "c", 7003), ("a", "c", 7004),
+    ("c", "a", 7100), ("c", "b", 7200), ("e", "b", 7005), ("a", "e", 7006),
 )  # fmt: skip
 DOOR_PORT, GUEST_PORT = 7100, 7200
 #: How long a change may take in which nothing is broken any more.

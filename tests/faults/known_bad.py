@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from nats.js.api import DeliverPolicy
+
 from hopwall_calc import service as calc_service
 from hopwall_dataplane.agent import Agent
 from hopwall_dataplane.guard import Guard
@@ -35,7 +37,9 @@ def flush_then_restore() -> None:
         tool = self.backend.restore_path[self.family].replace("-restore", "")
         for write in tx.writes:
             argv = (tool, "-w", "-t", tx.table, "-F", write.name)
-            await asyncio.to_thread(run_tool, argv, timeout_s=10)  # a new chain is not there: no matter
+            await asyncio.to_thread(
+                run_tool, argv, timeout_s=10
+            )  # a new chain is not there: no matter
         await asyncio.sleep(_GAP_S)
         return await right(self, tx, timeout_s=timeout_s)
 
@@ -58,7 +62,7 @@ def set_after_rule() -> None:
 
 def snapshot_believed() -> None:
     """Obey every snapshot, however little is in it."""
-    Guard.admits = lambda *_: True  # type: ignore[assignment,method-assign]
+    Guard.admits = lambda *_: True  # type: ignore[method-assign]
 
 
 def no_gate() -> None:
@@ -81,7 +85,7 @@ def watch_as_truth() -> None:
     def config(inbox: str, pattern: str) -> Any:
         made = right_config(inbox, pattern)
         if seen:
-            made.deliver_policy = follower.DeliverPolicy.BY_START_SEQUENCE
+            made.deliver_policy = DeliverPolicy.BY_START_SEQUENCE
             made.opt_start_seq = seen + 1
         return made
 
@@ -97,9 +101,9 @@ def watch_as_truth() -> None:
 
     follower.follower_config = config
     history.History.note = note  # type: ignore[method-assign]
-    history.History.resume = lambda *_: ""  # type: ignore[assignment,method-assign]
-    history.History.audit = lambda *_: ""  # type: ignore[assignment,method-assign]
-    follower._Cursor.check_whole = lambda _: None  # type: ignore[method-assign]
+    history.History.resume = lambda *_: ""  # type: ignore[method-assign]
+    history.History.audit = lambda *_: ""  # type: ignore[method-assign]
+    follower._Cursor.check_whole = lambda self: None  # type: ignore[method-assign]
     calc_service.CalcService._take = take  # type: ignore[method-assign]
 
 

@@ -23,7 +23,7 @@ from hopwall_runtime.follower import CaughtUp, Follower, Record, Reset
 from hopwall_runtime.link import Append, Conflict, Link, Unavailable
 from tests.faults.modes_store import one_of_each
 from tests.faults.rig import Load, SmallDisk, add, judged, pause, shown_by
-from tests.faults.table import Mode, Result, Trial
+from tests.faults.table import BROKER_ALONE, Mode, Result, Run, Trial
 from tests.support.ports import free_port
 
 
@@ -290,8 +290,12 @@ async def _fold(followed: AsyncIterator[list[Any]], into: dict[str, int]) -> Non
                     where.pop(name, None)
 
 
+def _mode(name: str, what: str, run: Run, covers: tuple[str, ...]) -> Mode:
+    return Mode(name, what, run, covers, BROKER_ALONE, 0.5, where="tests/faults/modes_broker.py")
+
+
 MODES = (
-    Mode("disk full", "and room again; no write is half there", disk_full),
-    Mode("older or empty store", "a server comes back with less", older_store),
-    Mode("rough deliveries", "lost, doubled and swapped on their way", rough_deliveries),
+    _mode("disk full", "and room again; no write is half there", disk_full, ("B6",)),
+    _mode("older or empty store", "as API and calc see it", older_store, ("B5", "B8")),
+    _mode("rough deliveries", "2 % lost, doubled, swapped", rough_deliveries, ("B4",)),
 )

@@ -8,7 +8,6 @@ import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 from hopwall_cli import supervisor
@@ -17,7 +16,7 @@ from hopwall_runtime import clock
 from tests.faults.cloud import Cloud
 from tests.faults.rig import pause
 from tests.faults.table import Mode, Trial
-from tests.faults.watch import Harm, Watch, on_a_cloud, swapped_store
+from tests.faults.watch import Watch, on_a_cloud, swapped_store
 
 #: As many kills as the whole run is to have, where time allows.
 N_KILLS = 500
@@ -73,17 +72,23 @@ async def starve(watch: Watch, trial: Trial) -> None:
     while trial.goes_on():
         name = trial.chance.choice(sorted(names))
         pid, before = cloud.services[name].pid, cloud.services[name].starts
-        kind, least = trial.chance.choice(((resource.RLIMIT_NOFILE, 4), (resource.RLIMIT_AS, 1 << 20)))
+        kind, least = trial.chance.choice(
+            ((resource.RLIMIT_NOFILE, 4), (resource.RLIMIT_AS, 1 << 20))
+        )
         resource.prlimit(pid, kind, (least, least))
         await asyncio.sleep(0.5 if trial.brief else pause(trial.chance, 1.0, 5.0))
-        if cloud.services[name].starts == before:  # it lives on: then its like is given what it needs
+        if (
+            cloud.services[name].starts == before
+        ):  # it lives on: then its like is given what it needs
             cloud.kill(name)
         else:
             n_ended += 1
             cloud.killed[name] += cloud.services[name].starts - before
         watch.result.tries += 1
         await watch.recovered()
-    watch.result.note = f"{n_ended} ended by themselves and were started again, the others were killed"
+    watch.result.note = (
+        f"{n_ended} ended by themselves and were started again, the others were killed"
+    )
 
 
 async def kill_restore(watch: Watch, trial: Trial) -> None:
@@ -202,9 +207,9 @@ async def broker_away(watch: Watch, trial: Trial) -> None:
 async def cut_off(watch: Watch, trial: Trial) -> None:
     """Cut hosts, or all services, off from the broker; one way or both."""
     cloud = watch.cloud
-    hosts = [[one.ipv4] for one in cloud.hosts.values()]
+    addresses = [host.ipv4 for host in cloud.hosts.values()]
     while trial.goes_on():
-        chosen = trial.chance.choice([*hosts, sum(hosts, [])])
+        chosen = trial.chance.choice([*([one] for one in addresses), addresses])
         sides = trial.chance.choice((("-s",), ("-d",), ("-s", "-d")))
         rules = _drops(chosen, sides)
         await _fabric(cloud, "-A", rules)
@@ -286,7 +291,9 @@ async def flap(watch: Watch, trial: Trial) -> None:
         await asyncio.sleep(_BACK_S)
         watch.result.tries += 1
         await watch.recovered(up)
-    watch.result.note = f"judged again {_BACK_S:.0f} s after it is up: IPv6 looks for duplicates for one of them"
+    watch.result.note = (
+        f"judged again {_BACK_S:.0f} s after it is up: IPv6 looks for duplicates for one of them"
+    )
 
 
 async def change(watch: Watch, trial: Trial) -> None:
@@ -313,20 +320,4 @@ MODES = (
     Mode("empty server", "in the broker's place for 4 to 12 s", on_a_cloud(empty_store), ("B8",), where=_HERE),
     Mode("older store", "in the broker's place, for good", on_a_cloud(older_store, keeps_writes=False), ("B5",), where=_HERE),
     Mode("interface flaps", "up to five times in a row", on_a_cloud(flap), ("K10",), where=_HERE),
-)  # fmt: skip
-
-
-def _bad(name: str, what: str, harm: Harm, service: str = "dataplane", **options: Any) -> Mode:
-    switch = (service, name)
-    words = name.replace("_", " ")
-    run = on_a_cloud(harm, switch=switch, patience_s=20.0, **options)
-    return Mode(words, what, run, (), weight=0.3, bad=True, where=_HERE)
-
-
-MODES += (
-    _bad("flush_then_restore", "chains are emptied before they are written", change),
-    _bad("set_after_rule", "members come after the rules that name their set", change),
-    _bad("snapshot_believed", "an empty snapshot is obeyed", empty_store),
-    _bad("no_gate", "a restarted agent sweeps before it has a state", restart_quietly),
-    _bad("watch_as_truth", "calc goes on by its own last sequence", older_store, "calc", keeps_writes=False),
 )  # fmt: skip

@@ -72,11 +72,12 @@ class Service:
 class LoopDisk:
     """An ext4 in a file: what was not synced is not in the file, so a copy of it is the disk after a power cut."""
 
-    def __init__(self, folder: Path, mib: int = 192) -> None:
-        self.mount = folder / "mnt"
+    def __init__(self, folder: Path, mount: Path, mib: int = 192) -> None:
+        self.mount = mount
         self._folder = folder
         self._n = 0
-        self.mount.mkdir(parents=True)
+        folder.mkdir(parents=True)
+        mount.mkdir(parents=True)
         with self._image.open("wb") as image:
             image.truncate(mib * 1024 * 1024)
         subprocess.run(["mkfs.ext4", "-q", "-F", str(self._image)], check=True)
@@ -189,12 +190,14 @@ class Load:
         begun = clock.monotonic()
         outcome: Outcome = "unknown"
         revision = 0
+        refusal = ""
         try:
             async with session.put(
                 f"http://api/v1/globalnetworksets/{key}", json=document, headers=only_if
             ) as answer:
                 said = await answer.json(content_type=None)
                 outcome, revision = _outcome(answer.status, said)
+                refusal = f"{answer.status}: {said.get('detail')}" if outcome == "refused" else ""
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
             await asyncio.sleep(0.02)
         self.writes.append(
@@ -206,6 +209,7 @@ class Load:
                 ended=clock.monotonic(),
                 outcome=outcome,
                 revision=revision,
+                answer=refusal,
             )
         )
         if outcome == "acked":
@@ -310,40 +314,6 @@ def add(result: Result, found: Judgement) -> None:
     result.acked += found.acked
     result.lost += found.lost
     result.faults += found.faults
-
-
-async def programmed(socket: Path, token: str, host: str = "h1", within_s: float = 60.0) -> None:
-    """Declare something that concerns the host until the host is said to enforce it."""
-    documents = [
-        {
-            "kind": "WorkloadEndpoint",
-            "metadata": {"name": "w", "namespace": "default", "labels": {"token": token}},
-            "spec": {"node": host, "interfaceName": "tapw", "ipNetworks": ["10.65.0.9/32"]},
-        },
-        {
-            "kind": "GlobalNetworkPolicy",
-            "metadata": {"name": "p", "labels": {"token": token}},
-            "spec": {
-                "selector": "has(token)",
-                "ingress": [
-                    {"action": "Allow", "protocol": "TCP", "destination": {"ports": [1000]}}
-                ],
-            },
-        },
-    ]
-    timeout = aiohttp.ClientTimeout(total=_ANSWER_S)
-    connector = aiohttp.UnixConnector(str(socket))
-    async with (
-        asyncio.timeout(within_s),
-        aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
-    ):
-        while True:
-            with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
-                url = "http://api/v1/apply?wait=programmed&timeout=5s"
-                async with session.post(url, json={"items": documents}) as answer:
-                    if answer.status == 200:
-                        return
-            await asyncio.sleep(0.1)
 
 
 async def api_ready(socket: Path, within_s: float = 60.0) -> None:

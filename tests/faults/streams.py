@@ -66,7 +66,7 @@ class Stream:
     source: socket.socket
     target: socket.socket
     address: tuple[str, int]
-    sent: array[float] = field(default_factory=lambda: array("d"))
+    sent: "array[float]" = field(default_factory=lambda: array("d"))
     wrong: dict[int, bool] = field(default_factory=dict)
     _came: bytearray = field(default_factory=bytearray)
     n_judged: int = 0

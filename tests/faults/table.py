@@ -76,6 +76,9 @@ class Trial:
         return self._n <= self.most and clock.monotonic() < self._end
 
 
+Run = Callable[[Trial], Awaitable[Result]]
+
+
 @dataclass(frozen=True, slots=True)
 class Mode:
     """One way to break. A `bad` one must be caught: it proves that its sibling can see.
@@ -86,12 +89,12 @@ class Mode:
 
     name: str
     what: str
-    run: Callable[[Trial], Awaitable[Result]]
+    run: Run
     covers: tuple[str, ...]
     packets: str = ""
     weight: float = 1.0
     bad: bool = False
-    #: Where it is written; "" is the file of `run`.
+    #: The file in which it is written.
     where: str = ""
 
     def passed(self, result: Result) -> bool:

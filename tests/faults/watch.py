@@ -70,7 +70,9 @@ async def _harmed(
         await asyncio.sleep(_CALM_S)
         before = prober.wrong()
         if before:
-            raise RuntimeError(f"the cloud is not as it must be before anything is broken: {before}")
+            raise RuntimeError(
+                f"the cloud is not as it must be before anything is broken: {before}"
+            )
         with contextlib.suppress(NotRecovered):
             async with load.running(), changes.running():
                 try:
