@@ -127,6 +127,8 @@ class Cloud(Lab):
         for name, (host, customer) in PLACES.items():
             await self.add(await self.assign(name, host, labels={"customer": customer}))
         items = [within("x"), within("y"), lets_in("guests", GUEST_PORT, "role == 'guest'")]
+        # Shut, and there from the beginning: an endpoint whose list of policies changes may be closed meanwhile.
+        items.append(lets_in("door", DOOR_PORT + 1, "customer == 'y'"))
         items += [self.workloads[name].resource() for name in PLACES if name != "e"]
         assert reached(await self.client.apply(items, wait="programmed", timeout_s=60.0))
         self.state: State = tuple(admitted(item) for item in items)
@@ -274,7 +276,7 @@ class Changes:
         self._is[chosen] = not self._is.get(chosen, False)
         state, write = kinds[chosen](self._is[chosen])
         begun = clock.monotonic()
-        number = self._legal.begin(begun, state)
+        number = self._legal.begin(begun, state, chosen)
         self._state = state
         if await self._insist(write):
             self._last = (begun, clock.monotonic())
@@ -283,7 +285,7 @@ class Changes:
 
     def went_back(self, state: State) -> None:
         """Say that a store with an earlier state is in place; the next change settles what follows from it."""
-        self._legal.begin(clock.monotonic(), state)
+        self._legal.begin(clock.monotonic(), state, "an older store")
         self._state = state
 
     @property

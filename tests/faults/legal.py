@@ -31,6 +31,7 @@ class Legal:
         """Begin with a state that stands."""
         self._states = [Semantics(first)]
         self._begun = [-math.inf]
+        self._what = ["the first state"]
         #: When a change was settled, and which: both ascend.
         self._settled_at = [-math.inf]
         self._settled = [0]
@@ -38,9 +39,10 @@ class Legal:
         self._ends: dict[tuple[Flow, int], tuple[bool, bool]] = {}
         self._answers: dict[tuple[Flow, int, int], frozenset[bool]] = {}
 
-    def begin(self, at: float, state: Cloud) -> int:
+    def begin(self, at: float, state: Cloud, what: str = "") -> int:
         """Note that a write which makes this state is about to be sent; return its number."""
         self._states.append(Semantics(state))
+        self._what.append(what)
         self._begun.append(at)
         return len(self._states) - 1
 
@@ -54,6 +56,14 @@ class Legal:
         """Judge nothing of endpoints ("namespace/name") whose cables are pulled, until the excuse is given an end."""
         self._excused.append(_Excuse(frozenset(endpoints), since))
         return self._excused[-1]
+
+    def when(self, at: float) -> str:
+        """Say where among the changes a moment is, for whoever looks for a fault."""
+        begun, settled = bisect_right(self._begun, at) - 1, bisect_right(self._settled_at, at) - 1
+        words = f"{at - self._begun[begun]:.3f} s after change {begun} ({self._what[begun]}) began"
+        if self._settled[settled] == begun:
+            return f"{words}, {at - self._settled_at[settled]:.3f} s after it was settled"
+        return f"{words}, which was not settled"
 
     @property
     def settled(self) -> bool:

@@ -222,7 +222,7 @@ async def slow_host(trial: Trial) -> Result:
 
 NO_KERNELS = "hosts without kernels"
 _HERE = "tests/faults/modes_agents.py"
-RECONNECT_FEW = Mode("50 agents reconnect", "broker restarted", reconnect_few, (), NO_KERNELS)
+RECONNECT_FEW = Mode("50 agents reconnect", "broker restarted", reconnect_few, ("B9",), NO_KERNELS)
 SLOW = Mode(
     "slow host", "one of 20 reads nothing during 100 changes", slow_host, ("B3",), NO_KERNELS, 0.5,
     where=_HERE,

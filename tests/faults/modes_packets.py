@@ -317,7 +317,7 @@ MODES = (
     Mode("BIRD away", "kill -9, for up to 10 s", on_a_cloud(bird_away), ("N1",), where=_HERE),
     Mode("broker away", "kill -9, for up to 8 s", on_a_cloud(broker_away), ("B1",), where=_HERE),
     Mode("hosts cut off", "from the broker for 2 to 15 s, one way or both", on_a_cloud(cut_off), ("B2",), weight=2, where=_HERE),
-    Mode("empty server", "in the broker's place for 4 to 12 s", on_a_cloud(empty_store), ("B8",), where=_HERE),
+    Mode("empty server", "in the broker's place for 4 to 12 s", on_a_cloud(empty_store, keeps_writes=False), ("B8",), where=_HERE),
     Mode("older store", "in the broker's place, for good", on_a_cloud(older_store, keeps_writes=False), ("B5",), where=_HERE),
     Mode("interface flaps", "up to five times in a row", on_a_cloud(flap), ("K10",), where=_HERE),
 )  # fmt: skip

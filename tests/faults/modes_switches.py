@@ -19,7 +19,7 @@ def _bad(name: str, what: str, harm: Harm, service: str = "dataplane", **options
 MODES = (
     _bad("flush_then_restore", "chains are emptied before they are written", change),
     _bad("set_after_rule", "members come after the rules that name their set", change),
-    _bad("snapshot_believed", "an empty snapshot is obeyed", empty_store),
+    _bad("snapshot_believed", "an empty snapshot is obeyed", empty_store, keeps_writes=False),
     _bad("no_gate", "a restarted agent sweeps before it has a state", restart_quietly),
     _bad("watch_as_truth", "calc goes on by its own last sequence", older_store, "calc", keeps_writes=False),
 )  # fmt: skip

@@ -11,7 +11,6 @@ import threading
 import time
 from array import array
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -171,10 +170,14 @@ class Prober:
             len(found[True]), _span(found[True]), len(found[False]), _span(found[False]), n_sent
         )
 
-    def wrong(self) -> Counter[tuple[str, bool]]:
-        """Return how many packets of each stream did otherwise than is legal, by whether they came."""
+    def wrong(self) -> dict[tuple[str, bool], list[float]]:
+        """Return when packets of each stream were sent that did otherwise than is legal, by whether they came."""
         self._look()
-        return Counter((one.name, came) for one in self.streams for came in one.wrong.values())
+        found: dict[tuple[str, bool], list[float]] = {}
+        for one in self.streams:
+            for number, came in sorted(one.wrong.items()):
+                found.setdefault((one.name, came), []).append(one.sent[number])
+        return found
 
     @property
     def n_judged(self) -> int:

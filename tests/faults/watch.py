@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -55,6 +57,8 @@ def on_a_cloud(
             if cloud is None:
                 cloud = await stack.enter_async_context(Cloud(**options))
             await _harmed(cloud, harm, trial, result, keeps_writes, patience_s)
+            if (kept := os.environ.get("HOPWALL_FAULT_LOGS")) and not result.clean:
+                shutil.copytree(cloud.folder.path / "log", kept, dirs_exist_ok=True)
         return result
 
     return run
@@ -83,7 +87,7 @@ async def _harmed(
                     raise
         await asyncio.sleep(_CALM_S)
         await asyncio.to_thread(prober.settle)
-        _count(prober, result)
+        _count(prober, legal, result)
     cloud.state = changes.state
     result.faults += changes.faults + cloud.ended_by_themselves()
     result.changes += changes.n_settled
@@ -93,13 +97,17 @@ async def _harmed(
             add(result, await judged(load, [f"nats://{NATS_LISTEN}"], shown))
 
 
-def _count(prober: Prober, result: Result) -> None:
+def _count(prober: Prober, legal: Legal, result: Result) -> None:
     wrong = prober.wrong()
     result.probes += prober.n_judged
-    for (name, came), n in sorted(wrong.items()):
-        result.opened += n if came else 0
-        result.closed += 0 if came else n
-        result.wrong.append(f"{name}: {n} {'came' if came else 'did not come'}")
+    for (name, came), moments in sorted(wrong.items()):
+        result.opened += len(moments) if came else 0
+        result.closed += 0 if came else len(moments)
+        word = "came" if came else "did not come"
+        first = (
+            f"the first {legal.when(moments[0])}, the last {moments[-1] - moments[0]:.3f} s later"
+        )
+        result.wrong.append(f"{name}: {len(moments)} {word}; {first}")
 
 
 @asynccontextmanager
