@@ -183,11 +183,10 @@ class Agent:
         self._wake.set()
 
     async def _join(self) -> None:
-        """Reach NATS, however long it takes, and listen."""
-        host = self.settings.host_name
+        """Reach NATS, however long it takes, and listen for ever."""
+        host, batches = self.settings.host_name, topics.HOST_BATCH
         await self.link.connect(self.settings)
-        subject = topics.host_batch_subject(host)
-        await self.link.subscribe(topics.HOST_BATCH, subject, self._on_message)
+        await self.link.subscribe(batches, topics.host_batch_subject(host), self._on_message)
         self.link.on_reconnect(self._on_reconnect)
         await self.link.serve_chunked(topics.RULES, topics.rules_subject(host), self._answer_rules)
         release = topics.release_subject(host)
@@ -195,6 +194,7 @@ class Agent:
         await self.arrivals.serve()
         self._joined = True
         self._ask.set()
+        await self.link.watch()
 
     async def _wait(self) -> None:
         """Wait until there is something to look at, or until something is due."""
