@@ -61,7 +61,6 @@ class Trial:
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
-        self._end = clock.monotonic() + self.budget_s
 
     @property
     def brief(self) -> bool:
@@ -69,7 +68,8 @@ class Trial:
         return self.budget_s <= 0
 
     def goes_on(self) -> bool:
-        """Tell whether to try once more."""
+        """Tell whether to try once more. The time begins with the first question: when all is built."""
+        self._end = self._end or clock.monotonic() + self.budget_s
         self._n += 1
         if self._n <= self.least:
             return True
