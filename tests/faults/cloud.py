@@ -30,7 +30,7 @@ from hopwall_model.resources import Resource
 from hopwall_model.validate import admit
 from hopwall_runtime import clock
 from tests.faults.legal import Legal, with_resource, without_resource
-from tests.faults.streams import Stream, socket_in
+from tests.faults.streams import Stream, raw_in, socket_in
 from tests.proof.cloud import Cloud as State
 from tests.proof.cloud import Flow
 
@@ -44,7 +44,10 @@ PAIRS = (
     ("a", "b", 7001), ("b", "a", 7002), ("d", "c", 7003), ("a", "c", 7004),
     ("c", "a", 7100), ("c", "b", 7200), ("e", "b", 7005), ("a", "e", 7006),
 )  # fmt: skip
+CHANGING = PAIRS[4:]
 DOOR_PORT, GUEST_PORT = 7100, 7200
+#: Flows that come once are forgotten after this time: there are hundreds a second.
+_FORGOTTEN_S = 2
 #: How long a change may take in which nothing is broken any more.
 RECOVERED_S = 60.0
 _WEP = kind_named("wep")
@@ -124,6 +127,9 @@ class Cloud(Lab):
         return self
 
     async def _settle_in(self) -> None:
+        setting = "/proc/sys/net/netfilter/nf_conntrack_udp_timeout"
+        for host in self.hosts:
+            await self.run(host, ["sh", "-c", f"echo {_FORGOTTEN_S} > {setting}"])
         for name, (host, customer) in PLACES.items():
             await self.add(await self.assign(name, host, labels={"customer": customer}))
         items = [within("x"), within("y"), lets_in("guests", GUEST_PORT, "role == 'guest'")]
@@ -203,10 +209,12 @@ class Cloud(Lab):
         found = []
         for (source, target, port), family in itertools.product(PAIRS, FAMILIES):
             flow = self.flow(source, target, port, family)
-            near = socket_in(self.namespace(source), family)
+            fresh = (source, target, port) in CHANGING
+            near = (raw_in if fresh else socket_in)(self.namespace(source), family)
             far = socket_in(self.namespace(target), family, flow.destination, port)
             name = f"{source} to {target}:{port} v{family}"
-            found.append(Stream(name, _asking(legal, flow), near, far, (flow.destination, port)))
+            address = (flow.destination, port)
+            found.append(Stream(name, _asking(legal, flow), near, far, address, fresh=fresh))
         return found
 
 

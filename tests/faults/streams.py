@@ -1,7 +1,9 @@
 """Streams of packets between namespaces: every packet is a probe, held against what is legal at its moment.
 
-One-way UDP, so no packet is let by for what was let by before: to policy each is a new flow. What may become of a
-packet is asked of its stream (`May`): of `legal.Legal` where the state changes, or always the same.
+One-way UDP, so no packet is let by for what was let by before: to policy each is a new flow. A stream of which the
+verdict changes sends each packet from another port: a flow that was denied stays marked for some time after it is
+allowed again (docs/design/dataplane.md 13), and new ones are asked for here. What may become of a packet is asked of
+its stream (`May`): of `legal.Legal` where the state changes, or always the same.
 """
 
 import contextlib
@@ -12,11 +14,17 @@ import time
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from tests.support.netns import enter
 
 _NUMBER = struct.Struct("!Q")
+_UDP = struct.Struct("!HHHH")
+_AT_CHECKSUM = 6
+_DOMAIN = {4: socket.AF_INET, 6: socket.AF_INET6}
+#: From which ports fresh flows come: below those that the kernel gives.
+_FIRST_PORT, _N_PORTS = 2000, 30000
 PERIOD_S = 0.01
 #: What is under way longer than this is lost.
 UNDER_WAY_S = 0.2
@@ -35,21 +43,32 @@ def always(is_open: bool) -> May:
 
 def socket_in(namespace: str, family: int, address: str = "", port: int = 0) -> socket.socket:
     """Open a UDP socket in a named namespace, bound where an address or port is given."""
-    made: list[socket.socket] = []
+    one = _opened(namespace, _DOMAIN[family], socket.SOCK_DGRAM)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+    if address or port:
+        one.bind((address, port))
+    return one
 
-    def make() -> None:
-        enter(namespace)
-        one = socket.socket(socket.AF_INET6 if family == 6 else socket.AF_INET, socket.SOCK_DGRAM)
-        one.setblocking(False)
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
-        if address or port:
-            one.bind((address, port))
-        made.append(one)
 
-    thread = threading.Thread(target=make)
-    thread.start()
-    thread.join()
-    return made[0]
+def raw_in(namespace: str, family: int) -> socket.socket:
+    """Open a socket in a named namespace on which the UDP header is given, too: with any port to come from."""
+    one = _opened(namespace, _DOMAIN[family], socket.SOCK_RAW, socket.IPPROTO_UDP)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # it hears what others are sent
+    if family == 6:
+        one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_CHECKSUM, _AT_CHECKSUM)
+    return one
+
+
+def _opened(namespace: str, *kind: int) -> socket.socket:
+    with ThreadPoolExecutor(1) as other_thread:
+
+        def make() -> socket.socket:
+            enter(namespace)
+            return socket.socket(*kind)
+
+        one = other_thread.submit(make).result()
+    one.setblocking(False)
+    return one
 
 
 @dataclass
@@ -69,14 +88,22 @@ class Stream:
     wrong: dict[int, bool] = field(default_factory=dict)
     _came: bytearray = field(default_factory=bytearray)
     n_judged: int = 0
+    #: The source is a raw socket, and each packet is a flow of its own.
+    fresh: bool = False
 
     def send(self) -> None:
         """Send one packet; one that the sender's kernel will not have counts as sent."""
         number = len(self.sent)
         self._came.append(0)
         self.sent.append(time.monotonic())
+        data, address = _NUMBER.pack(number), self.address
+        if self.fresh:
+            port = _FIRST_PORT + number % _N_PORTS
+            # No checksum, as IPv4 allows; of IPv6 the kernel makes it.
+            data = _UDP.pack(port, address[1], _UDP.size + len(data), 0) + data
+            address = (address[0], 0)
         with contextlib.suppress(OSError):
-            self.source.sendto(_NUMBER.pack(number), self.address)
+            self.source.sendto(data, address)
 
     def drain(self) -> None:
         """Note what came. What comes after it was given up is judged again."""
