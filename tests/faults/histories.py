@@ -25,6 +25,8 @@ class Write:
     outcome: Outcome
     #: Of an acknowledged write.
     revision: int = 0
+    #: How it was refused.
+    answer: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +59,7 @@ def judge(writes: Sequence[Write], stored: Sequence[Stored], shown: Mapping[str,
     tokens = Counter(one.token for one in stored)
     found.faults += [f"{token} is stored {n} times" for token, n in tokens.items() if n > 1]
     found.faults += [
-        f"{write.token} was refused, and is stored"
+        f"{write.token} was refused{write.answer and f' ({write.answer})'}, and is stored"
         for write in writes
         if write.outcome == "refused" and tokens[write.token]
     ]

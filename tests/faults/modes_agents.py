@@ -220,6 +220,17 @@ async def slow_host(trial: Trial) -> Result:
     return result
 
 
-RECONNECT_FEW = Mode("50 agents reconnect", "broker restarted", reconnect_few)
-SLOW = Mode("slow host", "one of 20 reads nothing during 100 changes", slow_host)
-MODES = (Mode("500 agents reconnect", "broker restarted under all", reconnect, weight=2), SLOW)
+NO_KERNELS = "hosts without kernels"
+_HERE = "tests/faults/modes_agents.py"
+RECONNECT_FEW = Mode("50 agents reconnect", "broker restarted", reconnect_few, ("B9",), NO_KERNELS)
+SLOW = Mode(
+    "slow host", "one of 20 reads nothing during 100 changes", slow_host, ("B3",), NO_KERNELS, 0.5,
+    where=_HERE,
+)  # fmt: skip
+MODES = (
+    Mode(
+        "500 agents reconnect", "broker restarted under all", reconnect, ("B9", "C3"), NO_KERNELS,
+        where=_HERE,
+    ),
+    SLOW,
+)  # fmt: skip

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from unittest import mock
@@ -22,12 +22,10 @@ from tests.faults.rig import (
     judged,
     kill_nats,
     pause,
-    programmed,
     shown_by,
 )
-from tests.faults.table import Mode, Result, Trial
+from tests.faults.table import BROKER_ALONE, Mode, Result, Run, Trial
 from tests.support.brokers import LateServer
-from tests.support.netns import Netns, entered
 from tests.support.ports import free_port
 
 
@@ -53,7 +51,7 @@ async def one_of_each(
 
 async def _power_cuts(trial: Trial, kind: type[NatsServer]) -> Result:
     result = Result()
-    disk = LoopDisk(trial.folder / "disk")
+    disk = LoopDisk(trial.folder / "disk", trial.folder / "mount")
     server = kind(listen=f"127.0.0.1:{free_port()}", folder=disk.mount)
     try:
         async with one_of_each(trial.folder, server) as (_, _, socket):
@@ -103,6 +101,7 @@ async def kill_broker(trial: Trial) -> Result:
                 await kill_nats(server, down_s=pause(trial.chance, 0.0, 0.5))
                 result.recovery.append(await load.recovered(since))
                 result.tries += 1
+                result.kills += 1
         add(result, await judged(load, [server.url], await shown_by(socket)))
     return result
 
@@ -122,6 +121,7 @@ async def kill_services(trial: Trial) -> Result:
                 victim.start()
                 result.recovery.append(await load.recovered(since))
                 result.tries += 1
+                result.kills += 1
                 if not (api.runs and calc.runs):
                     result.faults.append("a service ended by itself")
         await api_ready(socket)
@@ -156,78 +156,17 @@ async def no_compare_and_set(trial: Trial) -> Result:
     return result
 
 
-async def kill_any(trial: Trial) -> Result:
-    """Kill any of the four, the host's agent among them, on a host of their own."""
-    result = Result()
-    with Netns("kill") as host, entered(host.name):
-        host.run(["ip", "link", "add", "tapw", "type", "veth", "peer", "peer"])
-        for name in ("tapw", "peer"):
-            host.run(["ip", "link", "set", name, "up"])
-        server = NatsServer(listen="127.0.0.1:4222", folder=trial.folder / "nats")
-        flags = ["--nats-url", server.url, "--host", "h1"]
-        agent = Service("dataplane", *flags, folder=trial.folder)
-        async with one_of_each(trial.folder, server) as (api, calc, socket):
-            agent.start()
-            try:
-                await _kill_some(
-                    trial,
-                    result,
-                    host,
-                    server,
-                    {"api": api, "calc": calc, "dataplane": agent},
-                    socket,
-                )
-            finally:
-                if agent.runs:
-                    agent.kill()
-    result.note = "at the end programmed, and a restarted agent changes no line"
-    return result
-
-
-async def _kill_some(
-    trial: Trial,
-    result: Result,
-    host: Netns,
-    server: NatsServer,
-    services: Mapping[str, Service],
-    socket: Path,
-) -> None:
-    await programmed(socket, "before")
-    load = Load(socket)
-    async with load.running():
-        while trial.goes_on():
-            await asyncio.sleep(pause(trial.chance, 0.05, 0.8))
-            victim = trial.chance.choice([*services.values(), None])
-            since = clock.monotonic()
-            if victim is None:
-                await kill_nats(server, down_s=pause(trial.chance, 0.0, 0.3))
-            else:
-                victim.kill()
-                victim.start()
-            result.recovery.append(await load.recovered(since))
-            result.tries += 1
-    await programmed(socket, "after")
-    rules = _lines(host)
-    services["dataplane"].kill()
-    services["dataplane"].start()
-    await programmed(socket, "again")
-    if _lines(host) != rules:
-        result.faults.append("an agent that starts over finds other lines than it makes")
-    result.faults += [f"{name} ended by itself" for name, s in services.items() if not s.runs]
-    add(result, await judged(load, [server.url], await shown_by(socket)))
-
-
-def _lines(host: Netns) -> list[str]:
-    """Return our lines of every table, without their counters."""
-    saved = host.run(["iptables-save"]) + host.run(["ip6tables-save"])
-    return [line for line in saved.splitlines() if line.startswith("-A")]
+def _mode(
+    name: str, what: str, run: Run, covers: tuple[str, ...] = (), weight: float = 1.0
+) -> Mode:
+    here = "tests/faults/modes_store.py"
+    return Mode(name, what, run, covers, BROKER_ALONE, weight, bad=not covers, where=here)
 
 
 MODES = (
-    Mode("power cut", "the server's disk keeps only what was synced", power_cut, weight=2),
-    Mode("kill -9 nats-server", "one server, down up to 0.5 s", kill_broker, weight=2),
-    Mode("kill -9 api, calc", "at random moments under load", kill_services, weight=2),
-    Mode("kill -9 api, calc, dataplane, nats", "any of them under load", kill_any, weight=2),
-    Mode("no compare-and-set", "eight writers", no_compare_and_set, bad=True, weight=0.3),
-    Mode("power cut, server's own default", "sync_interval 2 m", power_cut_late, bad=True),
+    _mode("power cut", "one server; its disk keeps only what was synced", power_cut, ("B7",)),
+    _mode("kill -9 nats-server", "one server, down up to 0.5 s", kill_broker, ("B1", "P1"), 2),
+    _mode("kill -9 api, calc", "at random moments under load", kill_services, ("P1",), 2),
+    _mode("no compare-and-set", "eight writers", no_compare_and_set, weight=0.2),
+    _mode("power cut, server's own default", "sync_interval 2 m", power_cut_late, weight=0.3),
 )

@@ -72,11 +72,12 @@ class Service:
 class LoopDisk:
     """An ext4 in a file: what was not synced is not in the file, so a copy of it is the disk after a power cut."""
 
-    def __init__(self, folder: Path, mib: int = 192) -> None:
-        self.mount = folder / "mnt"
+    def __init__(self, folder: Path, mount: Path, mib: int = 192) -> None:
+        self.mount = mount
         self._folder = folder
         self._n = 0
-        self.mount.mkdir(parents=True)
+        folder.mkdir(parents=True)
+        mount.mkdir(parents=True)
         with self._image.open("wb") as image:
             image.truncate(mib * 1024 * 1024)
         subprocess.run(["mkfs.ext4", "-q", "-F", str(self._image)], check=True)
@@ -181,16 +182,22 @@ class Load:
     async def _write(self, session: aiohttp.ClientSession, key: str, token: str) -> None:
         base = self._seen.get(key, 0)
         only_if = {"If-Match": f'"{base}"'} if base else {"If-None-Match": "*"}
-        document = {"kind": "Node", "metadata": {"name": key, "labels": {"token": token}}}
+        document = {
+            "kind": "GlobalNetworkSet",
+            "metadata": {"name": key, "labels": {"token": token}},
+            "spec": {"nets": ["192.0.2.0/24"]},
+        }
         begun = clock.monotonic()
         outcome: Outcome = "unknown"
         revision = 0
+        refusal = ""
         try:
             async with session.put(
-                f"http://api/v1/nodes/{key}", json=document, headers=only_if
+                f"http://api/v1/globalnetworksets/{key}", json=document, headers=only_if
             ) as answer:
                 said = await answer.json(content_type=None)
                 outcome, revision = _outcome(answer.status, said)
+                refusal = f"{answer.status}: {said.get('detail')}" if outcome == "refused" else ""
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
             await asyncio.sleep(0.02)
         self.writes.append(
@@ -202,6 +209,7 @@ class Load:
                 ended=clock.monotonic(),
                 outcome=outcome,
                 revision=revision,
+                answer=refusal,
             )
         )
         if outcome == "acked":
@@ -212,7 +220,7 @@ class Load:
     async def _look(self, session: aiohttp.ClientSession, key: str) -> None:
         """See what is there now, so that the next write can replace it."""
         with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError, ValueError):
-            async with session.get(f"http://api/v1/nodes/{key}") as answer:
+            async with session.get(f"http://api/v1/globalnetworksets/{key}") as answer:
                 said = await answer.json(content_type=None)
                 if answer.status == 200:
                     self._seen[key] = int(said["metadata"]["resourceVersion"])
@@ -251,11 +259,13 @@ async def events_of(link: Link) -> list[Stored]:
     for _ in range(consumer.num_pending or 0):
         message = await subscription.next_msg(timeout=20)
         event = topics.EVENT.decode(message.data)
-        if isinstance(event, ResourceSet) and event.key.kind == "Node":
+        if not isinstance(event, ResourceSet) or event.key.kind != "GlobalNetworkSet":
+            continue
+        if token := event.resource.metadata.labels.get("token"):
             found.append(
                 Stored(
                     key=event.key.name,
-                    token=event.resource.metadata.labels.get("token", ""),
+                    token=token,
                     revision=message.metadata.sequence.stream,
                 )
             )
@@ -268,12 +278,13 @@ async def shown_by(socket: Path, within_s: float = 60.0) -> dict[str, str]:
     connector = aiohttp.UnixConnector(str(socket))
     async with asyncio.timeout(within_s), aiohttp.ClientSession(connector=connector) as session:
         while True:
-            async with session.get("http://api/v1/nodes") as answer:
+            async with session.get("http://api/v1/globalnetworksets") as answer:
                 said = await answer.json(content_type=None)
                 if answer.status == 200:
                     break
             await asyncio.sleep(0.1)
-    return {one["metadata"]["name"]: one["metadata"]["labels"]["token"] for one in said["items"]}
+    labels = {one["metadata"]["name"]: one["metadata"].get("labels", {}) for one in said["items"]}
+    return {name: mine["token"] for name, mine in labels.items() if "token" in mine}
 
 
 async def judged(load: Load, urls: Sequence[str], shown: dict[str, str]) -> Judgement:
@@ -303,40 +314,6 @@ def add(result: Result, found: Judgement) -> None:
     result.acked += found.acked
     result.lost += found.lost
     result.faults += found.faults
-
-
-async def programmed(socket: Path, token: str, host: str = "h1", within_s: float = 60.0) -> None:
-    """Declare something that concerns the host until the host is said to enforce it."""
-    documents = [
-        {
-            "kind": "WorkloadEndpoint",
-            "metadata": {"name": "w", "namespace": "default", "labels": {"token": token}},
-            "spec": {"node": host, "interfaceName": "tapw", "ipNetworks": ["10.65.0.9/32"]},
-        },
-        {
-            "kind": "GlobalNetworkPolicy",
-            "metadata": {"name": "p", "labels": {"token": token}},
-            "spec": {
-                "selector": "has(token)",
-                "ingress": [
-                    {"action": "Allow", "protocol": "TCP", "destination": {"ports": [1000]}}
-                ],
-            },
-        },
-    ]
-    timeout = aiohttp.ClientTimeout(total=_ANSWER_S)
-    connector = aiohttp.UnixConnector(str(socket))
-    async with (
-        asyncio.timeout(within_s),
-        aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
-    ):
-        while True:
-            with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
-                url = "http://api/v1/apply?wait=programmed&timeout=5s"
-                async with session.post(url, json={"items": documents}) as answer:
-                    if answer.status == 200:
-                        return
-            await asyncio.sleep(0.1)
 
 
 async def api_ready(socket: Path, within_s: float = 60.0) -> None:

@@ -1,6 +1,9 @@
-"""Streams of packets between namespaces, each packet judged by itself: did it arrive though it must not?
+"""Streams of packets between namespaces: every packet is a probe, held against what is legal at its moment.
 
-One-way UDP, so no packet is let by for what was let by before: to policy each is a new flow.
+One-way UDP, so no packet is let by for what was let by before: to policy each is a new flow. A stream of which the
+verdict changes sends each packet from another port: a flow that was denied stays marked for some time after it is
+allowed again (docs/design/dataplane.md 13), and new ones are asked for here. What may become of a packet is asked of
+its stream (`May`): of `legal.Legal` where the state changes, or always the same.
 """
 
 import contextlib
@@ -8,61 +11,121 @@ import socket
 import struct
 import threading
 import time
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from tests.support.netns import enter
 
 _NUMBER = struct.Struct("!Q")
+_UDP = struct.Struct("!HHHH")
+_AT_CHECKSUM = 6
+_DOMAIN = {4: socket.AF_INET, 6: socket.AF_INET6}
+#: From which ports fresh flows come: below those that the kernel gives.
+_FIRST_PORT, _N_PORTS = 2000, 30000
 PERIOD_S = 0.01
 #: What is under way longer than this is lost.
-_UNDER_WAY_S = 0.2
+UNDER_WAY_S = 0.2
+#: A prober that is not heard for a while must find all that came meanwhile.
+_BUFFER_BYTES = 1 << 20
+
+#: What may become of a packet that is under way between two moments: True is that it comes through.
+May = Callable[[float, float], frozenset[bool]]
+
+
+def always(is_open: bool) -> May:
+    """Return what may become of packets where nothing changes."""
+    only = frozenset({is_open})
+    return lambda _since, _until: only
 
 
 def socket_in(namespace: str, family: int, address: str = "", port: int = 0) -> socket.socket:
     """Open a UDP socket in a named namespace, bound where an address or port is given."""
-    made: list[socket.socket] = []
+    one = _opened(namespace, _DOMAIN[family], socket.SOCK_DGRAM)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+    if address or port:
+        one.bind((address, port))
+    return one
 
-    def make() -> None:
-        enter(namespace)
-        one = socket.socket(socket.AF_INET6 if family == 6 else socket.AF_INET, socket.SOCK_DGRAM)
-        one.setblocking(False)
-        if address or port:
-            one.bind((address, port))
-        made.append(one)
 
-    thread = threading.Thread(target=make)
-    thread.start()
-    thread.join()
-    return made[0]
+def raw_in(namespace: str, family: int) -> socket.socket:
+    """Open a socket in a named namespace on which the UDP header is given, too: with any port to come from."""
+    one = _opened(namespace, _DOMAIN[family], socket.SOCK_RAW, socket.IPPROTO_UDP)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # it hears what others are sent
+    if family == 6:
+        one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_CHECKSUM, _AT_CHECKSUM)
+    return one
+
+
+def _opened(namespace: str, *kind: int) -> socket.socket:
+    with ThreadPoolExecutor(1) as other_thread:
+
+        def make() -> socket.socket:
+            enter(namespace)
+            return socket.socket(*kind)
+
+        one = other_thread.submit(make).result()
+    one.setblocking(False)
+    return one
 
 
 @dataclass
 class Stream:
     """One direction of one family.
 
-    Shape: `sent` and `came` are packet number → when, by the monotonic clock.
+    Shape: `sent` is packet number → when, by the monotonic clock; `wrong` the number of each packet of which
+           something else became than is legal → whether it came.
     """
 
     name: str
-    is_open: bool
+    may: May
     source: socket.socket
     target: socket.socket
     address: tuple[str, int]
-    sent: dict[int, float] = field(default_factory=dict)
-    came: dict[int, float] = field(default_factory=dict)
+    sent: "array[float]" = field(default_factory=lambda: array("d"))
+    wrong: dict[int, bool] = field(default_factory=dict)
+    _came: bytearray = field(default_factory=bytearray)
+    n_judged: int = 0
+    #: The source is a raw socket, and each packet is a flow of its own.
+    fresh: bool = False
 
-    def send(self, number: int) -> None:
+    def send(self) -> None:
         """Send one packet; one that the sender's kernel will not have counts as sent."""
-        self.sent[number] = time.monotonic()
+        number = len(self.sent)
+        self._came.append(0)
+        self.sent.append(time.monotonic())
+        data, address = _NUMBER.pack(number), self.address
+        if self.fresh:
+            port = _FIRST_PORT + number % _N_PORTS
+            # No checksum, as IPv4 allows; of IPv6 the kernel makes it.
+            data = _UDP.pack(port, address[1], _UDP.size + len(data), 0) + data
+            address = (address[0], 0)
         with contextlib.suppress(OSError):
-            self.source.sendto(_NUMBER.pack(number), self.address)
+            self.source.sendto(data, address)
 
     def drain(self) -> None:
-        """Note what came."""
+        """Note what came. What comes after it was given up is judged again."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 (number,) = _NUMBER.unpack(self.target.recv(64)[: _NUMBER.size])
-                self.came.setdefault(number, time.monotonic())
+                self._came[number] = 1
+                if number < self.n_judged:
+                    self._judge(number, time.monotonic())
+
+    def judge(self, until: float) -> None:
+        """Judge what was sent before a moment that lies so far back that it came or never will."""
+        while self.n_judged < len(self.sent) and self.sent[self.n_judged] < until:
+            self._judge(self.n_judged, self.sent[self.n_judged] + UNDER_WAY_S)
+            self.n_judged += 1
+
+    def _judge(self, number: int, until: float) -> None:
+        came = bool(self._came[number])
+        if came in self.may(self.sent[number], until):
+            self.wrong.pop(number, None)
+        else:
+            self.wrong[number] = came
 
 
 @dataclass(frozen=True)
@@ -77,12 +140,13 @@ class Verdict:
 
 
 class Prober:
-    """Sends on all streams at a steady pace, in a thread of its own."""
+    """Sends on all streams at a steady pace, in a thread of its own, and judges each packet."""
 
     def __init__(self, streams: list[Stream]) -> None:
         """Take note of the streams."""
         self.streams = streams
         self._stop = threading.Event()
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> "Prober":
@@ -99,46 +163,58 @@ class Prober:
             one.target.close()
 
     def _run(self) -> None:
-        number, due = 0, time.monotonic()
+        due = time.monotonic()
         while not self._stop.is_set():
-            number += 1
-            for one in self.streams:
-                one.send(number)
+            with self._lock:
+                for one in self.streams:
+                    one.send()
             due = max(due + PERIOD_S, time.monotonic() - 1.0)
             while (left := due - time.monotonic()) > 0:
                 self._stop.wait(min(left, PERIOD_S / 2))
-                for one in self.streams:
-                    one.drain()
+                self._look()
+
+    def _look(self) -> None:
+        """Judge what has been given up by now. The moment is taken first: what came before it is in the sockets."""
+        until = time.monotonic() - UNDER_WAY_S
+        with self._lock:
+            for one in self.streams:
+                one.drain()
+                one.judge(until)
 
     def verdict(self, begin: float, end: float, family: int = 0) -> Verdict:
-        """Judge what was sent between two moments; the second must lie some time back."""
-        wrongly_open: list[float] = []
-        wrongly_closed: list[float] = []
+        """Say what was wrong of what was sent between two moments; the second must lie some time back."""
+        self._look()
+        found: dict[bool, list[float]] = {True: [], False: []}
         n_sent = 0
         for one in self.streams:
             if family and not one.name.endswith(f"v{family}"):
                 continue
-            for number, at in list(one.sent.items()):
-                if not begin <= at < end:
-                    continue
-                n_sent += 1
-                arrived = number in one.came
-                if arrived and not one.is_open:
-                    wrongly_open.append(at)
-                elif not arrived and one.is_open:
-                    wrongly_closed.append(at)
+            n_sent += bisect_left(one.sent, end) - bisect_left(one.sent, begin)
+            for number, came in list(one.wrong.items()):
+                if begin <= one.sent[number] < end:
+                    found[came].append(one.sent[number])
         return Verdict(
-            len(wrongly_open),
-            _span(wrongly_open),
-            len(wrongly_closed),
-            _span(wrongly_closed),
-            n_sent,
+            len(found[True]), _span(found[True]), len(found[False]), _span(found[False]), n_sent
         )
+
+    def wrong(self) -> dict[tuple[str, bool], list[float]]:
+        """Return when packets of each stream were sent that did otherwise than is legal, by whether they came."""
+        self._look()
+        found: dict[tuple[str, bool], list[float]] = {}
+        for one in self.streams:
+            for number, came in sorted(one.wrong.items()):
+                found.setdefault((one.name, came), []).append(one.sent[number])
+        return found
+
+    @property
+    def n_judged(self) -> int:
+        """How many probes have been judged so far."""
+        return sum(one.n_judged for one in self.streams)
 
     def settle(self) -> float:
         """Wait until what was sent by now has arrived or is lost; return the moment before that."""
         now = time.monotonic()
-        time.sleep(_UNDER_WAY_S)
+        time.sleep(UNDER_WAY_S)
         return now
 
 

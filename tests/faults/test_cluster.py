@@ -8,7 +8,7 @@ from tests.faults.modes_cluster import MODES
 from tests.faults.table import Mode, quick
 
 pytestmark = [pytest.mark.nats, pytest.mark.kernel]
-QUICK = [mode for mode in MODES if "leader killed" in mode.name or "cut off" in mode.name]
+QUICK = [m for m in MODES if any(w in m.name for w in ("leader killed", "cut off", "power cut"))]
 
 
 @pytest.mark.parametrize("mode", QUICK, ids=lambda mode: mode.name)

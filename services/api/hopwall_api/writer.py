@@ -12,6 +12,7 @@ import logging
 import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -37,6 +38,12 @@ _READ_OWN_WRITE_S = 3.0
 _READS_AT_ONCE = 64
 #: The server holds at most 50 unfinished batches of a stream (NATS ADR-50).
 _BATCHES_AT_ONCE = 16
+
+#: Of a conflict with nothing: what a server says that was the leader, or a write of which nobody knows stands before.
+_NO_LEADER = (
+    "NATS refuses the write and does not hold another one in its place: it may not agree who leads. It is unknown"
+    " whether the write was stored: read the resource, or repeat the request with the same Idempotency-Key."
+)
 
 Planner = Callable[[Mapping[Key, Held], Stamp], Sequence[Plan]]
 
@@ -75,6 +82,8 @@ class Writer:
                 the outcome is unknown.
         """
         asked: dict[Key, Held] | None = None
+        sent: list[_Sent] = []
+        with_nothing = False
         for attempt in range(MAX_TRIES):
             held = asked or {key: self._store.held(key) for key in keys}
             stamp = Stamp(uid=str(uuid.uuid4()), at=clock.now_text())
@@ -92,16 +101,23 @@ class Writer:
             if dry:
                 return tuple(_dry(plan) for plan in plans)
             try:
-                return await self.store_all(plans, source)
+                return await self.store_all(plans, source, sent)
             except Conflict:
                 self.n_conflicts += 1
                 # Later tries wait a random while, so that many writers do not march in step.
                 await asyncio.sleep(os.urandom(1)[0] / 255 * 0.002 * attempt)
-                asked = await self.ask(keys)
+                if (written := await self._stored_after_all(sent)) is not None:
+                    return written
+                before, asked = asked, await self.ask(keys)
+                with_nothing = _same(before, asked)
+        if with_nothing:
+            raise problems.unavailable(_NO_LEADER, retry_after_s=5)
         raise problems.conflict("Too many writers changed the same resource at once; try again.")
 
-    async def store_all(self, plans: Sequence[Plan], source: Source) -> tuple[Written, ...]:
-        """Store what the plans say, all or nothing, and return when reads show it.
+    async def store_all(
+        self, plans: Sequence[Plan], source: Source, sent: "list[_Sent] | None" = None
+    ) -> tuple[Written, ...]:
+        """Store what the plans say, all or nothing, and return when reads show it; note in `sent` what was tried.
 
         Errors: Conflict when another write came first; ApiProblem 413, 503.
         """
@@ -110,12 +126,33 @@ class Writer:
         revisions: list[int] = []
         if writes:
             appends = [self._append(plan, source) for plan in writes]
+            if sent is not None:
+                sent.append(_Sent(plans, appends))
             revisions = await self._append_all(appends)
+        return await self._all_written(plans, revisions)
+
+    async def _all_written(
+        self, plans: Sequence[Plan], revisions: Sequence[int]
+    ) -> tuple[Written, ...]:
+        writes = [plan for plan in plans if plan.event is not None]
+        if revisions:
             self.stored = max(self.stored, *revisions)
             if not await self.shown(_READ_OWN_WRITE_S):
                 log.warning("revision %d is stored, but reads do not show it yet", self.stored)
         of_key = dict(zip((plan.key for plan in writes), revisions, strict=True))
         return tuple(_written(plan, of_key.get(plan.key)) for plan in plans)
+
+    async def _stored_after_all(self, sent: Sequence["_Sent"]) -> tuple[Written, ...] | None:
+        """Return what became of an earlier try if the stream holds it, though it was said to conflict.
+
+        For a moment after a partition two servers take themselves for the leader, and both hear a write: the old one
+        refuses it, the new one stores it, and the refusal may be the first to arrive.
+        """
+        for one in sent:
+            revisions = await self._found(one.appends)
+            if revisions is not None:
+                return await self._all_written(one.plans, revisions)
+        return None
 
     def _check_restore(self, source: Source) -> None:
         begun = self._store.restoring
@@ -245,6 +282,18 @@ class Writer:
             expected=expected,
             headers=headers,
         )
+
+
+class _Sent(NamedTuple):
+    """One try of a write: what was meant, and the events that were sent for it."""
+
+    plans: Sequence[Plan]
+    appends: Sequence[Append]
+
+
+def _same(before: Mapping[Key, Held] | None, after: Mapping[Key, Held]) -> bool:
+    """Tell whether the last word on each key is the same: then a conflict was met that is not there."""
+    return before is not None and all(before[key].last == after[key].last for key in after)
 
 
 def check_batch(n: int) -> None:

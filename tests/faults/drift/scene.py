@@ -28,7 +28,7 @@ from hopwall_model.updates import (
     TierPolicies,
 )
 from tests.faults.drift.damages import NEIGHBOUR, REMOTE, Damage, damages
-from tests.faults.streams import Prober, Stream, Verdict, socket_in
+from tests.faults.streams import Prober, Stream, Verdict, always, socket_in
 from tests.support.calc_stand_in import AgentProcess, CalcStandIn, run_scenario
 
 WORKLOAD = {
@@ -122,7 +122,8 @@ def streams(namespaces: dict[str, str]) -> list[Stream]:
         ):
             one = socket_in(namespaces[source], family)
             address = (WORKLOAD[name][family], port)
-            found.append(Stream(f"{source} to {name} v{family}", is_open, one, target, address))
+            name_of = f"{source} to {name} v{family}"
+            found.append(Stream(name_of, always(is_open), one, target, address))
     return found
 
 

@@ -1,0 +1,43 @@
+"""A server that does not know yet that it leads no more, beside one that does: what an answer says must be so."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from hopwall_runtime.link import Append, Conflict, Link
+from tests.api.caller import Caller, node
+
+pytestmark = pytest.mark.nats
+
+
+async def test_a_conflict_with_oneself_is_no_refusal(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was stored although a server said that it conflicts is acknowledged, with its revision."""
+    right = Link.append
+    made = await caller.put("/v1/nodes/a", node("a"))
+
+    async def both(self: Link, writes: Sequence[Append]) -> list[int]:
+        await right(self, writes)
+        monkeypatch.setattr(Link, "append", right)
+        raise Conflict("the leader of before is slower to learn of it than the new one to store")
+
+    monkeypatch.setattr(Link, "append", both)
+    answer = await caller.put("/v1/nodes/a", node("a", x="1"), If_Match=made.headers["ETag"])
+    assert answer.status == 200, answer.body
+    assert answer.headers["ETag"] == '"2"'
+    assert (await caller.get("/v1/nodes/a")).json["metadata"]["labels"] == {"x": "1"}
+    assert (await caller.get("/v1/nodes")).json["metadata"]["resourceVersion"] == "2"
+
+
+async def test_a_conflict_with_nothing_is_not_said_to_have_stored_nothing(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that refuses for another write which it does not hold is in doubt: so is what became of the write."""
+
+    async def never(_: Link, _writes: Sequence[Append]) -> list[int]:
+        raise Conflict("wrong last sequence")
+
+    monkeypatch.setattr(Link, "append", never)
+    problem = (await caller.put("/v1/nodes/a", node("a"))).problem(503)
+    assert "It is unknown whether the write was stored" in problem["detail"]
