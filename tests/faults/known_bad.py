@@ -33,7 +33,7 @@ def flush_then_restore() -> None:
     """Empty the chains that change before they are written again."""
     right = Restore.apply
 
-    async def wrong(self: Restore, tx: Transaction, *, timeout_s: float = 30.0) -> Any:
+    async def wrong(self: Restore, tx: Transaction, *, timeout_s: float | None = None) -> Any:
         tool = self.backend.restore_path[self.family].replace("-restore", "")
         for write in tx.writes:
             argv = (tool, "-w", "-t", tx.table, "-F", write.name)
