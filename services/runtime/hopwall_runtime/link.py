@@ -124,7 +124,8 @@ class Link:
                     break
                 # The client takes whatever comes where the PONG should for an answer, a PING of a server that
                 # waited for us too, and would then be about to connect for ever.
-                await self._nc.close()
+                # Shielded: its `close` would take the end of this service for the end of its own task.
+                await asyncio.shield(self._nc.close())
                 error: Exception = Unavailable("the server did not greet as it should")
             except (NatsError, OSError, RuntimeError) as fault:
                 error = fault
