@@ -179,3 +179,9 @@ async def test_marks_do_not_disturb_reads_and_addresses(caller: Caller) -> None:
     async with asyncio.timeout(2):
         answer = await caller.post("/v1/ipam/assign", ASSIGN)
         assert answer.status == 200
+
+
+async def test_the_document_says_what_a_backup_is(caller: Caller) -> None:
+    """JSON lines, by the media type it has."""
+    answers = (await caller.get("/openapi.json")).json["paths"]["/v1/backup"]["get"]["responses"]
+    assert list(answers["200"]["content"]) == ["application/jsonl"]

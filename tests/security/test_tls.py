@@ -23,8 +23,8 @@ pytestmark = pytest.mark.nats
 
 
 @asynccontextmanager
-async def serving(nats_server: NatsServer, pki: PkiFolder) -> AsyncIterator[str]:
-    """Run the API on a TLS port; yield its URL."""
+async def serving(nats_server: NatsServer, pki: PkiFolder, cert: str = "") -> AsyncIterator[str]:
+    """Run the API on a TLS port; yield its URL. With `cert`, which clients have, it wants one of everybody."""
     port, folder = free_port(), pki.folder_of(User(Role.API))
     settings = ApiSettings(
         nats_url=(nats_server.url,),
@@ -32,10 +32,11 @@ async def serving(nats_server: NatsServer, pki: PkiFolder) -> AsyncIterator[str]
         tokens_file=str(pki.tokens),
         tls_cert_file=str(folder / "server.crt"),
         tls_key_file=str(folder / "server.key"),
+        tls_client_ca_file=str(pki.path / "ca.crt") if cert else "",
     )
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(serve(settings))
-        client = Client(f"https://127.0.0.1:{port}", ca=str(pki.path / "ca.crt"))
+        client = Client(f"https://127.0.0.1:{port}", ca=str(pki.path / "ca.crt"), cert=cert)
         await client.ready(timeout_s=15)
         await client.close()
         try:
@@ -63,6 +64,41 @@ async def test_the_client_and_the_api_know_each_other(
         with pytest.raises(Problem, match="wants a token"):
             await bare.request("GET", "/v1/hosts")
         await bare.close()
+
+
+async def test_where_clients_need_a_certificate_nobody_is_heard_without(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    """One of the authority's and a token: both are needed, and another authority's is none."""
+    pki, other = PkiFolder(tmp_path / "pki"), PkiFolder(tmp_path / "other")
+    pki.make(mutual=True)
+    other.make(mutual=True)
+    mine, foreign = pem(pki, tmp_path / "mine.pem"), pem(other, tmp_path / "foreign.pem")
+    ca, token = str(pki.path / "ca.crt"), read_token(str(pki.admin_token))
+    async with serving(nats_server, pki, mine) as url:
+        client = Client(url, ca=ca, token=token, cert=mine)
+        assert (await client.request("GET", "/v1/hosts"))["items"] == []
+        await client.close()
+        for wrong in (
+            Client(url, ca=ca, token=token),
+            Client(url, ca=ca, token=token, cert=foreign),
+        ):
+            with pytest.raises(ClientError):
+                await wrong.request("GET", "/v1/hosts")
+            await wrong.close()
+        bare = Client(url, ca=ca, cert=mine)
+        with pytest.raises(Problem, match="wants a token"):
+            await bare.request("GET", "/v1/hosts")
+        await bare.close()
+    with pytest.raises(ClientError, match="not a certificate with its key"):
+        Client("https://127.0.0.1:1", ca=ca, cert=ca)
+
+
+def pem(pki: PkiFolder, path: Path) -> str:
+    """Write a certificate of an authority's and its key to one file; return its name."""
+    folder = pki.folder_of(User(Role.API))
+    path.write_bytes((folder / "client.crt").read_bytes() + (folder / "client.key").read_bytes())
+    return str(path)
 
 
 def test_a_token_never_goes_in_clear_over_a_network() -> None:

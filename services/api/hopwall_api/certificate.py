@@ -15,8 +15,8 @@ LOOK_S = 2.0
 class ServerCertificate:
     """A TLS context whose certificate follows its files."""
 
-    def __init__(self, cert_file: str, key_file: str) -> None:
-        """Load the pair.
+    def __init__(self, cert_file: str, key_file: str, client_ca_file: str = "") -> None:
+        """Load the pair; with `client_ca_file` only clients with a certificate of that authority are heard.
 
         Errors: ConfigError.
         """
@@ -29,6 +29,17 @@ class ServerCertificate:
             raise ConfigError(
                 f"tls_cert_file: {cert_file} with {key_file} cannot be used: {error}."
             ) from error
+        if client_ca_file:
+            self._demand(client_ca_file)
+
+    def _demand(self, client_ca_file: str) -> None:
+        try:
+            self.context.load_verify_locations(client_ca_file)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(
+                f"tls_client_ca_file: {client_ca_file} cannot be used: {error}."
+            ) from error
+        self.context.verify_mode = ssl.CERT_REQUIRED
 
     async def follow(self) -> None:
         """Load the pair again whenever it has changed, for ever."""

@@ -149,7 +149,7 @@ def _parameters(route: Route) -> list[Json]:
 def _responses(route: Route, references: Json) -> Json:
     responses: Json = {}
     for status in sorted(route.statuses):
-        content: Json = {"text/plain": {"schema": _TEXT}}
+        content: Json = {route.media: {"schema": _TEXT}}
         if route.answers:
             schema = references.get(route.answers, {"type": "object"})
             content = {"application/json": {"schema": schema}}

@@ -41,6 +41,8 @@ class Route(Struct, frozen=True, kw_only=True):
     body: tuple[str, str] | None = None
     #: Type name of the good answer; "" for text.
     answers: str = ""
+    #: What it answers where that is no JSON: a media type.
+    media: str = "text/plain"
     statuses: tuple[int, ...] = (200,)
     query: tuple[str, ...] = ()
     headers: tuple[str, ...] = ()
@@ -222,6 +224,7 @@ def _backup_routes() -> list[Route]:
             name="backup",
             summary="Return all resources as of one revision: JSON lines, the first says what they are.",
             handler=restore.backup,
+            media=restore.LINES,
             need=Need(Verb.OPERATE),
             refusals=(400, 503),
         ),

@@ -58,7 +58,9 @@ async def _listening(api: Api, gate: Gate, settings: ApiSettings) -> AsyncIterat
     places = [parse_listen(text) for text in settings.listen]
     certificate = None
     if settings.tls_cert_file:
-        certificate = ServerCertificate(settings.tls_cert_file, settings.tls_key_file)
+        certificate = ServerCertificate(
+            settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file
+        )
     runner = Runner(
         make_app(api, gate),
         max_connections=settings.max_connections,

@@ -17,6 +17,8 @@ class ApiSettings(CommonSettings, frozen=True, kw_only=True):
     #: What TCP is served with; unix sockets are not.
     tls_cert_file: str = ""
     tls_key_file: str = ""
+    #: With it TCP clients need a certificate of this authority, beside their token; it is read at the start.
+    tls_client_ca_file: str = ""
 
     #: The monitoring page of the nats-server, as http://127.0.0.1:8222; "" for port 8222 of its host.
     nats_monitor_url: str = ""
@@ -30,6 +32,8 @@ class ApiSettings(CommonSettings, frozen=True, kw_only=True):
         """
         if bool(self.tls_cert_file) != bool(self.tls_key_file):
             raise ConfigError("Settings tls_cert_file and tls_key_file go together: set both.")
+        if self.tls_client_ca_file and not self.tls_cert_file:
+            raise ConfigError("Setting tls_client_ca_file needs tls_cert_file and tls_key_file.")
         for text in self.listen:
             place = parse_listen(text)
             if isinstance(place, str) or place[0] in _LOOPBACK:

@@ -52,10 +52,13 @@ def path_of(kind: type[ResourceBase], *, namespace: str = "", name: str = "") ->
 class Client:
     """One connection to the API; opened by the first request, closed by `close`."""
 
-    def __init__(self, server: str = DEFAULT_SERVER, *, token: str = "", ca: str = "") -> None:
+    def __init__(
+        self, server: str = DEFAULT_SERVER, *, token: str = "", ca: str = "", cert: str = ""
+    ) -> None:
         """Name the server: http://…, https://… or unix:///path/of/socket.
 
-        `token` goes with every request; `ca` is the file of the authority that signed the server's certificate.
+        `token` goes with every request; `ca` is the file of the authority that signed the server's certificate;
+        `cert` is a file with a certificate of the client's own and its key.
 
         Errors: ClientError when the token would go over a network in clear, or the file cannot be used.
         """
@@ -65,7 +68,7 @@ class Client:
                 f"The token would be readable on its way to {server}; use https:// (and --ca)."
             )
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._tls = _trusting(ca) if ca else None
+        self._tls = _tls(ca, cert) if ca or cert else None
         self._unix = server.removeprefix("unix://") if server.startswith("unix:") else ""
         self._base = "http://hopwall" if self._unix else server.rstrip("/")
         self._session: aiohttp.ClientSession | None = None
@@ -242,11 +245,19 @@ class Client:
         raise ClientError(f"The API at {self.server} is not ready after {timeout_s:.0f} s: {said}.")
 
 
-def _trusting(ca: str) -> ssl.SSLContext:
+def _tls(ca: str, cert: str) -> ssl.SSLContext:
     try:
-        return ssl.create_default_context(cafile=ca)
+        context = ssl.create_default_context(cafile=ca or None)
     except (OSError, ssl.SSLError) as error:
         raise ClientError(f"The authority's certificate {ca} cannot be used: {error}.") from error
+    try:
+        if cert:
+            context.load_cert_chain(cert)
+    except (OSError, ssl.SSLError) as error:
+        raise ClientError(
+            f"The file {cert} is not a certificate with its key that can be used: {error}."
+        ) from error
+    return context
 
 
 def read_token(path: str) -> str:

@@ -76,11 +76,17 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="who signed the certificate of https://… (env HOPWALL_CA)",
     )
+    whole.add_argument(
+        "--cert",
+        default=os.environ.get("HOPWALL_CERT", ""),
+        metavar="FILE",
+        help="a certificate of your own and its key, where the API wants one (env HOPWALL_CERT)",
+    )
     commands = whole.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)
     for command_parser in commands.choices.values():
-        for flag in ("--server", "--token-file", "--ca"):
+        for flag in ("--server", "--token-file", "--ca", "--cert"):
             command_parser.add_argument(
                 flag, default=argparse.SUPPRESS, metavar="X", help=argparse.SUPPRESS
             )
@@ -135,7 +141,7 @@ async def _run(run: Run, args: argparse.Namespace) -> int:
     if args.subcommand in LOCAL:
         client = Client()
     else:
-        client = Client(args.server, token=read_token(args.token_file), ca=args.ca)
+        client = Client(args.server, token=read_token(args.token_file), ca=args.ca, cert=args.cert)
     try:
         return await run(args, client)
     finally:
