@@ -77,6 +77,19 @@ async def test_child_that_refuses_its_settings_is_not_started_again() -> None:
     assert child.starts == 1
 
 
+@pytest.mark.parametrize("argv", [["sh", "-c", "exit 2"], ["/does/not/exist"]])
+async def test_what_is_not_ours_is_started_again_whatever_its_code(argv: list[str]) -> None:
+    """A broker that panics ends with 2 as well, and a process that could not be made now may be made later."""
+    said: list[str] = []
+    child = Child("other", argv, say=said.append, is_ours=False)
+    task = asyncio.get_running_loop().create_task(child.keep())
+    await until(lambda: sum("starting it again" in line for line in said) >= 2)
+    assert not task.done()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
 async def test_stopped_child_ends_too() -> None:
     """A child that was frozen is ended in order."""
     child = Child("frozen", ["sleep", "60"], say=lambda _: None)

@@ -99,6 +99,10 @@ class FakeLink:
         self._n_inboxes = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
+    async def watch(self) -> None:
+        """Wait for ever: this client never gives up."""
+        await asyncio.Event().wait()
+
     # ------------------------------------------------------------ the bus's side
 
     def arrive(self, subject: str, body: bytes, reply: str) -> None:

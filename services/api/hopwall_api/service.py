@@ -35,6 +35,7 @@ async def serve(settings: ApiSettings) -> None:
         # On the way out: first the requests end, while the stream is still folded, then the link.
         async with asyncio.TaskGroup() as tasks, _listening(api, gate, settings):
             await link.connect(settings)
+            tasks.create_task(link.watch(), name="link")
             await api.make_streams()
             tasks.create_task(api.follow_events(), name="events")
             tasks.create_task(api.follow_statuses(), name="statuses")

@@ -59,16 +59,16 @@ class CalcService:
     async def run(self) -> None:
         """Follow the events until cancelled."""
         await self._link.connect(self._settings)
+        health = self._settings.health_listen
         try:
-            await self._ensure_streams()
-            await self._follow_arrivals()
-            async with (
-                serve_health(self._settings.health_listen, self._not_ready, self._metrics.registry),
-                asyncio.TaskGroup() as tasks,
-            ):
-                tasks.create_task(self._heartbeat(), name="heartbeat")
-                tasks.create_task(self._follow(), name="events")
-                await self._work()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._link.watch(), name="link")
+                await self._ensure_streams()
+                await self._follow_arrivals()
+                async with serve_health(health, self._not_ready, self._metrics.registry):
+                    tasks.create_task(self._heartbeat(), name="heartbeat")
+                    tasks.create_task(self._follow(), name="events")
+                    await self._work()
         finally:
             await self._link.close()
 

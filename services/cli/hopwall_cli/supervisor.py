@@ -35,14 +35,24 @@ class Child:
     """One process that is wanted at all times while `keep` runs."""
 
     def __init__(
-        self, name: str, argv: Sequence[str], *, say: Say, log: Path | None = None
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        say: Say,
+        log: Path | None = None,
+        is_ours: bool = True,
     ) -> None:
-        """Describe the child; with `log` its output goes to that file, else to `say`."""
+        """Describe the child; with `log` its output goes to that file, else to `say`.
+
+        One that is not ours may mean anything by the code with which ours refuse their settings.
+        """
         self.name = name
         self.starts = 0
         self._argv = list(argv)
         self._say = say
         self._log = log
+        self._is_ours = is_ours
         self._process: Process | None = None
 
     @property
@@ -65,12 +75,16 @@ class Child:
         pause = FIRST_PAUSE_S
         while True:
             started = clock.monotonic()
-            code = await self._once()
-            if code == _WRONG_SETTING:
+            try:
+                code = await self._once()
+                ended = f"ended {_how(code)}"
+            except OSError as error:  # too many processes or open files: it passes
+                code, ended = -1, f"could not be started ({error.strerror})"
+            if code == _WRONG_SETTING and self._is_ours:
                 raise ChildRefused(f"{self.name} refuses its settings; see its last line.")
             if clock.monotonic() - started > HEALTHY_S:
                 pause = FIRST_PAUSE_S
-            self._say(f"{self.name} ended {_how(code)}; starting it again in {pause:.1f} s.")
+            self._say(f"{self.name} {ended}; starting it again in {pause:.1f} s.")
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_S)
 

@@ -66,6 +66,8 @@ T = TypeVar("T")
 #: Largest body of one chunk; the server's default max_payload is 1 MiB and headers count.
 CHUNK_BYTES = 512 * 1024
 _DRAIN_S = 2.0
+#: A client that is seen lost so often in a row is.
+_LOST_LOOKS, _LOOK_S = 3, 2.0
 #: Within so much time those who lost a server together try the next.
 _SPREAD_S = 0.5
 _HDR_PART = "Hopwall-Part"
@@ -118,11 +120,17 @@ class Link:
         while True:
             try:
                 await self._nc.connect(**options, allow_reconnect=True)
-                break
-            except (NatsError, OSError) as error:
-                await self._on_error(error)
-                await asyncio.sleep(0.5)
-                self._nc = nats.aio.client.Client()
+                if self._nc.is_connected:
+                    break
+                # The client takes whatever comes where the PONG should for an answer, a PING of a server that
+                # waited for us too, and would then be about to connect for ever.
+                await self._nc.close()
+                error: Exception = Unavailable("the server did not greet as it should")
+            except (NatsError, OSError, RuntimeError) as fault:
+                error = fault
+            await self._on_error(error)
+            await asyncio.sleep(0.5)
+            self._nc = nats.aio.client.Client()
         self._js = self._nc.jetstream(timeout=5)
         self._appender = Appender(self._nc, self._js)
 
@@ -132,13 +140,31 @@ class Link:
         if self._js is None and not self._nc.is_connecting:
             return  # it never came so far
         try:
-            if self._nc.is_connected:
-                async with asyncio.timeout(_DRAIN_S):
-                    await self._nc.drain()
-        except (NatsError, TimeoutError) as error:
+            try:
+                if self._nc.is_connected:
+                    async with asyncio.timeout(_DRAIN_S):
+                        await self._nc.drain()
+            finally:
+                if not self._nc.is_closed:
+                    await self._nc.close()
+        except (NatsError, OSError, RuntimeError, TimeoutError) as error:
+            # uvloop says RuntimeError of writing to what has just closed.
             log.info("NATS: not all was flushed at the end: %s", error)
-        if not self._nc.is_closed:
-            await self._nc.close()
+
+    async def watch(self) -> None:
+        """Return never while the client can do its work or tries to; for a task of the service.
+
+        The client's own tasks end by an error it does not expect (uvloop says RuntimeError where it knows of
+        OSError), and it then stays as it is. Its subscriptions cannot be handed to another client: the
+        service ends, and who keeps it starts it again.
+
+        Errors: LinkError.
+        """
+        n_lost = 0
+        while n_lost < _LOST_LOOKS:
+            await asyncio.sleep(_LOOK_S)
+            n_lost = n_lost + 1 if _lost(self._nc) else 0
+        raise LinkError(f"the client of NATS at {self._servers} has given up: starting anew")
 
     @property
     def connected(self) -> bool:
@@ -448,6 +474,14 @@ class Link:
         finally:
             if not self._nc.is_closed:
                 await subscription.unsubscribe()
+
+
+def _lost(nc: Any) -> bool:
+    """Tell whether the client will do nothing any more: it neither reads from a server nor looks for one."""
+    if nc.is_closed:
+        return True
+    working = nc._reading_task if nc.is_connected else nc._reconnection_task
+    return working is None or working.done()
 
 
 async def _asked(answer: Awaitable[T]) -> T:

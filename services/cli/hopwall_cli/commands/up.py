@@ -124,7 +124,7 @@ def children_of(args: argparse.Namespace, stuck: StuckStore) -> list[Child]:
         stuck.hear(text)
         say(text)
 
-    return [Child("nats", nats, say=hear), *services]
+    return [Child("nats", nats, say=hear, is_ours=False), *services]
 
 
 async def _watch_store(args: argparse.Namespace, nats: Child, said: StuckStore) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 from hopwall_cli.lab import netns
 from hopwall_cli.supervisor import Child, Say
 
+_OURS = ("api", "calc", "dataplane")
+
 
 class Services:
     """Children by name, each in a namespace, each with its log."""
@@ -19,7 +21,9 @@ class Services:
 
     def keep(self, name: str, namespace: str, argv: Sequence[str], *, log: Path) -> None:
         """Start a process and keep it running."""
-        child = Child(name, netns.inside(namespace, argv), say=self._say, log=log)
+        is_ours = name.partition("-")[0] in _OURS
+        command = netns.inside(namespace, argv)
+        child = Child(name, command, say=self._say, log=log, is_ours=is_ours)
         self.children[name] = child
         # A loop method, not a TaskGroup: services live across the tasks that enter and leave the lab.
         self._kept[name] = asyncio.get_running_loop().create_task(child.keep(), name=name)
