@@ -6,7 +6,7 @@ per flow, and one part of a dump is about a hundred flows.
 
 import errno
 import os
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Generator, Mapping, Sequence
 
 from hopwall_dataplane.conntrack.codec import (
     creation_message,
@@ -60,7 +60,7 @@ class ConntrackDriver:
             self._reading.close()
             self._reading = None
 
-    def read(self, watched: Container[bytes]) -> Iterator[tuple[list[Flow], int]]:
+    def read(self, watched: Container[bytes]) -> Generator[tuple[list[Flow], int]]:
         """Walk the table: per part, the flows of watched (packed) addresses, and how many were looked at.
 
         The table may change meanwhile: what is not there at the end may be in no part.
