@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -154,3 +155,34 @@ def _cleared() -> tuple[int, int, list[int]]:
 def test_all_of_ours_can_be_taken_off(ns: Netns) -> None:
     """The bit goes from every flow that carries it, and nothing else does."""
     assert inside(ns, _cleared) == (4, 0, [0xF0000001] * 4)
+
+
+def _n_open() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def read_and_leave() -> tuple[int, int, int]:
+    """Walk, leave walks half-way, and have two at once; return how many flows the last saw, and how many files are open."""
+    driver = ConntrackDriver()
+    try:
+        sum(n for _, n in driver.read(WATCHED))
+        before = _n_open()
+        for _ in range(3):
+            left = driver.read(WATCHED)
+            next(left)
+            left.close()
+        first, second = driver.read(WATCHED), driver.read(WATCHED)
+        next(first)
+        sum(n for _, n in second)
+        sum(n for _, n in first)
+        n_seen = sum(n for _, n in driver.read(WATCHED))
+        return n_seen, before, _n_open()
+    finally:
+        driver.close()
+
+
+def test_a_walk_that_was_left_is_in_nobodys_way(ns: Netns) -> None:
+    """The next one sees everything, by the same number of open sockets."""
+    n_seen, before, after = inside(ns, read_and_leave)
+    assert n_seen >= 4
+    assert after == before
