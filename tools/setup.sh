@@ -75,15 +75,14 @@ install_packages() { # install_packages PACKAGE...
   dpkg --configure -a >/dev/null || fail "dpkg cannot end what it began: look at 'dpkg --configure -a'."
   "${apt[@]}" update || fail "apt-get update failed (above): the package lists cannot be read."
   "${apt[@]}" install -y --no-install-recommends "$@" >/dev/null || fail "apt-get install failed (above): $*"
-  if command -v systemctl >/dev/null; then
-    local package
-    for package in "$@"; do
-      case $package in
-        bird2) systemctl disable --quiet bird 2>/dev/null || true ;;
-        frr | gobgpd | exabgp) systemctl disable --quiet "$package" 2>/dev/null || true ;;
-      esac
-    done
-  fi
+  # Nor at the next boot; this is there also where systemd is not.
+  local package
+  for package in "$@"; do
+    case $package in
+      bird2) deb-systemd-helper disable bird.service ;;
+      frr | gobgpd | exabgp) deb-systemd-helper disable "$package.service" ;;
+    esac
+  done
 }
 if [ "${#missing[@]}" -gt 0 ]; then
   say "installing Debian packages (a minute or two): ${missing[*]}"
