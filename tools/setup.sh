@@ -75,14 +75,16 @@ install_packages() { # install_packages PACKAGE...
   dpkg --configure -a >/dev/null || fail "dpkg cannot end what it began: look at 'dpkg --configure -a'."
   "${apt[@]}" update || fail "apt-get update failed (above): the package lists cannot be read."
   "${apt[@]}" install -y --no-install-recommends "$@" >/dev/null || fail "apt-get install failed (above): $*"
-  if command -v systemctl >/dev/null; then
-    local package
-    for package in "$@"; do
-      case $package in
-        bird2) systemctl disable --quiet bird 2>/dev/null || true ;;
-        frr | gobgpd | exabgp) systemctl disable --quiet "$package" 2>/dev/null || true ;;
-      esac
-    done
+  # Nor at the next boot. Where systemd itself is new, BIRD may have come before it.
+  local package units=()
+  for package in "$@"; do
+    case $package in
+      bird2 | systemd) units+=(bird) ;;
+      frr | gobgpd | exabgp) units+=("$package") ;;
+    esac
+  done
+  if [ "${#units[@]}" -gt 0 ] && command -v systemctl >/dev/null; then
+    systemctl disable --quiet "${units[@]}" 2>/dev/null || true
   fi
 }
 if [ "${#missing[@]}" -gt 0 ]; then

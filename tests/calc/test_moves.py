@@ -194,3 +194,17 @@ def test_another_namespace_takes_nothing() -> None:
     both = PAIRED.without("", migration("h1", "h2")).with_("", foreign)
     told = cloud_of(both).hosts["h2"].state().endpoints.values()
     assert all(e.move is None for e in told)
+
+
+def test_what_moved_is_lost_once_it_is_another_workloads() -> None:
+    """An endpoint is told whom its address is with, also when only the owner's workload has changed."""
+    owner = interface("h2", V4, name="owner", created="2020", generation=2)
+    younger = interface("h1", V4, name="younger", created="2024")
+    one = SETTLED.without("nothing", HERE).with_("one workload", owner, younger)
+    cloud = cloud_of(one)
+    cloud.check(one, "one workload")
+    other = interface("h2", V4, name="owner", created="2020", generation=2, workload="other")
+    cloud.step([ResourceSet(resource=other)])
+    cloud.check(one.with_("two", other), "two workloads")
+    [told] = [e for e in cloud.hosts["h1"].state().endpoints.values() if e.id == "default/younger"]
+    assert [lost.owner for lost in told.lost] == ["default/owner"]

@@ -43,6 +43,16 @@ def test_systemd_knows_every_word_of_the_units() -> None:
     assert ours == absent
 
 
+@pytest.mark.parametrize("unit", [path.stem for path in UNITS])
+def test_variables_within_words_have_braces(unit: str) -> None:
+    """systemd leaves `word$NAME` as it stands, and expands `word${NAME}`."""
+    lines = [
+        v for key in ("ExecStart", "ExecReload") for v in Unit.read(unit).settings.get(key, [])
+    ]
+    assert lines
+    assert not [line for line in lines if re.search(r"\S\$\w", line)]
+
+
 def settings_of(name: str) -> dict[str, str]:
     """Return what an env file sets."""
     text = (PACKAGING / "env" / f"{name}.env").read_text().replace("@HOST@", HERE)

@@ -330,7 +330,10 @@ def main() -> int:
     except (LabError, ClientError, ChildRefused) as error:
         sys.stderr.write(f"demo: {error}\n")
         return 1
-    return 130 if code is None else code
+    if code is None:
+        sys.stderr.write("demo: interrupted; the lab is taken down again.\n")
+        return 130
+    return code
 
 
 if __name__ == "__main__":

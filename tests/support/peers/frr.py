@@ -113,7 +113,8 @@ class FrrPeer(Peer):
         said = self._json(f"show bgp ipv{family} unicast json detail")
         found = {}
         for network, paths in said.get("routes", {}).items():
-            for path in paths:  # the first is about the network itself
+            # FRR 8 has a list, of which the first is about the network itself; FRR 10 has that around it.
+            for path in paths["paths"] if isinstance(paths, dict) else paths:
                 if "aspath" in path and not path.get("local"):
                     found[network] = _learnt(path)
         return found

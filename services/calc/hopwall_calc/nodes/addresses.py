@@ -50,8 +50,18 @@ class Addresses(KeyedNode[Key, Owned]):
         self._roles = roles.out
 
     def on_endpoints(self) -> Answer:
-        """Mark the changed endpoints."""
-        return self.mark(self._endpoints.changed)
+        """Mark the changed endpoints, and who claims the same as one that is another workload's now.
+
+        No claim changes by that, but whether the others have lost or moved theirs does.
+        """
+        dirty = set(self._endpoints.changed)
+        for key, old in self._endpoints.changed.items():
+            new = self._endpoints.get(key)
+            if old is None or new is None or party_of(key, old) == party_of(key, new):
+                continue
+            for address in claimed(new):
+                dirty.update(self._claims.get(address) or ())
+        return self.mark(dirty)
 
     def on_claims(self) -> Answer:
         """Mark whoever claims, or claimed, the changed addresses."""
