@@ -19,12 +19,7 @@ from hopwall_dataplane.classes import ClassTable, NoRoomForClassError, PolicyCla
 from hopwall_dataplane.conntrack.flow import HostAddresses
 from hopwall_dataplane.delta import Delta
 from hopwall_dataplane.destinations import Destinations, Local
-from hopwall_dataplane.faults import (
-    bucket_fault,
-    endpoint_fault,
-    is_address,
-    policy_fault,
-)
+from hopwall_dataplane.faults import bucket_fault, endpoint_fault, is_address, policy_fault
 from hopwall_dataplane.feed import Step
 from hopwall_dataplane.host_endpoints import HostEndpoints, Way
 from hopwall_dataplane.ipsets.elements import Element, Mark, SetSpec
