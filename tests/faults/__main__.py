@@ -30,8 +30,7 @@ PAGE = ROOT / "docs" / "reliability.md"
 ROWS = ROOT / "docs" / "reliability" / "rows.json"
 #: The bound of the whole run.
 MOST_S = 1800.0
-#: What a mode takes beyond its budget, about: to start, to judge, to clean up; and at most, while there is time.
-_FIXED_S = 22.0
+#: What a mode may take beyond its share, while there is time.
 _GRACE_S = 180.0
 #: With less than this no mode is begun.
 _LEAST_S = 5.0
@@ -96,7 +95,8 @@ def _run_all(chosen: Sequence[Mode], seconds: float, seed: int) -> Iterator[Row]
         if left_s < _LEAST_S:
             return
         weights = sum(later.weight for later in chosen[i:]) or 1.0
-        budget_s = max(0.0, left_s - _FIXED_S * (len(chosen) - i)) * mode.weight / weights
+        free_s = max(0.0, left_s - sum(later.takes_s for later in chosen[i:]))
+        budget_s = free_s * mode.weight / weights
         result = _run(mode, budget_s, seed, min(left_s, budget_s + _GRACE_S))
         took_s = clock.monotonic() - began
         yield row_of(mode, result, took_s=took_s, commit=commit, day=clock.now_text()[:10])

@@ -306,7 +306,7 @@ async def change(watch: Watch, trial: Trial) -> None:
 
 MODES = (
     Mode("changes", "nothing is broken", on_a_cloud(change), ("K12",), weight=0.5, where=_HERE),
-    Mode("kill -9 any process", "nats, api, calc, agents, BIRDs, also while they start", on_a_cloud(kill_any), ("P1", "N1", "B1"), weight=8, where=_HERE),
+    Mode("kill -9 any process", "nats, api, calc, agents, BIRDs, also while they start", on_a_cloud(kill_any), ("P1", "N1", "B1"), weight=40, where=_HERE),
     Mode("processes frozen", "SIGSTOP of any for 1 to 15 s", on_a_cloud(freeze), ("P3", "B1"), weight=2, where=_HERE),
     Mode("processes starved", "of file descriptors or memory", on_a_cloud(starve), ("P4",), where=_HERE),
     Mode("kill -9 iptables-restore", "while things change", on_a_cloud(kill_restore), ("P2",), where=_HERE),
