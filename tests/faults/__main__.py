@@ -47,7 +47,7 @@ def modes() -> list[Mode]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the modes that are asked for."""
     parser = argparse.ArgumentParser(prog="tests.faults", description=__doc__)
-    parser.add_argument("--only", nargs="*", default=[], help="words of the modes' names")
+    parser.add_argument("--only", nargs="*", default=[], help="words of modes' names or files")
     parser.add_argument("--seconds", type=float, default=MOST_S, help="bound of the whole run")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--no-write", action="store_true", help="print the rows only")
@@ -58,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # What breaks is said in the table; the links' own words of it are many.
     logging.disable(logging.ERROR)
     every = modes()
-    chosen = [m for m in every if not args.only or any(w in m.name for w in args.only)]
+    chosen = [
+        m for m in every if not args.only or any(w in f"{m.where}: {m.name}" for w in args.only)
+    ]
     signal.signal(signal.SIGTERM, _interrupt)
     rows: list[Row] = []
     try:

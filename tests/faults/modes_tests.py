@@ -76,7 +76,7 @@ MODES = (
     _mode("reflectors die", "one of two, and the only one", ("N2",), 60, "tests/e2e/test_bgp.py", "-k", "reflector"),
     _mode("moves", "every variant, with direct routing and a reflector", ("N4",), 110, "tests/e2e/test_migration.py"),
     _mode("rogue peers", "and other daemons", ("N3",), 20, "tests/interop"),
-    _mode("calc against its twin", "any order of events: duplicates of addresses, poison", ("N5", "C3", "C5"), 55, "tests/calc", "tests/properties", packets="pure: no data path"),
+    _mode("calc against its twin", "any order of events: duplicates of addresses, poison", ("N5", "C5"), 55, "tests/calc", "tests/properties", packets="pure: no data path"),
     _mode("large documents", "a huge policy, and what is too large for a message", ("B10", "C4"), 15, "tests/api/test_large.py", "tests/dataplane/test_big_policy.py"),
     _mode("replicas of the API", "race, restart, restore", ("C1",), 22, "tests/api/test_writes.py", "tests/api/test_upkeep.py", "tests/api/test_restore.py", packets=BROKER_ALONE),
     _mode("API abused", "slow, large and many", ("C8",), 100, "tests/security/test_load.py", packets=BROKER_ALONE),
