@@ -41,3 +41,16 @@ async def test_a_conflict_with_nothing_is_not_said_to_have_stored_nothing(
     monkeypatch.setattr(Link, "append", never)
     problem = (await caller.put("/v1/nodes/a", node("a"))).problem(503)
     assert "It is unknown whether the write was stored" in problem["detail"]
+
+
+async def test_reports_of_a_stream_that_may_be_another_say_nothing(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a broken connection revisions may be given anew: until the stream is read, how far a write is is unknown."""
+    assert (await caller.put("/v1/nodes/a", node("a"))).status == 201
+    monkeypatch.setattr(Link, "settled", property(lambda _: False))
+    conditions = (await caller.get("/v1/nodes/a")).json["status"]["conditions"]
+    found = {one["type"]: (one["status"], one["reason"]) for one in conditions}
+    assert found["Accepted"] == ("True", "Stored")
+    assert found["Computed"] == ("Unknown", "Reconnected")
+    assert found["Programmed"][0] == "Unknown"

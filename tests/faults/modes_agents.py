@@ -229,7 +229,7 @@ SLOW = Mode(
 )  # fmt: skip
 MODES = (
     Mode(
-        "500 agents reconnect", "broker restarted under all", reconnect, ("B9", "C3"), NO_KERNELS,
+        "500 agents reconnect", "broker restarted under all", reconnect, ("B9",), NO_KERNELS,
         where=_HERE,
     ),
     SLOW,

@@ -54,25 +54,31 @@ def _read(report: Path) -> Result:
     return result
 
 
-def _mode(name: str, what: str, covers: tuple[str, ...], *paths: str, packets: str = "") -> Mode:
+def _mode(
+    name: str,
+    what: str,
+    covers: tuple[str, ...],
+    takes_s: float,
+    *paths: str,
+    packets: str = TESTS_JUDGE,
+) -> Mode:
     where = paths[0].partition("::")[0]
-    return Mode(name, what, tested(*paths), covers, packets or TESTS_JUDGE, weight=0, where=where)
+    return Mode(name, what, tested(*paths), covers, packets, weight=0, where=where, takes_s=takes_s)
 
 
 MODES = (
-    _mode("drift", "one of each kind of damage, both backends", ("K2", "K3", "K4", "K11"), "tests/faults/drift/test_drift.py"),
-    _mode("hostile workloads", "the quick form", ("K9",), "tests/faults/hostile/test_hostile.py"),
-    _mode("one bad object", "lines and members that the kernel refuses", ("K6", "K8"), "tests/dataplane/test_one_bad_object.py", "tests/dataplane/test_agent_faults.py", "tests/dataplane/ipsets/test_driver.py"),
-    _mode("boot", "before anything is known, with and without the last-good file", ("K13",), "tests/dataplane/test_agent_boot.py"),
-    _mode("held snapshots", "what a host must not obey at once", ("B8",), "tests/dataplane/test_agent_hold.py"),
-    _mode("kills under flows", "no tracked flow is exchanged, none let by", ("P1", "K1"), "tests/e2e/test_kills.py"),
-    _mode("reflectors die", "one of two, and the only one", ("N2",), "tests/e2e/test_bgp.py", "-k", "reflector"),
-    _mode("moves", "every variant, with direct routing and a reflector", ("N4",), "tests/e2e/test_migration.py"),
-    _mode("rogue peers", "and other daemons", ("N3",), "tests/interop"),
-    _mode("calc against its twin", "any order of events: duplicates of addresses, poison", ("N5", "C3", "C5"), "tests/calc", "tests/properties", packets="pure: no data path"),
-    _mode("large documents", "a huge policy, and what is too large for a message", ("B10", "C4"), "tests/api/test_large.py", "tests/dataplane/test_big_policy.py"),
-    _mode("replicas of the API", "race, restart, restore", ("C1",), "tests/api/test_writes.py", "tests/api/test_upkeep.py", "tests/api/test_restore.py", packets=BROKER_ALONE),
-    _mode("API abused", "slow, large and many", ("C8",), "tests/security/test_load.py", packets=BROKER_ALONE),
-    _mode("messages of other versions", "fields that are not known, files of earlier ones", ("C6",), "tests/wire", "tests/model/test_codec.py", packets="pure: no data path"),
-    _mode("simulated clouds", "crashes at any write; known-bad switches", ("B4", "P1"), "tests/simulator"),
+    _mode("drift", "one of each kind of damage, both backends", ("K2", "K3", "K4", "K11"), 35, "tests/faults/drift/test_drift.py"),
+    _mode("hostile workloads", "the quick form", ("K9",), 50, "tests/faults/hostile/test_hostile.py"),
+    _mode("one bad object", "lines and members that the kernel refuses", ("K6", "K8"), 18, "tests/dataplane/test_one_bad_object.py", "tests/dataplane/test_agent_faults.py", "tests/dataplane/ipsets/test_driver.py"),
+    _mode("boot", "before anything is known, with and without the last-good file", ("K13",), 50, "tests/dataplane/test_agent_boot.py"),
+    _mode("held snapshots", "what a host must not obey at once", ("B8",), 35, "tests/dataplane/test_agent_hold.py"),
+    _mode("kills under flows", "no tracked flow is exchanged, none let by", ("P1", "K1"), 60, "tests/e2e/test_kills.py"),
+    _mode("reflectors die", "one of two, and the only one", ("N2",), 60, "tests/e2e/test_bgp.py", "-k", "reflector"),
+    _mode("moves", "every variant, with direct routing and a reflector", ("N4",), 110, "tests/e2e/test_migration.py"),
+    _mode("rogue peers", "and other daemons", ("N3",), 20, "tests/interop"),
+    _mode("calc against its twin", "any order of events: duplicates of addresses, poison", ("N5", "C5"), 55, "tests/calc", "tests/properties", packets="pure: no data path"),
+    _mode("large documents", "a huge policy, and what is too large for a message", ("B10", "C4"), 15, "tests/api/test_large.py", "tests/dataplane/test_big_policy.py"),
+    _mode("replicas of the API", "race, restart, restore", ("C1",), 22, "tests/api/test_writes.py", "tests/api/test_upkeep.py", "tests/api/test_restore.py", packets=BROKER_ALONE),
+    _mode("API abused", "slow, large and many", ("C8",), 100, "tests/security/test_load.py", packets=BROKER_ALONE),
+    _mode("messages of other versions", "fields that are not known, files of earlier ones", ("C6",), 5, "tests/wire", "tests/model/test_codec.py", packets="pure: no data path"),
 )  # fmt: skip

@@ -142,9 +142,10 @@ class Verdict:
 class Prober:
     """Sends on all streams at a steady pace, in a thread of its own, and judges each packet."""
 
-    def __init__(self, streams: list[Stream]) -> None:
-        """Take note of the streams."""
+    def __init__(self, streams: list[Stream], period_s: float = PERIOD_S) -> None:
+        """Take note of the streams, and of how far apart the packets of each are."""
         self.streams = streams
+        self._period_s = period_s
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -168,9 +169,9 @@ class Prober:
             with self._lock:
                 for one in self.streams:
                     one.send()
-            due = max(due + PERIOD_S, time.monotonic() - 1.0)
+            due = max(due + self._period_s, time.monotonic() - 1.0)
             while (left := due - time.monotonic()) > 0:
-                self._stop.wait(min(left, PERIOD_S / 2))
+                self._stop.wait(min(left, self._period_s / 2))
                 self._look()
 
     def _look(self) -> None:

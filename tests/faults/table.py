@@ -96,6 +96,8 @@ class Mode:
     bad: bool = False
     #: The file in which it is written.
     where: str = ""
+    #: What it takes beside its share of the time, about: to build, to judge, to clean up.
+    takes_s: float = 14.0
 
     def passed(self, result: Result) -> bool:
         """Tell whether the result is as it must be."""

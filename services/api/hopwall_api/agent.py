@@ -5,13 +5,13 @@ Shell. One task follows the stream; statuses are folded where they arrive.
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from hopwall_api.ipam.desk import Desk
 from hopwall_api.news import News
 from hopwall_api.outcomes import HDR_KEY, HDR_REQUEST_HASH, KEEP_S, Memory, Written
-from hopwall_api.progress import Tracker
+from hopwall_api.progress import Progress, Target, Tracker
 from hopwall_api.store import Store, shown
 from hopwall_api.writer import Writer
 from hopwall_model import topics
@@ -58,6 +58,10 @@ class Api:
         if not self.link.connected:
             return "NATS is not connected."
         return None
+
+    def progress(self, targets: Sequence[Target]) -> Progress:
+        """Return how far writes have come; as unknown while the stream is in doubt."""
+        return self.tracker.progress(targets, sure=self.link.settled)
 
     def stop(self) -> None:
         """Let everyone who waits go home."""

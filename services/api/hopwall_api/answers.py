@@ -91,11 +91,11 @@ async def answer(request: web.Request, outcome: Outcome, options: WriteOptions) 
         headers["Hopwall-Dry-Run"] = "All"
         return _render(outcome, None, late=False, headers=headers)
     targets = [written.target for written in outcome.written]
-    progress = api.tracker.progress(targets)
+    progress = api.progress(targets)
 
     def settled() -> bool:
         nonlocal progress
-        progress = api.tracker.progress(targets)
+        progress = api.progress(targets)
         return progress.reached(options.stage) or progress.settled() or api.stopping
 
     if options.stage != "accepted":

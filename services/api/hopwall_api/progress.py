@@ -131,11 +131,15 @@ class Tracker:
 
     # ------------------------------------------------------------ answering
 
-    def progress(self, targets: Sequence[Target]) -> Progress:
-        """Return how far these writes have come, all of them together."""
+    def progress(self, targets: Sequence[Target], *, sure: bool = True) -> Progress:
+        """Return how far these writes have come, all of them together.
+
+        Not `sure`: it is not known whether the stream is the one that the reports speak of. One that went back
+        numbers its writes anew, and reports of the old ones would do for them.
+        """
         revision = max((target.revision for target in targets), default=0)
         accepted = _condition("Accepted", "True", "Stored", f"Stored at revision {revision}.")
-        computed = self._computed(revision)
+        computed = self._computed(revision) if sure else _UNSURE
         if computed.status != "True":
             waits = _condition("Programmed", "Unknown", "NotComputed", computed.message)
             nobody = HostCounts(desired=0, programmed=0, failed=0)
@@ -317,3 +321,11 @@ def _programmed(n: int, late: Sequence[Laggard], failed: int, sure: bool) -> Con
 
 def _condition(type_: str, status: Truth, reason: str, message: str) -> Condition:
     return Condition(type=type_, status=status, reason=reason, message=message)
+
+
+_UNSURE = _condition(
+    "Computed",
+    "Unknown",
+    "Reconnected",
+    "The stored events are being read again after a broken connection.",
+)

@@ -48,7 +48,7 @@ async def get(request: web.Request, kind: type[Resource]) -> web.StreamResponse:
     stored = api.store.get(key)
     if stored is None:
         raise problems.not_found(f"{key} does not exist.")
-    progress = api.tracker.progress([target_of(key, stored.revision, stored.resource)])
+    progress = api.progress([target_of(key, stored.revision, stored.resource)])
     resource = with_status(stored.resource, progress)
     return json_response(resource, headers={"ETag": etag(stored.resource)})
 

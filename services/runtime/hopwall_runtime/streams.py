@@ -30,6 +30,8 @@ _LEAST_BYTES = 16 * 1024 * 1024
 _CLUSTER_REPLICAS = 3
 _ERR_EXISTS = 10058
 _ERR_NO_ROOM = (10028, 10047)
+#: Of a cluster: no peer is fit, for which there are many reasons.
+_ERR_NO_PEERS = 10005
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +137,15 @@ async def _ensure(js: Any, config: StreamConfig, *, amends: bool) -> None:
     try:
         await js.update_stream(change)
     except APIError as error:
-        if error.err_code not in _ERR_NO_ROOM:
+        if not _is_room_wanting(error):
             raise
         log.warning("the stream %s stays as it is: %s", config.name, error.description)
+
+
+def _is_room_wanting(error: APIError) -> bool:
+    if error.err_code == _ERR_NO_PEERS:
+        return "insufficient storage" in (error.description or "")
+    return error.err_code in _ERR_NO_ROOM
 
 
 async def _add(js: Any, config: StreamConfig) -> None:
@@ -148,7 +156,7 @@ async def _add(js: Any, config: StreamConfig) -> None:
         except APIError as error:
             if error.err_code == _ERR_EXISTS:
                 return  # another service was quicker
-            if error.err_code not in _ERR_NO_ROOM or size // 2 < _LEAST_BYTES:
+            if not _is_room_wanting(error) or size // 2 < _LEAST_BYTES:
                 raise
             size //= 2
             log.warning(
