@@ -58,8 +58,7 @@ async def test_a_workload_moves(vm: Vm, name: str) -> None:
     there = "h2" if vm.at == "h1" else "h1"
     run = await VARIANTS[name](vm, there)
     assert wrong_turns(vm, run) == []
-    # Who stopped first is not held to it: peers' filters learn of the new host only then.
-    assert vm.blackout_s(run.began_at) <= (5.0 if name.startswith("cold") else 1.0)
+    assert vm.blackout_s(run.began_at) <= 1.0
 
 
 @in_each_lab
