@@ -3,10 +3,11 @@
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from hopwall_api.progress import Progress, Target, Tracker
 from hopwall_model.resources import Key
-from hopwall_model.status import Refusal, Waiting
+from hopwall_model.status import MovesNobody, Refusal, Waiting
 from tests.api.caller import calc_status, host_status
 
 VM = Key("WorkloadEndpoint", "default", "vm1")
@@ -112,6 +113,22 @@ def test_a_revision_that_concerns_nobody_is_programmed() -> None:
     """A policy that selects nobody is in force at once."""
     tracker = tracked(calc_status(0, 4, "h1"), calc_status(5, 5))
     assert programmed(tracker) == ("True", "NoHosts")
+
+
+def test_a_migration_that_moves_nobody_is_not_programmed() -> None:
+    """It says why, by itself and among others; its removal is done, and so is what moves somebody."""
+    move = Key("LiveMigration", "prod", "move-7")
+    without = MovesNobody("prod/move-7", "No endpoint is its target.")
+    tracker = tracked(structs.replace(calc_status(0, 5, "h1"), moves_nobody=(without,)))
+    tracker.fold_host(host_status("h1", 5))
+    assert programmed(tracker, key=move) == ("False", "NoPair")
+    assert programmed(tracker, key=VM) == ("True", "Enforced")
+    both = tracker.progress([Target(VM, 5), Target(move, 5)])
+    assert both.conditions[-1].message.endswith("moves nobody. No endpoint is its target.")
+    assert not both.settled()
+    assert tracker.progress([Target(move, 5, removed=True)]).reached("programmed")
+    tracker.fold_calc(calc_status(6, 6, "h1"), SHOWN)
+    assert programmed(tracker, key=move) == ("True", "Enforced")
 
 
 def test_a_new_epoch_covers_everything_and_forgets_the_old() -> None:

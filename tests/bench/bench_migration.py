@@ -1,7 +1,8 @@
 """Workloads that move: how long nobody is answered, and whether two hosts ever attract one address.
 
-`python -m tests.bench.bench_migration --runs 50 --write docs/design/migration.md` runs each variant that often in
-each kind of lab and writes the table. Everything is real; a caller on a third host sends a datagram each
+`python -m tests.bench.bench_migration --runs 50 --write` runs each variant that often in each kind of lab and writes
+the table of docs/design/migration.md. With `--lab`, `--only` or `--skip` it runs a part, and writes the rows of that
+part; the others stay. Nothing is written when a stream broke. Everything is real; a caller on a third host sends a datagram each
 millisecond, and each host is asked each millisecond which way it takes.
 
 Refuses to be part of `make bench`: there is no bare tool to compare with. `tests/e2e/test_migration.py` runs each
@@ -30,6 +31,7 @@ LABS: dict[str, tuple[Routing, Topology]] = {
     "BGP mesh": ("bgp", "mesh"),
     "BGP by a reflector": ("bgp", "reflector"),
 }
+_DOCUMENT = Path(__file__).parents[2] / "docs" / "design" / "migration.md"
 _BEGIN, _END = "<!-- measured -->", "<!-- /measured -->"
 
 
@@ -111,12 +113,24 @@ def table(rows: list[Row]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def merged(old: str, new: str) -> str:
+    """Return a table with the new rows, and those of the old one that were not measured again."""
+    order = [(lab, variant) for lab in LABS for variant in (VARIANTS | TROUBLES)]
+    rows: dict[tuple[str, str], str] = {}
+    for line in (*old.splitlines(), *new.splitlines()):
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if tuple(cells[:2]) in order:
+            rows[cells[0], cells[1]] = line.strip()
+    head = new.splitlines()[:2]
+    return "".join(f"{line}\n" for line in (*head, *(rows[k] for k in order if k in rows)))
+
+
 def write(path: Path, text: str) -> None:
-    """Put the text between the marks in a document."""
+    """Put the rows of a table between the marks in a document."""
     whole = path.read_text()
     before, _, rest = whole.partition(_BEGIN)
-    after = rest.partition(_END)[2]
-    path.write_text(f"{before}{_BEGIN}\n{text}{_END}{after}")
+    old, _, after = rest.partition(_END)
+    path.write_text(f"{before}{_BEGIN}\n{merged(old, text)}{_END}{after}")
 
 
 def main() -> int:
@@ -126,7 +140,7 @@ def main() -> int:
     parser.add_argument("--lab", choices=tuple(LABS), action="append", default=[])
     parser.add_argument("--only", default="", help="variants whose name has this")
     parser.add_argument("--skip", default="-", help="variants whose name has this are left out")
-    parser.add_argument("--write", type=Path)
+    parser.add_argument("--write", type=Path, nargs="?", const=_DOCUMENT)
     args = parser.parse_args()
     rows: list[Row] = []
     broken = 0
@@ -136,9 +150,10 @@ def main() -> int:
         found, its = asyncio.run(run_lab(label, args.runs, variants))
         rows += found
         broken += its
-    text = f"{table(rows)}\nEnds of the two TCP streams of each lab that had gone silent at the end: {broken}.\n"
+    text = table(rows)
     sys.stdout.write(text)
-    if args.write:
+    sys.stdout.write(f"\nEnds of the two TCP streams of each lab that had gone silent: {broken}.\n")
+    if args.write and not broken:
         write(args.write, text)
     late = any(row.quantile_ms(0.99) > 1000 * P99_S for row in rows)
     return 1 if broken or late or any(row.wrong for row in rows) else 0

@@ -82,6 +82,23 @@ def test_one_host_attracts_what_moves(state: State, host: str) -> None:
     assert attracts(cloud_of(state)) == host
 
 
+@pytest.mark.parametrize(
+    ("state", "why"),
+    [
+        (PAIRED, ""),
+        (SWITCHED, ""),
+        (DECLARED, "No endpoint is its target: "),
+        ([r for r in PAIRED if key_of(r).name != "h1-vm1-eth0"], "No endpoint is its source: "),
+        (UNCLEAR, "It is not clear which source belongs to which target"),
+    ],
+)
+def test_a_migration_that_moves_nobody_says_why(state: State, why: str) -> None:
+    """Until there is a pair calc names it with the reason, and then no longer."""
+    found = cloud_of(state).graph.moves_nobody()
+    assert [one.migration for one in found] == (["default/move"] if why else [])
+    assert all(one.reason.startswith(why) for one in found)
+
+
 def test_target_and_source_are_told_their_parts() -> None:
     """Both own what they share; each is told its role, its peer, and where that is."""
     cloud = cloud_of(PAIRED)

@@ -28,7 +28,6 @@ ADDRESS = "10.65.77.7"
 
 LABS = ("direct", "reflector")
 in_each_lab = pytest.mark.parametrize("vm", LABS, indirect=True, scope="module")
-in_the_first = pytest.mark.parametrize("vm", LABS[:1], indirect=True, scope="module")
 in_the_last = pytest.mark.parametrize("vm", LABS[-1:], indirect=True, scope="module")
 
 
@@ -58,8 +57,7 @@ async def test_a_workload_moves(vm: Vm, name: str) -> None:
     there = "h2" if vm.at == "h1" else "h1"
     run = await VARIANTS[name](vm, there)
     assert wrong_turns(vm, run) == []
-    # Who stopped first is not held to it: peers' filters learn of the new host only then.
-    assert vm.blackout_s(run.began_at) <= (5.0 if name.startswith("cold") else 1.0)
+    assert vm.too_long(run.began_at) == []
 
 
 @in_each_lab
@@ -145,7 +143,7 @@ async def heard_by_all(talks: list[Talk]) -> None:
         await asyncio.sleep(0.05)
 
 
-@in_the_first
+@in_each_lab
 async def test_a_source_that_is_cut_off_attracts_nothing(vm: Vm) -> None:
     """All others find the workload; with BGP the old host does too, and goes on after convergence."""
     await moves_in_trouble(vm, CUT)
@@ -162,12 +160,15 @@ async def moves_in_trouble(vm: Vm, name: str) -> None:
     """Move it, and see that no host took a wrong turn."""
     run = await TROUBLES[name](vm, "h2" if vm.at == "h1" else "h1")
     assert wrong_turns(vm, run) == []
-    assert vm.blackout_s(run.began_at) <= 1.0
+    assert vm.too_long(run.began_at) == []
 
 
 @in_each_lab
 async def test_the_source_dies_while_its_workload_moves(vm: Vm) -> None:
-    """The last test of a lab: a host that loses its power in the middle takes nothing along."""
+    """The last test of a lab: a host that loses its power in the middle takes nothing along.
+
+    Nobody asks it for anything at the switch, so it takes no longer than any other move.
+    """
     if vm.at == "h1":
         await VARIANTS["gratuitous ARP"](vm, "h2")
     began_at = time.monotonic()
@@ -177,4 +178,4 @@ async def test_the_source_dies_while_its_workload_moves(vm: Vm) -> None:
     await vm.found_at("h1", "h3")
     await asyncio.sleep(0.5)
     assert vm.ways("h3", began_at)[-1] == vm.way_to("h3", "h1")
-    assert vm.blackout_s(began_at) <= 1.0
+    assert vm.too_long(began_at) == []

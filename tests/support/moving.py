@@ -22,7 +22,7 @@ from hopwall_cli.kinds import kind_named
 from hopwall_cli.lab import netns
 from hopwall_cli.lab import topology as topo
 from hopwall_cli.lab.lab import Lab
-from tests.support.moving_probe import Probe, blackout_s, ways
+from tests.support.moving_probe import Probe, blackout_s, latest_s, ways
 from tests.support.moving_vm import PORT
 
 WEP, LM = kind_named("wep"), kind_named("lm")
@@ -30,6 +30,11 @@ TAP, HOST_MAC = "tapvm", "ee:ee:ee:ee:ee:ee"
 V6 = "fd65::4:0"
 NAMESPACE = topo.NAMESPACE
 _PATIENCE_S = 15.0
+#: What a move may take, and how many hand on the word of it, one after the other: the workload, the target's
+#: kernel and agent, the bus, calc, the bus again, the other host's agent and kernel, caller and answerer.
+BLACKOUT_S, HANDS = 1.0, 10
+#: An address that is nobody's.
+_NOWHERE = "192.0.2.99"
 
 
 class Vm:
@@ -48,6 +53,7 @@ class Vm:
         self._stack = AsyncExitStack()
         self.watches: dict[str, Probe] = {}
         self.caller: Probe | None = None
+        self._pace: Probe | None = None
 
     async def __aenter__(self) -> Self:
         """Make it on h1, declare it there, and watch it from everywhere."""
@@ -59,6 +65,8 @@ class Vm:
                 watch = Probe(self.lab.namespace(host), "watch", self.v4)
                 self.watches[host] = watch
                 stack.callback(watch.close)
+            self._pace = Probe(self._bench, "pace", _NOWHERE)
+            stack.callback(self._pace.close)
             while not all(watch.lines() for watch in self.watches.values()):
                 await asyncio.sleep(0.02)
             self._stack = stack.pop_all()
@@ -222,6 +230,22 @@ class Vm:
     def ways(self, host: str, since: float) -> list[str]:
         """Return the ways a host took since then."""
         return ways(self.watches[host], since)
+
+    def too_long(self, since: float) -> list[str]:
+        """Return what happened since then, if the caller had no answer for longer than a move may take; else nothing.
+
+        Everybody in the chain may have to wait for a busy machine as long as one who does next to nothing.
+        """
+        assert self._pace is not None
+        late_s, blackout = latest_s(self._pace, since), self.blackout_s(since)
+        if blackout <= BLACKOUT_S + HANDS * late_s:
+            return []
+        seen = [f"no answer for {blackout:.3f} s; the machine was late by {late_s:.3f} s at most"]
+        for host, watch in self.watches.items():
+            for at, way in watch.lines():
+                if float(at) >= since:
+                    seen.append(f"+{float(at) - since:.3f} {host} → {way}")
+        return seen
 
     def blackout_s(self, since: float) -> float:
         """Return for how long the caller had no answer since then."""

@@ -2,8 +2,9 @@
 
 Run in a namespace: `python -m tests.support.moving_probe call ADDRESS PORT` sends a numbered datagram each
 millisecond and writes `number sent_at` for each that is answered; `… watch ADDRESS` asks the kernel each
-millisecond which way it would send, and writes `at way` whenever that is another one. Times are of the
-system-wide monotonic clock.
+millisecond which way it would send, and writes `at way` whenever that is another one; `… pace ADDRESS` writes a
+route to that address 200 times a second and writes `at late_s` whenever it came late to it, or the kernel was late:
+what the machine makes anybody wait. Times are of the system-wide monotonic clock.
 """
 
 import itertools
@@ -25,6 +26,8 @@ _NUMBER = struct.Struct("!Id")
 _RTMSG = struct.Struct("=BBBBBBBBI")
 _RTM_GETROUTE, _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH = 26, 1, 4, 5, 9
 _UNICAST = 1
+_RTM_NEWROUTE, _BLACKHOLE, _CREATE_OR_REPLACE = 24, 6, 0x500
+_PACE_S, _LATE_S = 0.005, 0.005
 
 
 class Probe:
@@ -77,6 +80,11 @@ def ways(probe: Probe, since: float) -> list[str]:
     return [*before[-1:], *(way for at, way in seen if at > since)]
 
 
+def latest_s(probe: Probe, since: float) -> float:
+    """Return by how much somebody was late at most since then."""
+    return max((float(late) for at, late in probe.lines() if float(at) >= since), default=0.0)
+
+
 def _call(address: str, port: int) -> None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     end = socket.socket(family, socket.SOCK_DGRAM)
@@ -122,6 +130,23 @@ def _watch(address: str) -> None:
         time.sleep(INTERVAL_S)
 
 
+def _pace(address: str) -> None:
+    head = _RTMSG.pack(socket.AF_INET, 32, 0, 0, 254, 250, 0, _BLACKHOLE, 0)
+    to = attribute(_RTA_DST, socket.inet_aton(address))
+    write = message(_RTM_NEWROUTE, _CREATE_OR_REPLACE, head + to)
+    kernel = NetlinkSocket(NETLINK_ROUTE)
+    before = time.monotonic()
+    while True:
+        time.sleep(_PACE_S)
+        kernel.send([write])
+        now = time.monotonic()
+        late_s = now - before - _PACE_S
+        if late_s > _LATE_S:
+            sys.stdout.write(f"{now:.4f} {late_s:.4f}\n")
+            sys.stdout.flush()
+        before = now
+
+
 def _way(answer: bytes | Failure) -> str:
     if isinstance(answer, Failure) or answer[7] != _UNICAST:
         return "none"
@@ -136,5 +161,7 @@ def _way(answer: bytes | Failure) -> str:
 if __name__ == "__main__":
     if sys.argv[1] == "call":
         _call(sys.argv[2], int(sys.argv[3]))
+    elif sys.argv[1] == "pace":
+        _pace(sys.argv[2])
     else:
         _watch(sys.argv[2])

@@ -144,6 +144,10 @@ class Tracker:
             waits = _condition("Programmed", "Unknown", "NotComputed", computed.message)
             nobody = HostCounts(desired=0, programmed=0, failed=0)
             return Progress(conditions=(accepted, computed, waits), hosts=nobody)
+        nobody_moves = self._moves_nobody(targets)
+        if nobody_moves is not None:
+            nobody = HostCounts(desired=0, programmed=0, failed=0)
+            return Progress(conditions=(accepted, computed, nobody_moves), hosts=nobody)
         hosts, sure = self._concerned(targets)
         late: list[Laggard] = []
         failed = 0
@@ -175,6 +179,20 @@ class Tracker:
             return _condition("Computed", "False", "Pending", message)
         message = f"calc has resolved revision {self.calc.revision}."
         return _condition("Computed", "True", "Resolved", message)
+
+    def _moves_nobody(self, targets: Sequence[Target]) -> Condition | None:
+        """Return what is to be said of migrations without a pair; None where all have one."""
+        assert self.calc is not None
+        mine = {
+            f"{target.key.namespace}/{target.key.name}"
+            for target in targets
+            if target.key.kind == "LiveMigration" and not target.removed
+        }
+        found = [one for one in self.calc.moves_nobody if one.migration in mine]
+        if not found:
+            return None
+        message = f"Live migration {found[0].migration} moves nobody. {found[0].reason}"
+        return _condition("Programmed", "False", "NoPair", message)
 
     def _concerned(self, targets: Sequence[Target]) -> tuple[dict[str, list[Target]], bool]:
         """Return the hosts each target concerns, and whether that is known for all of them.

@@ -45,12 +45,13 @@ from hopwall_calc.nodes.sets import Sets
 from hopwall_calc.nodes.speakers import Speakers
 from hopwall_calc.nodes.tierless import Tierless
 from hopwall_calc.nodes.trust import Trust
+from hopwall_calc.nodes.unpaired import Unpaired
 from hopwall_calc.sequencer import Output, Sequencer
 from hopwall_calc.settings import Routing
 from hopwall_model.events import Event, ResourceSet
 from hopwall_model.poison import failing
 from hopwall_model.resources import Key
-from hopwall_model.status import Moved, MovedHere
+from hopwall_model.status import MAX_MOVES_NOBODY, Moved, MovedHere, MovesNobody
 from hopwall_model.updates import HostBatch
 
 
@@ -78,6 +79,9 @@ class Nodes:
         self.claims = Claims(self.workload_endpoints)
         self.migrations = Migrations(
             self.declared_migrations, self.workload_endpoints, self.claims, self.labels
+        )
+        self.unpaired = Unpaired(
+            self.migrations, self.declared_migrations, self.workload_endpoints, self.labels
         )
         self.roles = Roles(
             self.migrations, self.declared_migrations, self.workload_endpoints, self.moved
@@ -181,6 +185,10 @@ def _wire_addresses(n: Nodes) -> tuple[Edge, ...]:
         Edge(n.workload_endpoints, n.migrations, n.migrations.on_endpoints),
         Edge(n.claims, n.migrations, n.migrations.on_claims),
         Edge(n.labels, n.migrations, n.migrations.on_labels),
+        Edge(n.migrations, n.unpaired, n.unpaired.on_migrations),
+        Edge(n.declared_migrations, n.unpaired, n.unpaired.on_declared),
+        Edge(n.workload_endpoints, n.unpaired, n.unpaired.on_endpoints),
+        Edge(n.labels, n.unpaired, n.unpaired.on_labels),
         Edge(n.migrations, n.roles, n.roles.on_migrations),
         Edge(n.declared_migrations, n.roles, n.roles.on_declared),
         Edge(n.workload_endpoints, n.roles, n.roles.on_endpoints),
@@ -367,6 +375,11 @@ class Graph:
     def _declared(self, key: Key) -> object:
         source, key_in_source, _ = self._kinds[key.kind]
         return source.out.get(key_in_source(key))
+
+    def moves_nobody(self) -> tuple[MovesNobody, ...]:
+        """Return the migrations without a pair as of the last flush; of very many the first."""
+        found = sorted(self.nodes.unpaired.out.values.items())[:MAX_MOVES_NOBODY]
+        return tuple(MovesNobody(f"{key.namespace}/{key.name}", why) for key, why in found)
 
     def take_failures(self) -> list[Failure]:
         """Return what could not be understood or computed since the last call."""

@@ -247,6 +247,7 @@ class CalcService:
             at=clock.now_text(),
             hosts=output.hosts,
             rejected_messages=self._link.rejected_messages,
+            moves_nobody=self._graph.moves_nobody(),
         )
         await self._send_status(self._status)
 

@@ -111,6 +111,18 @@ class HostStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     held_up: str = ""
 
 
+#: Of live migrations that move nobody, so many are named.
+MAX_MOVES_NOBODY = 200
+
+
+class MovesNobody(Struct, frozen=True, array_like=True, order=True):
+    """A live migration of which there is no pair of endpoints, and why, in one sentence."""
+
+    #: "prod/move-7".
+    migration: str
+    reason: str
+
+
 class CalcStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """calc has resolved every event from `first` to `revision`, and these hosts' state changed by it.
 
@@ -125,6 +137,8 @@ class CalcStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     hosts: tuple[str, ...] = ()
     #: Bad events that were skipped since the epoch began.
     rejected_messages: int = 0
+    #: All that there are now, whichever event made them so.
+    moves_nobody: tuple[MovesNobody, ...] = ()
 
 
 class MovedHere(Struct, frozen=True, array_like=True, order=True):

@@ -112,9 +112,8 @@ class Migrations(KeyedNode[Key, tuple[Pair, ...]]):
             return None
         candidates = {
             Pair(source, target)
-            for source in self._at.get(migration.source.workload, ())
-            if _is_meant(migration.source, self._endpoints.values[source])
-            for target in self._partners(source)
+            for source in self.named(migration.source)
+            for target in self.partners(source)
             if self._is_target(migration, target)
         }
         sources = [pair.source for pair in candidates]
@@ -130,7 +129,15 @@ class Migrations(KeyedNode[Key, tuple[Pair, ...]]):
             or None
         )
 
-    def _partners(self, source: Key) -> set[Key]:
+    def named(self, reference: Reference) -> list[Key]:
+        """Return the endpoints that a reference means."""
+        return [
+            key
+            for key in sorted(self._at.get(reference.workload, ()))
+            if _is_meant(reference, self._endpoints.values[key])
+        ]
+
+    def partners(self, source: Key) -> set[Key]:
         """Return who claims an address of the endpoint's on another host of its namespace's endpoints."""
         mine = self._endpoints.values[source]
         others = {k for a in claimed(mine) for k in self._claims.get(a) or ()}
