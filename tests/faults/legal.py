@@ -60,6 +60,8 @@ class Legal:
     def when(self, at: float) -> str:
         """Say where among the changes a moment is, for whoever looks for a fault."""
         begun, settled = bisect_right(self._begun, at) - 1, bisect_right(self._settled_at, at) - 1
+        if begun == 0:
+            return "before the first change"
         words = f"{at - self._begun[begun]:.3f} s after change {begun} ({self._what[begun]}) began"
         if self._settled[settled] == begun:
             return f"{words}, {at - self._settled_at[settled]:.3f} s after it was settled"

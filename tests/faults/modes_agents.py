@@ -230,7 +230,7 @@ SLOW = Mode(
 MODES = (
     Mode(
         "500 agents reconnect", "broker restarted under all", reconnect, ("B9",), NO_KERNELS,
-        where=_HERE,
+        where=_HERE, takes_s=60.0,
     ),
     SLOW,
 )  # fmt: skip

@@ -13,7 +13,9 @@ _PATIENCE_S = 20.0
 def _bad(name: str, what: str, harm: Harm, service: str = "dataplane", **options: Any) -> Mode:
     run = on_a_cloud(harm, switch=(service, name), patience_s=_PATIENCE_S, **options)
     here = "tests/faults/modes_switches.py"
-    return Mode(name.replace("_", " "), what, run, (), weight=0.1, bad=True, where=here)
+    return Mode(
+        name.replace("_", " "), what, run, (), weight=0.1, bad=True, where=here, takes_s=40.0
+    )
 
 
 MODES = (

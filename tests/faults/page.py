@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from msgspec import Struct
 
 from tests.faults.catalogue import FAILURES
-from tests.faults.table import TESTS_JUDGE, Mode, Result
+from tests.faults.table import Mode, Result
 
 _N_WORDS = 3
 _DRIFT = "foreign damage is open until it is put right: [drift](reliability/drift.md)"
@@ -121,12 +121,11 @@ def _failure_line(name: str, rows: Sequence[Row]) -> str:
     probes = sum(row.probes for row in mine)
     opened, closed = sum(row.opened for row in mine), sum(row.closed for row in mine)
     judged = any(row.probes for row in mine)
-    asserted = "0" if any(row.packets == TESTS_JUDGE for row in mine) else "-"
     named = [row.name if row.passed else f"**{row.name} FAILED**" for row in mine]
     return _cells(
         f"{name}: {FAILURES[name]}", sum(row.tries for row in mine), sum(row.lost for row in mine),
         f"{probes:,}" if judged else mine[0].packets,
-        opened if judged else asserted, closed if judged else asserted, _recovery(mine),
+        opened if judged else "-", closed if judged else "-", _recovery(mine),
         "; ".join([*named, *([beside] if beside else [])]),
     )  # fmt: skip
 

@@ -342,6 +342,8 @@ class Agent:
         self.kernel.as_of.want(self.keeper.mirror.digest)
         self._last_good = None
         self.progress.in_sync = self.progress.in_sync or step.full
+        if step.full:
+            self.arrivals.tell_again()  # a calc that has just begun may not know
 
     def _admitted(self, snapshot: HostBatch) -> bool:
         """Tell whether a snapshot may be applied; one that may not is asked for again."""
