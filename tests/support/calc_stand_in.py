@@ -174,7 +174,9 @@ class AgentProcess:
     def start(self) -> None:
         """Start it."""
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(self.argv, stderr=log, env=dict(os.environ))
+            # It may not find what another agent of this machine kept.
+            env = {"HOPWALL_STATE_DIR": ""} | os.environ
+            self._process = subprocess.Popen(self.argv, stderr=log, env=env)
 
     @property
     def pid(self) -> int | None:
