@@ -26,7 +26,7 @@ GNP = kind_named("gnp")
 ADDRESS = "10.65.77.7"
 
 
-LABS = ("direct", "reflector")
+LABS = ("direct", "mesh", "reflector")
 in_each_lab = pytest.mark.parametrize("vm", LABS, indirect=True, scope="module")
 in_the_last = pytest.mark.parametrize("vm", LABS[-1:], indirect=True, scope="module")
 

@@ -92,7 +92,8 @@ def _snapshot(part: list[Policy]) -> HostBatch:
     tiers = (
         states.tier(name, 1.0) for name in sorted({one.spec.tier or "default" for one in part})
     )
-    for revision, one in enumerate((states.host("h1"), workload, *tiers, *part), 1):
+    others = (states.host("h1"), states.profile("default"), workload)
+    for revision, one in enumerate((*others, *tiers, *part), 1):
         graph.on_event(ResourceSet(resource=one), revision)
     graph.flush()
     return graph.snapshot("h1")

@@ -272,7 +272,7 @@ def test_who_is_away_for_long_is_not_waited_for_after_a_crash(host: BirdHost) ->
         await asyncio.to_thread(host.start)
         await until(found, lambda s: s.in_sync)
         assert not laid.exists()
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while not laid.exists():
                 await asyncio.sleep(0.05)
         start = laid.read_text()
