@@ -195,6 +195,8 @@ def test_a_refused_route_is_the_matter_of_the_endpoint_with_its_address() -> Non
         ("set s:1", {VM, HOST_A, HOST_B, POLICY, TIER}),
         ("rules of policy gnp/isolate", {POLICY}),
         ("address 10.65.0.9/32 of endpoint default/vm1", {VM}),
+        ("profile absent of endpoint default/vm1", {VM}),
+        ("profile absent of host endpoint a", {HOST_A}),
     ],
 )
 def test_a_refusal_holds_up_what_it_bears_on_and_no_other(

@@ -16,10 +16,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hopwall_cli.lab import bgp
+from hopwall_cli.lab import topology as topo
 from hopwall_cli.lab.bgp import TOPOLOGIES, Topology
-from tests.bench.bgp_rig import HOME, N_ENDPOINTS, NEWCOMER, Kill, Rig, Times, running
+from tests.bench.bgp_rig import FABRIC, HOME, N_ENDPOINTS, NEWCOMER, Kill, Rig, Times, running
 from tests.bench.result import Result, table
 
 REPORT = Path(__file__).parents[2] / "docs" / "bgp-report.md"
@@ -33,11 +35,20 @@ KILLS: dict[Topology, tuple[str, ...]] = {
     "reflectors": ("rr1", HOME),
     "fabric": (HOME,),
 }
+#: Both die at once: two hosts that speak with each other, a reflector and its client, two reflectors.
+PAIRS: dict[Topology, tuple[tuple[str, str], ...]] = {
+    "mesh": ((HOME, "h1"),),
+    "host-reflector": (("h1", HOME),),
+    "reflector": (("rr1", HOME),),
+    "reflectors": (("rr1", "rr2"), ("rr1", HOME)),
+    "fabric": ((HOME, "h1"),),
+}
 ROLES = {HOME: "announces the endpoints", "h1": "receives", "rr1": "reflects"}
 BOTH = "reflects and receives"
 #: Without BFD a dead peer is noticed after three of these, and its routes are kept for the restart time.
 KEEPALIVE_S, RESTART_S = 1, 5
 QUICK = {"keepaliveTime": f"{KEEPALIVE_S}s", "maxRestartTime": f"{RESTART_S}s"}
+QUICKLY = f"keepaliveTime {KEEPALIVE_S}s, maxRestartTime {RESTART_S}s"
 #: Until BIRDs have taken a change and their sessions are up again.
 _TAKEN_S = 8.0
 
@@ -51,8 +62,9 @@ class Found:
     known_s: float = math.nan
     left_s: float = math.nan
     kills: list[Kill] = field(default_factory=list)
-    dark_s: float = math.nan
-    dark_bfd_s: float = math.nan
+    pairs: list[Kill] = field(default_factory=list)
+    #: How its sessions are declared → until the routes of a host without power are gone.
+    dark_s: dict[str, float] = field(default_factory=dict)
     news_s: float = math.nan
     news_forgotten_s: float = math.nan
 
@@ -70,8 +82,12 @@ async def measure(topology: Topology) -> Found:
         found.left_s = await rig.leave()
         for who in KILLS[topology]:
             found.kills.append(await rig.kill(who))
-        if topology == "reflector":
+        for pair in PAIRS[topology]:
+            found.pairs.append(await rig.kill(*pair))
+        if topology in ("mesh", "reflector"):
             await lose_power(rig, found)
+        if topology == "fabric":
+            await lose_power_of_a_routers_peer(rig, found)
         if topology == "reflectors":
             await lose_reflector(rig, found)
     return found
@@ -79,13 +95,29 @@ async def measure(topology: Topology) -> Found:
 
 async def lose_power(rig: Rig, found: Found) -> None:
     """Take a host's power twice: with sessions that say they live, and with BFD."""
-    await rig.lab.client.apply([bgp.reflector_peer(**QUICK)])
+    reflects = bool(rig.lab.reflectors)
+    declared = bgp.reflector_peer if reflects else all_with_all
+    await rig.lab.client.apply([declared(**QUICK)])
     await rig.join()
-    found.dark_s = await rig.lose_power()
-    await rig.lab.client.apply([bgp.reflector_peer(bfd=True)])
+    found.dark_s[QUICKLY] = await rig.lose_power()
+    await rig.lab.client.apply([declared(bfd=True)])
     await rig.join()
-    await rig.until_bfd("rr1", 2 * len(rig.lab.hosts))
-    found.dark_bfd_s = await rig.lose_power()
+    who = "rr1" if reflects else "h1"
+    await rig.until_bfd(who, 2 * len(rig.lab.peers(who)))
+    found.dark_s["bfd"] = await rig.lose_power()
+
+
+def all_with_all(**more: Any) -> dict[str, Any]:
+    """Return a BGPPeer that says of the mesh's sessions what a mesh cannot say; `more` is added to its spec."""
+    spec = {"nodeSelector": "all()", "peerSelector": "all()", **more}
+    return topo.resource("BGPPeer", "mesh", spec)
+
+
+async def lose_power_of_a_routers_peer(rig: Rig, found: Found) -> None:
+    """Take a host's power whose sessions with the fabric's router say that they live: what that router does."""
+    await rig.lab.client.apply([bgp.router_peer(family, **QUICK) for family in (4, 6)])
+    await rig.join()
+    found.dark_s[f"{QUICKLY}, on the fabric's router"] = await rig.lose_power(FABRIC)
 
 
 async def lose_reflector(rig: Rig, found: Found) -> None:
@@ -149,20 +181,47 @@ def _hosts(found: dict[Topology, Found]) -> list[str]:
 
 
 def _dark(found: dict[Topology, Found]) -> list[str]:
-    one = found.get("reflector")
-    if one is None:
-        return []
     return [
         "",
-        "## A host loses its power (reflector)",
+        "## A host loses its power",
         "",
-        _row("sessions", "its block is gone"),
-        _row("---", "---"),
-        _row(f"keepaliveTime {KEEPALIVE_S}s, maxRestartTime {RESTART_S}s", f"{one.dark_s:.1f} s"),
-        _row("bfd", f"{one.dark_bfd_s:.2f} s"),
+        _row("topology", "sessions", "its block is gone"),
+        _row("---", "---", "---"),
+        *(
+            _row(name, how, f"{took_s:.2f} s")
+            for name, one in found.items()
+            for how, took_s in one.dark_s.items()
+        ),
         "",
         "A peer that is silent is dead after three keepalives, and then its routes go at once: the restart time is for "
-        "peers whose connection broke. Without `keepaliveTime` that is BIRD's hold time, 240 s.",
+        "peers whose connection broke. Without `keepaliveTime` that is BIRD's hold time, 240 s. A mesh cannot say "
+        "either; a BGPPeer of all hosts with all (`nodeSelector` and `peerSelector` `all()`) can, as here.",
+    ]
+
+
+def _pairs(found: dict[Topology, Found]) -> list[str]:
+    head = ("topology", "whose BIRDs", "away", "routes lost", "for at most", "packets lost")
+    return [
+        "",
+        "## Two BIRDs are killed at once",
+        "",
+        "Not promised: each says that it restarts, so neither waits for what the other has to tell "
+        "(RFC 4724), and what only the other told goes until it has.",
+        "",
+        _row(*head),
+        _row(*["---"] * len(head)),
+        *(
+            _row(
+                name,
+                kill.who,
+                f"{kill.back_s:.1f} s",
+                f"{len(kill.lost_away) + len(kill.lost_back)} of {kill.n_routes}",
+                f"{kill.longest_s * 1000:.0f} ms",
+                f"{kill.lost_packets} of {kill.sent}",
+            )
+            for name, one in found.items()
+            for kill in one.pairs
+        ),
     ]
 
 
@@ -239,10 +298,11 @@ def report(found: dict[Topology, Found], took_s: float) -> str:
         "",
         "## A BIRD is killed (kill -9) and started again",
         "",
-        "Promised: no route and no packet. Seen in the kernels of all hosts, both families, until "
+        "Promised: no route and no packet. Seen in the kernels of all hosts and of the fabric's router, both families, until "
         "recovery ended and 2 s more; the flow is 100 datagrams a second from h1 to h3 and back.",
         "",
         *_kills(found),
+        *_pairs(found),
         *_dark(found),
         *_recovery(found),
     ]

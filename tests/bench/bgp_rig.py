@@ -23,9 +23,12 @@ from tests.support.routed import routed, routes_of, wire
 
 N_ENDPOINTS = 100
 HOME, NEWCOMER = "h2", "h4"
+FABRIC = "fabric"
 #: Between endpoints, so that each is a change of its own; and how long is looked for what goes after a return.
 _PACE_S, _LOOK_S = 0.05, 2.0
 _BLOCK = {4: 26, 6: 122}
+#: A BIRD that is back waits at most a minute for its peers.
+_RECOVERED_S = 90.0
 
 
 @dataclass
@@ -46,13 +49,15 @@ class Times:
 class Kill:
     """What became of the routes and of a running flow when one BIRD was killed.
 
-    Shape: `lost_away` went before its sessions were up again, `lost_back` in the seconds after: "route on host".
+    Shape: `lost_away` went before its sessions were up again, `lost_back` in the seconds after: "route on host";
+           `longest_s` is how long the one that was away for longest was.
     """
 
     who: str
     n_routes: int
     lost_away: tuple[str, ...]
     lost_back: tuple[str, ...]
+    longest_s: float
     back_s: float
     sent: int
     lost_packets: int
@@ -72,8 +77,9 @@ class Rig:
         self._stack = stack
         self.watches: dict[str, RouteWatch] = {}
         self.agent = stack.enter_context(RouteWatch(lab.namespace(HOME), AGENT))
-        for host in lab.hosts:
-            self.watches[host] = stack.enter_context(RouteWatch(lab.namespace(host)))
+        #: The fabric's router has a kernel too, and learns as the hosts do.
+        for place in [*lab.hosts, *([FABRIC] if lab.topology == "fabric" else [])]:
+            self.watches[place] = stack.enter_context(RouteWatch(lab.namespace(place)))
 
     def others(self, *but: str) -> list[RouteWatch]:
         """Return the watches of all hosts that were there from the start but these."""
@@ -136,44 +142,52 @@ class Rig:
         await self.lab.leave(NEWCOMER)
         return await self._gone_s(blocks) - began_s
 
-    async def lose_power(self) -> float:
-        """Take the newcomer's power: seconds until nobody has its routes; then it is taken out."""
+    async def lose_power(self, *where: str) -> float:
+        """Take the newcomer's power: seconds until nobody has its routes, or nobody there; then it is taken out."""
         blocks = blocks_of(self.lab.workloads[f"w{NEWCOMER}"])
         began_s = clock.monotonic()
         await self.lab.crash(NEWCOMER)
-        took_s = await self._gone_s(blocks) - began_s
+        took_s = await self._gone_s(blocks, *where) - began_s
         await self.lab.leave(NEWCOMER)
         return took_s
 
-    async def _gone_s(self, networks: Iterable[str]) -> float:
+    async def _gone_s(self, networks: Iterable[str], *where: str) -> float:
         gone = set(networks)
-        return max([await watch.until_gone(gone, timeout_s=60.0) for watch in self.others()])
+        those = [self.watches[place] for place in where or self.watches]
+        return max([await watch.until_gone(gone, timeout_s=60.0) for watch in those])
 
     # ---------------------------------------------------------------- BIRDs that are killed
 
-    async def kill(self, who: str) -> Kill:
-        """Kill one BIRD while a flow runs, and watch every kernel until a while after it is back."""
+    async def kill(self, *who: str) -> Kill:
+        """Kill BIRDs, all at once, while a flow runs, and watch every kernel until a while after they are back."""
         lab = self.lab
-        child = lab.services[f"bird-{who}"]
-        old, n_wanted = child.pid, 2 * len(lab.peers(who))
+        children = [lab.services[f"bird-{one}"] for one in who]
+        old = [child.pid for child in children]
         await lab.start_flow("wh1", "wh3")
         n_routes = sum(len(watch.standing) for watch in self.watches.values())
         began_s = clock.monotonic()
-        child.signal(signal.SIGKILL)
-        async with asyncio.timeout(60):
-            while child.pid in (0, old) or len(await lab.birds.established(who)) != n_wanted:
+        for child in children:
+            child.signal(signal.SIGKILL)
+        async with asyncio.timeout(_RECOVERED_S):
+            while any(child.pid in (0, *old) for child in children):
                 await asyncio.sleep(0.02)
+            for one in who:
+                while len(await lab.birds.established(one)) != 2 * len(lab.peers(one)):
+                    await asyncio.sleep(0.02)
             back_s = clock.monotonic()
-            while await lab.birds.recovering(who):
-                await asyncio.sleep(0.05)
+            for one in who:
+                while await lab.birds.recovering(one):
+                    await asyncio.sleep(0.05)
         await asyncio.sleep(_LOOK_S)
         gone, late = self._gone_since(began_s), self._gone_since(back_s)
+        away = [watch.away_since(began_s) for watch in self.watches.values()]
         flow = await lab.stop_flow("wh1", "wh3")
         return Kill(
-            who=who,
+            who=" and ".join(who),
             n_routes=n_routes,
             lost_away=tuple(sorted(gone - late)),
             lost_back=tuple(sorted(late)),
+            longest_s=max((s for routes in away for s in routes.values()), default=0.0),
             back_s=back_s - began_s,
             sent=flow["sent"],
             lost_packets=flow["sent"] - flow["received"],

@@ -1,5 +1,7 @@
 """What each host's BGP daemon is told: states x expanders x oracle, and what may be announced."""
 
+from typing import Any
+
 import pytest
 
 from hopwall_calc.graph import Graph
@@ -171,6 +173,36 @@ def test_a_hosts_own_declaration_before_the_other_side_of_one() -> None:
     )
     assert session(told(state, "h1"), "172.18.203.10").name == "peer/a/172.18.203.10"
     assert session(told(state, "h3"), "172.18.203.1").name == "peer/b/172.18.203.1"
+
+
+@pytest.mark.parametrize(
+    ("fields", "addresses", "direct"),
+    [
+        ({"peer_ip": "172.18.203.99", "as_number": 1}, {}, True),
+        ({"peer_ip": "172.18.204.99", "as_number": 1}, {}, False),
+        ({"peer_ip": "172.18.203.99", "as_number": 1, "bfd": False}, {}, False),
+        ({"peer_ip": "172.18.203.99", "as_number": 1, "ttl_security": 2}, {}, False),
+        (
+            {"peer_ip": "172.18.203.99", "as_number": 1, "reachable_by": "172.18.203.9"},
+            {},
+            False,
+        ),
+        ({"peer_selector": "rack == 'b'"}, {}, True),
+        ({"peer_selector": "rack == 'b'"}, {"h2": "172.18.203.2/32"}, False),
+        ({"peer_selector": "rack == 'b'"}, {"h1": "172.18.203.1/32"}, False),
+        ({"peer_selector": "rack == 'b'"}, {"h1": "172.18.203.1"}, False),
+    ],
+)
+def test_bfd_is_that_of_one_hop_with_who_is_on_the_link(
+    fields: dict[str, Any], addresses: dict[str, str], direct: bool
+) -> None:
+    """As routers speak it with a neighbour; of two hosts both must say that the other is on their link."""
+    moved = [speaker(name, at, "", {"rack": "ab"[name == "h2"]}) for name, at in addresses.items()]
+    state = MESH.with_("", peer("a", node="h1", **({"bfd": True} | fields)), *moved)
+    its = fields.get("peer_ip", "172.18.203.2")
+    assert session(told(state, "h1"), its).direct is direct
+    if "peer_ip" not in fields:
+        assert session(told(state, "h2"), "172.18.203.1").direct is direct
 
 
 def test_nobody_speaks_with_its_own_address() -> None:

@@ -7,9 +7,9 @@ import pytest
 
 from hopwall_calc.engine import KeyedNode, Node, Source
 from hopwall_calc.graph import Graph
-from hopwall_calc.poison import failing
 from hopwall_calc.sequencer import Sequencer
 from hopwall_model.events import ResourceSet
+from hopwall_model.poison import failing
 from hopwall_model.resources import Resource, key_of
 from hopwall_model.updates import EndpointSet, PolicySet
 from tests.support.states import TIERED, endpoint, gnp, rule

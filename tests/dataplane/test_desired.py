@@ -25,6 +25,8 @@ from hopwall_model.updates import (
     EndpointRemoved,
     EndpointSet,
     Entity,
+    HostEndpointId,
+    HostEndpointSet,
     Lost,
     NeedRemoved,
     PolicyId,
@@ -344,6 +346,36 @@ def test_what_calc_finds_at_fault_is_told_until_it_is_right() -> None:
     desired.apply(step(loser, closed))
     desired.apply(step(EndpointRemoved(id=EndpointId("d/e0")), NeedRemoved(scope=closed.scope)))
     assert desired.refusals() == ()
+
+
+def test_a_profile_that_is_not_there_is_told_where_it_matters() -> None:
+    """At each endpoint of which a packet gets as far as the profiles, until it is declared or not named."""
+    desired = fresh()
+    absent = PolicySet(id=PolicyId("profile/none"), version=1, absent=True)
+    profiles = (absent.id,)
+    bare = structs.replace(endpoint(0, address=1), profiles=profiles)
+    decided = TierPolicies(
+        name="default", ingress=(PolicyId("gnp/a"),), egress=(PolicyId("gnp/a"),)
+    )
+    closed = structs.replace(endpoint(1, address=2, tap=1), profiles=profiles, tiers=(decided,))
+    half = structs.replace(endpoint(2, "gnp/a", address=3, tap=2), profiles=profiles)
+    host = HostEndpointSet(id=HostEndpointId("up"), interface="eth0", profiles=profiles)
+    desired.apply(step(absent, policy("gnp/a"), bare, closed, half, host))
+
+    def named() -> list[str]:
+        return [refusal.object for refusal in desired.refusals()]
+
+    names = ["endpoint d/e0", "endpoint d/e2", "host endpoint up"]
+    assert named() == [f"profile none of {name}" for name in names]
+    assert "Profile 'none' does not exist" in desired.refusals()[0].reason
+    desired.apply(step(policy("gnp/a", action="pass")))
+    assert named() == [
+        f"profile none of {n}" for n in ("endpoint d/e0", "endpoint d/e1", *names[1:])
+    ]
+    desired.apply(step(structs.replace(bare, profiles=()), EndpointRemoved(id=half.id)))
+    assert named() == [f"profile none of {name}" for name in ("endpoint d/e1", "host endpoint up")]
+    desired.apply(step(PolicySet(id=absent.id, version=2)))
+    assert named() == []
 
 
 def test_a_route_to_what_is_no_address_is_refused_alone() -> None:

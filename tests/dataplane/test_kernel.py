@@ -6,6 +6,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hopwall_dataplane.as_of import AS_OF
 from hopwall_dataplane.ipsets.elements import SetSpec
 from hopwall_dataplane.iptables.render_policy import policy_chain
 from hopwall_dataplane.iptables.static import FROM_TREE, TO_TREE, from_set, to_set
@@ -224,7 +225,7 @@ async def test_routes_that_went_with_their_interface_are_no_drift() -> None:
     host = FakeHost()
     kernel = host.agent()
     await turn(kernel, endpoint(1, address=1), endpoint(2, address=2, tap=1))
-    links = dict(kernel.desired._links)
+    links = dict(kernel.desired.links)
     del links["tap0"]
     host.routes.held = {k: r for k, r in host.routes.held.items() if not r.interface}
     kernel.desired.set_links(links)
@@ -251,3 +252,24 @@ def test_a_chain_that_could_not_be_removed_is_whole_when_it_is_wanted_again() ->
         assert nowhere(host) == []
 
     asyncio.run(run())
+
+
+async def test_a_kernel_is_never_ahead_of_the_state_it_says_to_be_of() -> None:
+    """Whenever its agent ends: before the first thing of a new state is written, the digest is the new one."""
+    host = FakeHost()
+    kernel = host.agent()
+    kernel.as_of.want("fd00::1/128")
+    await turn(kernel, policy("gnp/a", "s:x"), PEERS, endpoint(0, "gnp/a", address=1))
+    assert kernel.as_of.is_of("fd00::1/128")
+    seen = []
+    host.told = lambda: seen.append({e.cidr for e in host.sets.held[AS_OF][1]})
+    kernel.as_of.want("fd00::2/128")
+    await turn(kernel, policy("gnp/a", action="deny"), endpoint(1, "gnp/a", address=2, tap=1))
+    assert seen[:2] == [set(), {"fd00::2/128"}]
+    assert len(seen) > 3
+    assert all(held == {"fd00::2/128"} for held in seen[1:])
+    again = host.agent()
+    await again.resync()
+    assert again.as_of.stands
+    assert again.as_of.is_of("fd00::2/128")
+    assert not again.as_of.is_of("fd00::1/128")

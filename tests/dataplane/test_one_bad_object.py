@@ -4,7 +4,6 @@ What makes them refuse: a match and a target that this machine's iptables does n
 written, a member no set of this kind holds, a route in whose place another stands, a gateway out of reach.
 """
 
-import ctypes
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,13 +29,15 @@ from hopwall_model.updates import (
 )
 from tests.support.calc_stand_in import AgentProcess, CalcStandIn, run_scenario
 from tests.support.netns import Netns
+from tests.support.odd_tools import own_mounts, wrap_iptables
 
 pytestmark = [pytest.mark.kernel, pytest.mark.nats]
 
-_CLONE_NEWNS = 0x00020000
 _LIBRARIES = Path("/usr/lib/x86_64-linux-gnu/xtables")
 #: The match that a rule on protocol 0 needs, and the target of translations.
 _HIDDEN = ("libxt_u32.so", "libxt_DNAT.so")
+#: What the second workload's translation says, either way.
+_TO_B = "--to-(destination|source) (10.65.0|198.51.100).25"
 _SYSCTL = "/proc/sys/net/ipv4/conf/tapb/proxy_arp"
 
 
@@ -120,9 +121,7 @@ async def _all_at_once(calc: CalcStandIn, _agent: AgentProcess) -> tuple[HostSta
 
 def poor_machine(folder: Path, *flags: str) -> tuple[HostStatus, str, str]:
     """Run the scenario where iptables lacks two of its libraries."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    assert libc.unshare(_CLONE_NEWNS) == 0
-    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    own_mounts()
     for name in _HIDDEN:
         subprocess.run(["mount", "--bind", "/dev/null", str(_LIBRARIES / name)], check=True)
     return run_scenario(_all_at_once, folder, *flags)
@@ -140,8 +139,7 @@ def test_each_is_named_with_its_reason_and_the_rest_is_applied(
         "route 10.65.0.77/32",
         "route 10.65.0.79/32",
         "sysctl net/ipv4/conf/tapb/proxy_arp",
-        "chain hw-nat-to",
-        "chain hw-nat-from",
+        "nat 198.51.100.7/32 of endpoint d/a",
     }
     assert all(refused.values())
     assert "u32" in refused["policy gnp/line"]
@@ -152,6 +150,40 @@ def test_each_is_named_with_its_reason_and_the_rest_is_applied(
         "gnp/set": False,
         "gnp/good": True,
     }
+
+
+async def _one_translation(calc: CalcStandIn, _agent: AgentProcess) -> tuple[list[str], str]:
+    nats = [Nat(f"198.51.100.{n}/32", f"10.65.0.{n}/32") for n in (24, 25, 26)]
+    await calc.say(
+        pieces=(policy(calc, "gnp/good", ResolvedRule(id="a", action="allow")),),
+        endpoints=tuple(
+            endpoint(name, nat.internal, nats=(nat,)) for name, nat in zip("abc", nats, strict=True)
+        ),
+    )
+    status = await calc.applied(timeout_s=20)
+    tables = sh("iptables-nft-save -t nat") + sh("iptables-legacy-save -t nat")
+    return [one.object for one in status.refused], tables
+
+
+def odd_iptables(folder: Path, *flags: str) -> tuple[list[str], str]:
+    """Run the scenario where iptables reads one address as one that there cannot be."""
+    own_mounts()
+    for multi in ("nft", "legacy"):
+        wrap_iptables(folder, multi, f"sed -u -E 's/{_TO_B}/--to-\\1 256.0.0.1/'")
+    return run_scenario(_one_translation, folder, *flags)
+
+
+def test_a_translation_that_is_refused_harms_no_other(
+    host: Netns, tmp_path: Path, backend: str
+) -> None:
+    """Its endpoint's status names it; all others are translated, both ways."""
+    refused, tables = host.python(odd_iptables, tmp_path, "--backend", backend)
+    assert refused == ["nat 198.51.100.25/32 of endpoint d/b"]
+    for number in (24, 26):
+        assert f"--to-destination 10.65.0.{number}" in tables
+        assert f"--to-source 198.51.100.{number}" in tables
+    assert "--to-destination 10.65.0.25" not in tables
+    assert "--to-source 198.51.100.25" not in tables
 
 
 def lets_by(tables: str, name: str) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tests.bench import bench_bgp_convergence
 from tests.bench.result import Result
-from tests.interop import cases, restarts, rogues
+from tests.interop import cases, liveness, moved, places, restarts, rogues
 from tests.interop.scene import FAMILIES, Row
 from tests.support.bird_hosts import AS
 from tests.support.peers import KINDS
@@ -54,6 +54,7 @@ class Table:
 def jobs() -> list[Job]:
     """Return all there is to do, the long ones first."""
     found: list[Job] = []
+    all_cases = cases.CASES | liveness.CASES | places.CASES | moved.CASES
     for kind in KINDS:
         found += [
             Job("rogue", title, kind, partial(run, relation=relation))
@@ -61,7 +62,7 @@ def jobs() -> list[Job]:
             for run in (rogues.flood, rogues.lies, rogues.stranger)
         ]
         found += [Job("crash", "", kind, run) for run in restarts.PEER_CASES]
-        found += [Job("peers", title, kind, case) for title, case in cases.CASES.items()]
+        found += [Job("peers", title, kind, case) for title, case in all_cases.items()]
     ours = [Job("ours", "", "bird", run) for run in (restarts.ours, restarts.reflected)]
     return ours + found
 

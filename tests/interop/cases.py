@@ -1,6 +1,5 @@
 """What every peer is asked, whoever made it; each case says row by row what it saw, or fails."""
 
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,6 @@ from hopwall_model.bgp_specs import (
 )
 from hopwall_model.resources import BGPFilter, Resource
 from tests.interop.scene import (
-    DENIAL_S,
     FAMILIES,
     NO_MESH,
     PEER_AS,
@@ -30,7 +28,6 @@ from tests.interop.scene import (
     node,
     own,
     rows,
-    until,
     until_for,
 )
 from tests.support.bird_hosts import AS
@@ -258,35 +255,6 @@ def distance(kind: str, folder: Path) -> Iterator[Row]:
             yield Row("TTL security on both sides: session up", f, "yes")
 
 
-def liveness(kind: str, folder: Path) -> Iterator[Row]:
-    """Die with BFD on: routes go at once, though there is graceful restart."""
-    rules = {f"import_v{f}": (accept(own_router(f), "Equal"),) for f in FAMILIES}
-    with Scene(kind, folder) as scene:
-        given = fabric_peers(bfd=True, filters=("in",))
-        scene.declare(*cloud(), node(1), *given, bgp_filter("in", **rules))
-        scene.peer.announce(*(Said(own_router(f)) for f in FAMILIES))
-        why = scene.peer.cannot.get("bfd")
-        scene.peer.start(*links(local_as=PEER_AS, bfd=not why))
-        for f in FAMILIES:
-            scene.learns({own_router(f): address(f, 2)}, f)
-        if why:
-            never(lambda: "Up" in scene.ours.ask("show bfd sessions").text, "it has BFD", 3.0)
-            yield from rows("BFD: what a peer that died said is gone", f"no: {why}")
-            return
-        until(lambda: scene.ours.ask("show bfd sessions").text.count("Up") == len(FAMILIES))
-        began_at = time.monotonic()
-        scene.peer.close()
-        for f in FAMILIES:
-            until_for(f, lambda f: not set(scene.in_kernel(f)) - {own(f, 1)}, DENIAL_S)
-            seen = f"yes, within {time.monotonic() - began_at:.1f} s"
-            yield Row("BFD: what a peer that died said is gone", f, seen)
-
-
-def own_router(family: int) -> str:
-    """Return a network behind a router."""
-    return "198.51.100.0/24" if family == 4 else "2001:db8:1::/48"
-
-
 Case = Callable[[str, Path], Iterator[Row]]
 #: By title, in the order of the report.
 CASES: dict[str, Case] = {
@@ -297,5 +265,4 @@ CASES: dict[str, Case] = {
     "The reflector of our hosts": reflector,
     "Password": secret,
     "TTL security": distance,
-    "BFD": liveness,
 }

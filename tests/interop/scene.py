@@ -6,6 +6,7 @@ Each host n has the block 10.65.n.0/24 and fd65::n00/120; 10.65.9.0/24 and fd65:
 """
 
 import contextlib
+import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -206,6 +207,12 @@ class Scene:
             words = rest.split()
             found[to if "/" in to else f"{to}/{full}"] = words[1] if words[0] == "via" else ""
         return found
+
+    def link_local(self, number: int) -> str:
+        """Return the link-local address of a host, which daemons may take for its next hop."""
+        shown = self.hosts[number].ns.run(["ip", "-j", "-6", "address", "show", "dev", "eth0"])
+        infos = json.loads(shown)[0]["addr_info"]
+        return str(next(one["local"] for one in infos if one["scope"] == "link"))
 
     def learns(self, wanted: dict[str, str], family: int, number: int = 1) -> None:
         """Wait until BIRD wrote just these, besides the host's own block."""

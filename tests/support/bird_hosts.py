@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -164,13 +164,14 @@ class BirdHosts:
         self._folder = folder
         self._n_hosts = n_hosts
         self._hosts: dict[int, BirdHost] = {}
+        self._fabric: Netns
 
     def __getitem__(self, number: int) -> BirdHost:
         return self._hosts[number]
 
     def __enter__(self) -> Self:
         with self._stack:
-            fabric = self._stack.enter_context(Netns(f"{self._label}f"))
+            fabric = self._fabric = self._stack.enter_context(Netns(f"{self._label}f"))
             fabric.run(["ip", "link", "add", "br0", "type", "bridge"])
             fabric.run(["ip", "link", "set", "br0", "up"])
             for number in range(1, self._n_hosts + 1):
@@ -182,6 +183,15 @@ class BirdHosts:
                 self._stack.callback(self._hosts[number].kill)
             self._stack = self._stack.pop_all()
         return self
+
+    @contextlib.contextmanager
+    def cut(self, number: int) -> Iterator[None]:
+        """Let nothing through to a host or from it while this lasts; its link stays up."""
+        self._fabric.run(["ip", "link", "set", f"p{number}", "nomaster"])
+        try:
+            yield
+        finally:
+            self._fabric.run(["ip", "link", "set", f"p{number}", "master", "br0"])
 
     def _wire(self, fabric: Netns, ns: Netns, number: int) -> None:
         for line in (

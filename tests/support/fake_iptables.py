@@ -65,6 +65,8 @@ class FakeTables:
         """Start with kernel chains only."""
         self.kind = kind
         self.sets: set[str] = set()
+        #: Text that no line may hold.
+        self.refused: set[str] = set()
         self.tables = {
             table: {name: _Chain("ACCEPT") for name in names}
             for table, names in _KERNEL_CHAINS.items()
@@ -129,6 +131,8 @@ class FakeTables:
             if int(number) - 1 > position:
                 raise FakeError(n, "Index of insertion too big.")
             position = int(number) - 1
+        if any(text in body for text in self.refused):
+            raise FakeError(n, "Bad IP address")
         if UNKNOWN_OPTION in body:
             raise FakeError(n, f'unknown option "{UNKNOWN_OPTION}"')
         for missing in set(_SET.findall(body)) - self.sets:

@@ -33,9 +33,9 @@ class HostState(Struct, kw_only=True):
 
     endpoints: dict[EndpointId, EndpointSet] = {}
     host_endpoints: dict[HostEndpointId, HostEndpointSet] = {}
-    #: Tier, rules of both directions, and what is said to be wrong.
+    #: Tier, rules of both directions, what is said to be wrong, and whether it is a profile nobody declared.
     policies: dict[
-        PolicyId, tuple[str, tuple[ResolvedRule, ...], tuple[ResolvedRule, ...], str]
+        PolicyId, tuple[str, tuple[ResolvedRule, ...], tuple[ResolvedRule, ...], str, bool]
     ] = {}
     sets: dict[SetId, frozenset[str]] = {}
     #: The sets of addresses with a port.
@@ -147,7 +147,13 @@ class FoldedHost:
             pieces = [held.pieces[number] for number in sorted(held.pieces)]
             first = pieces[0]
             if isinstance(first, PolicySet):
-                state.policies[first.id] = (first.tier, first.ingress, first.egress, first.fault)
+                state.policies[first.id] = (
+                    first.tier,
+                    first.ingress,
+                    first.egress,
+                    first.fault,
+                    first.absent,
+                )
                 continue
             assert len(pieces) == first.n_buckets, f"{first.scope} is not whole"
             if isinstance(first, SetBucket):

@@ -128,7 +128,8 @@ class Oracle:
         for policy_id in named:
             ingress, egress = self.rules(policy_id, state)
             of = self.tier_name(policy_id)
-            state.policies[policy_id] = (of, ingress, egress, self.fault(of))
+            absent = policy_id.startswith("profile/") and policy_id[8:] not in self.profiles
+            state.policies[policy_id] = (of, ingress, egress, self.fault(of), absent)
         self._spread(host, state)
         return state
 

@@ -5,7 +5,7 @@ documents' sentences.
 """
 
 from collections.abc import Callable, Iterable
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
 from hopwall_model import selectors
@@ -186,6 +186,9 @@ class BgpOracle:
             ttl_security=peer.ttl_security,
             reachable_by=peer.reachable_by,
             bfd=peer.bfd,
+            direct=bool(peer.bfd and not peer.ttl_security and not peer.reachable_by)
+            and self.on_link(host, its)
+            and (not other or self.on_link(other, mine)),
             entitled=self.entitled(other, v6=v6) if other else self.outsider(imports, v6=v6),
             imports=imports,
             exports=exports,
@@ -225,6 +228,12 @@ class BgpOracle:
         """Return the host's BGP addresses of both families."""
         bgp = self.speakers.get(host, NodeBgp())
         return _bare(bgp.ipv4_address), _bare(bgp.ipv6_address)
+
+    def on_link(self, host: str, address: str) -> bool:
+        """Tell whether the address is in a network that the host says it has an address in."""
+        bgp = self.speakers[host]
+        own = [ip_network(t, strict=False) for t in (bgp.ipv4_address, bgp.ipv6_address) if t]
+        return any(ip_address(address) in net for net in own)
 
     def port(self, host: str) -> int:
         """Return where the host listens."""

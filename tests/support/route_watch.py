@@ -126,6 +126,15 @@ class RouteWatch:
         self.read()
         return {network for network, at_s in self.went_s.items() if at_s >= began_s}
 
+    def away_since(self, began_s: float) -> dict[str, float]:
+        """Return how long each route that went after a moment was away at last; to now where it still is."""
+        return {
+            network: self.came_s[network] - self.went_s[network]
+            if network in self.standing
+            else clock.monotonic() - self.went_s[network]
+            for network in self.gone_since(began_s)
+        }
+
     async def until(self, networks: Collection[str], *, timeout_s: float = 30.0) -> float:
         """Wait until all of these stand; return when the last of them came.
 

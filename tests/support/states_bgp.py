@@ -198,7 +198,7 @@ ONE_WAY = REFLECTED.with_(
 
 FABRIC = STRAYS.with_(
     "routers that are none of ours",
-    peer("tor", peer_ip="192.0.2.1", as_number=65100, filters=("in", "out")),
+    peer("tor", peer_ip="192.0.2.1", as_number=65100, filters=("in", "out"), bfd=True),
     peer("tor6", peer_ip="[fd00:2::1]:1790", as_number=65100, node_selector="rack == 'b'"),
     peer(
         "tor-b",
@@ -217,7 +217,7 @@ FABRIC = STRAYS.with_(
         reachable_by="172.18.203.254",
     ),
     peer("tor-h3", peer_ip="192.0.2.1", as_number=65102, node="h3", filters=("everything",)),
-    peer("one-of-ours", peer_ip="172.18.203.2", as_number=65001, next_hop_mode="Self"),
+    peer("one-of-ours", peer_ip="172.18.203.2", as_number=65001, next_hop_mode="Self", bfd=True),
     bgp_filter(
         "in",
         import_v4=(

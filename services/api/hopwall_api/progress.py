@@ -268,7 +268,7 @@ _OBJECTS = {
 }
 _WAY = "way to NATS of "
 #: What calc finds wrong with one resource, and is the matter of nobody else.
-_ITS_OWN = ("rules of ", "address ")
+_ITS_OWN = ("rules of ", "address ", "profile ")
 
 
 def _owner(refused: str) -> str:
@@ -284,7 +284,7 @@ def _bears_on(refused: str, target: Target) -> bool:
     """Tell whether a refusal may mean that this resource is not enforced.
 
     An endpoint or a policy that is refused is another resource's matter; so are, whatever is written, a
-    policy's rules and an endpoint's address that calc finds at fault. A route is that of the
+    policy's rules, and an endpoint's address or profile, that calc finds at fault. A route is that of the
     endpoint with its address, or of the host it leads to. That a host endpoint would close the way to NATS
     may be the work of any policy, or of what policies name. Anything else (a set, a sysctl) cannot be told
     apart here and counts against every write that concerns the host.

@@ -45,10 +45,10 @@ from hopwall_calc.nodes.sets import Sets
 from hopwall_calc.nodes.speakers import Speakers
 from hopwall_calc.nodes.tierless import Tierless
 from hopwall_calc.nodes.trust import Trust
-from hopwall_calc.poison import failing
 from hopwall_calc.sequencer import Output, Sequencer
 from hopwall_calc.settings import Routing
 from hopwall_model.events import Event, ResourceSet
+from hopwall_model.poison import failing
 from hopwall_model.resources import Key
 from hopwall_model.status import Moved, MovedHere
 from hopwall_model.updates import HostBatch

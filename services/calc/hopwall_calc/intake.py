@@ -170,6 +170,8 @@ class NodeInput(Struct, frozen=True, kw_only=True):
     #: Its BGP addresses, without length; "" if it has none of the family.
     ipv4: str = ""
     ipv6: str = ""
+    #: The networks these are in: who is in one of them is on a link of the host.
+    links: tuple[cidr.Cidr, ...] = ()
     as_number: int | None = None
     cluster_id: str = ""
 
@@ -412,6 +414,7 @@ def host(resource: Node) -> NodeInput:
         speaks=spec.bgp is not None,
         ipv4=bgp.ipv4_address.partition("/")[0],
         ipv6=bgp.ipv6_address.partition("/")[0],
+        links=tuple(cidr.parse_cidr(text) for text in (bgp.ipv4_address, bgp.ipv6_address) if text),
         as_number=bgp.as_number,
         cluster_id=bgp.route_reflector_cluster_id,
     )

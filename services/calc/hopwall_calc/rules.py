@@ -35,6 +35,8 @@ class ResolvedPolicy(Struct, frozen=True, kw_only=True):
     tier: str = ""
     #: Why it denies everything instead of what was declared; "" if it does not.
     fault: str = ""
+    #: A profile that nobody declared.
+    absent: bool = False
     #: What a host that uses the policy needs: the policy itself and its sets.
     scopes: tuple[Scope, ...]
 
@@ -57,7 +59,9 @@ def resolve(
     )
 
 
-def deny_all(policy_id: PolicyId, *, tier: str = "", fault: str = "") -> ResolvedPolicy:
+def deny_all(
+    policy_id: PolicyId, *, tier: str = "", fault: str = "", absent: bool = False
+) -> ResolvedPolicy:
     """Return what stands in for a policy that is absent or not understood, and says why."""
     return ResolvedPolicy(
         ingress=(ResolvedRule(id=f"{policy_id}/i0", action="deny"),),
@@ -65,6 +69,7 @@ def deny_all(policy_id: PolicyId, *, tier: str = "", fault: str = "") -> Resolve
         sets={},
         tier=tier,
         fault=fault,
+        absent=absent,
         scopes=(policy_scope(policy_id),),
     )
 

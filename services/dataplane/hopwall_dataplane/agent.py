@@ -11,7 +11,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
+from hopwall_dataplane.asking import Asking
 from hopwall_dataplane.bgp.speaker import Speaker
+from hopwall_dataplane.counting import answer_rules
 from hopwall_dataplane.drift import Found
 from hopwall_dataplane.feed import Feed, Step
 from hopwall_dataplane.guard import Guard
@@ -22,19 +24,19 @@ from hopwall_dataplane.metrics import Metrics
 from hopwall_dataplane.moves.arrivals import Arrivals
 from hopwall_dataplane.outcome import Turn
 from hopwall_dataplane.placed import LinkState
+from hopwall_dataplane.poison import Poison
 from hopwall_dataplane.report import MAX_NAMED, capped, same, shortened
 from hopwall_dataplane.settings import DataplaneSettings
 from hopwall_dataplane.stale import Doubts, Stale
 from hopwall_dataplane.watch.watch import Watch
 from hopwall_model import codec, topics
-from hopwall_model.counts import HostRules, RulesRequest
+from hopwall_model.counts import RulesRequest
 from hopwall_model.release import Released, ReleaseRequest
 from hopwall_model.status import Drift, HostStatus, LastGood, Moved
 from hopwall_model.updates import (
     HostBatch,
     Scope,
     SharedUpdate,
-    SnapshotRequest,
 )
 from hopwall_runtime import clock
 from hopwall_runtime.link import Link, Unavailable
@@ -49,8 +51,6 @@ _SILENCE_S = 5.0
 _RETRY_S = (0.1, 5.0)
 #: While a snapshot is held back, calc is asked again no sooner than after this time.
 _HELD_PAUSE_S = 5.0
-
-_decode_batch = codec.decoder(HostBatch)
 
 
 @dataclass(slots=True)
@@ -88,13 +88,12 @@ class Agent:
     feed: Feed = field(default_factory=Feed)
     keeper: Keeper = field(default_factory=Keeper)
     guard: Guard = field(default_factory=Guard)
+    poison: Poison = field(default_factory=Poison)
     progress: _Progress = field(default_factory=_Progress)
     _inbox: deque[HostBatch | SharedUpdate] = field(default_factory=deque)
     _links: Mapping[str, LinkState] | None = None
     _ways: tuple[Way, ...] = ()
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
-    _ask: asyncio.Event = field(default_factory=asyncio.Event)
-    _ask_reason: str = "start"
     _ended: dict[Scope, Callable[[], Awaitable[None]]] = field(default_factory=dict)
     _retry_s: float = 0.0
     _retry_at: float = 0.0
@@ -106,11 +105,13 @@ class Agent:
     _last_good: LastGood | None = None
     _reported: HostStatus | None = None
     arrivals: Arrivals = field(init=False)
+    asking: Asking = field(init=False)
 
     def __post_init__(self) -> None:
-        """Be ready to hear workloads arrive."""
+        """Be ready to hear workloads arrive, and to ask."""
         host, desired = self.settings.host_name, self.kernel.desired
         self.arrivals = Arrivals(host, desired, self._wake.set)
+        self.asking = Asking(host, self.link, self._on_snapshot, lambda: self.guard.missing)
 
     # ------------------------------------------------------------ in
 
@@ -127,15 +128,13 @@ class Agent:
         self._inbox.append(message)
         self._wake.set()
 
+    def _on_snapshot(self, snapshot: HostBatch) -> None:
+        self._inbox.append(snapshot)
+        self._wake.set()
+
     async def _on_reconnect(self) -> None:
         self.arrivals.tell_again()
-        self._ask_again("reconnect")
-
-    def _ask_again(self, reason: str) -> None:
-        if not self._ask.is_set():
-            log.info("asking calc for a snapshot: %s", reason)
-            self._ask_reason = reason
-            self._ask.set()
+        self.asking.again("reconnect")
 
     # ------------------------------------------------------------ the loop
 
@@ -148,7 +147,7 @@ class Agent:
             tasks.create_task(self._fall_back(), name="last-good state")
             tasks.create_task(self._join(), name="bus")
             tasks.create_task(self.keeper.run(), name="last-good")
-            tasks.create_task(self._keep_asking(), name="snapshots")
+            tasks.create_task(self.asking.run(), name="snapshots")
             tasks.create_task(self._keep_refreshing(), name="refresh")
             tasks.create_task(self._keep_reporting(), name="heartbeat")
             if self.speaker is not None:
@@ -163,12 +162,17 @@ class Agent:
     async def _fall_back(self) -> None:
         """Take the state on disk for what is wanted until calc is heard: after a boot at once.
 
-        Where the rules of a state stand, and may be newer than the file, only when calc stays silent.
+        Where a state stands in the kernel, only when calc stays silent, and only if the file is of that state: what
+        is older would take back what was closed.
         """
         step = await self.keeper.load()
         if step is None:
             return
-        if self.kernel.desired.classes.remembered:
+        as_of = self.kernel.as_of
+        if as_of.stands or self.kernel.desired.classes.remembered:
+            if not as_of.is_of(self.keeper.mirror.digest):
+                self.keeper.pass_over()
+                return
             await asyncio.sleep(_SILENCE_S)
         if self.progress.armed:
             return
@@ -180,6 +184,7 @@ class Agent:
         since = clock.now_text()
         self._last_good = LastGood(epoch=step.epoch, revision=step.revision, since=since)
         self._take(step)
+        as_of.want(self.keeper.mirror.digest)
         self._wake.set()
 
     async def _join(self) -> None:
@@ -188,12 +193,12 @@ class Agent:
         await self.link.connect(self.settings)
         await self.link.subscribe(batches, topics.host_batch_subject(host), self._on_message)
         self.link.on_reconnect(self._on_reconnect)
-        await self.link.serve_chunked(topics.RULES, topics.rules_subject(host), self._answer_rules)
+        await self.link.serve_chunked(topics.RULES, topics.rules_subject(host), self._on_rules)
         release = topics.release_subject(host)
         await self.link.serve_chunked(topics.RELEASE, release, self._on_release)
         await self.arrivals.serve()
         self._joined = True
-        self._ask.set()
+        self.asking.begin()
         await self.link.watch()
 
     async def _wait(self) -> None:
@@ -294,11 +299,11 @@ class Agent:
                     self._take(one)
                     self._heard(one)
                 elif not self._held_until:
-                    self._ask_again(one.reason)
+                    self.asking.again(one.reason)
         self._grow_impatient()
         if self._held_until and clock.monotonic() >= self._held_until:
             self._held_until = clock.monotonic() + _HELD_PAUSE_S
-            self._ask_again("held")
+            self.asking.again("held")
         self.arrivals.fold(clock.monotonic())
 
     def _grow_impatient(self) -> None:
@@ -310,10 +315,15 @@ class Agent:
             self._impatient_at = clock.monotonic() + _PATIENCE_S
         elif clock.monotonic() >= self._impatient_at:
             self._impatient_at = 0.0
-            self._ask_again(f"missed {self.feed.waiting_for}")
+            self.asking.again(f"missed {self.feed.waiting_for}")
 
     def _take(self, step: Step) -> None:
-        self.kernel.desired.apply(step)
+        error = self.poison.apply(self.kernel.desired, step, self.keeper.mirror)
+        if error is not None:
+            log.error(
+                "revision %d: what the agent fails on is left out", step.revision, exc_info=error
+            )
+            self.kernel.stale |= set(Stale)
         if self.speaker is not None:
             self.speaker.fold(step)
         self.progress.goal = (step.epoch, step.revision)
@@ -322,6 +332,7 @@ class Agent:
     def _heard(self, step: Step) -> None:
         """Keep what calc said; from now on its word is what is enforced."""
         self.keeper.fold(step)
+        self.kernel.as_of.want(self.keeper.mirror.digest)
         self._last_good = None
         self.progress.in_sync = self.progress.in_sync or step.full
 
@@ -339,15 +350,18 @@ class Agent:
         if before is None or before.epoch != held.epoch:
             # At once, as calc may account for what is missing.
             log.warning("%s", held.reason)
-            self._ask_again("missing")
+            self.asking.again("missing")
         self._held_until = clock.monotonic() + _HELD_PAUSE_S
         return False
+
+    async def _on_rules(self, request: RulesRequest, _subject: str) -> bytes:
+        return await answer_rules(self.kernel, request)
 
     def _on_release(self, request: ReleaseRequest, _subject: str) -> bytes:
         failure = self.guard.release(request.epoch)
         if not failure:
             log.warning("an operator lets the snapshot of epoch %s through", request.epoch)
-            self._ask_again("released")
+            self.asking.again("released")
         return codec.encode(Released(host=self.settings.host_name, failure=failure))
 
     async def _subscribe(self) -> None:
@@ -398,7 +412,8 @@ class Agent:
         if self.guard.held is not None:
             bus = f"a snapshot is held back: {self.guard.held.reason}"
         if (kept := self._last_good) is None:
-            return f"no snapshot from calc yet ({bus})"
+            stays = "; the kernel keeps another state than the disk's" * self.keeper.is_other
+            return f"no snapshot from calc yet ({bus}){stays}"
         return (
             f"enforcing last-good of revision {kept.revision} / epoch {kept.epoch} since {kept.since}, "
             f"{bus}"
@@ -409,7 +424,7 @@ class Agent:
         desired = self.kernel.desired
         waiting = desired.waiting()
         refused = shortened(self.kernel.refused)
-        refused += desired.refusals()
+        refused += (*desired.refusals(), *self.poison.refusals())
         if self.speaker is not None:
             refused += self.speaker.refusals
         if self.watch is not None:
@@ -451,37 +466,7 @@ class Agent:
             return False
         return True
 
-    async def _answer_rules(self, request: RulesRequest, _subject: str) -> bytes:
-        host, at = self.settings.host_name, clock.now_text()
-        try:
-            rules = await self.kernel.rule_counts(request)
-        except OSError as error:  # TimeoutError is one
-            reason = f"The tables of host {host} cannot be read: {error}."
-            return codec.encode(HostRules(host=host, at=at, failure=reason))
-        return codec.encode(HostRules(host=host, at=at, rules=rules))
-
     # ------------------------------------------------------------ tasks beside the loop
-
-    async def _keep_asking(self) -> None:
-        """Fetch a snapshot whenever one is asked for, until one comes."""
-        host = self.settings.host_name
-        while True:
-            await self._ask.wait()
-            request = SnapshotRequest(
-                host=host, reason=self._ask_reason, missing=self.guard.missing
-            )
-            try:
-                body = await self.link.request_chunked(
-                    topics.snapshot_subject(host), request, timeout_s=10
-                )
-                snapshot = _decode_batch(body)
-            except (Unavailable, codec.CodecError) as error:
-                log.info("no snapshot yet: %s", error)
-                await asyncio.sleep(0.5)
-                continue
-            self._ask.clear()
-            self._inbox.append(snapshot)
-            self._wake.set()
 
     async def _keep_refreshing(self) -> None:
         while True:

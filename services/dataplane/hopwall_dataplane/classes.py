@@ -156,6 +156,14 @@ class ClassTable:
                 self.remembered[class_digest] = number
                 self._taken.add(number)
 
+    @property
+    def numbers(self) -> dict[str, int]:
+        """The whole numbering, in use or remembered."""
+        used = {
+            policy_class.key.digest: policy_class.number for policy_class in self.classes.values()
+        }
+        return self.remembered | used
+
     def join(self, key: ClassKey) -> tuple[PolicyClass, bool]:
         """Count one more member; return the class and whether it is new.
 

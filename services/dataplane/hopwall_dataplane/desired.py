@@ -96,7 +96,8 @@ class Desired:
     translations: Translations = field(init=False)
     _placed: dict[EndpointId, Placed] = field(default_factory=dict)
     _by_interface: dict[str, set[EndpointId]] = field(default_factory=dict)
-    _links: Mapping[str, LinkState] = field(default_factory=dict)
+    #: The present interfaces, by name.
+    links: Mapping[str, LinkState] = field(default_factory=dict)
     #: Endpoints that have no class: faulty ones, and the `_roomless`, for which there was no number.
     _closed: set[EndpointId] = field(default_factory=set)
     _waits: dict[EndpointId, str] = field(default_factory=dict)
@@ -157,7 +158,7 @@ class Desired:
 
         Routes to workloads need their interface to be up.
         """
-        before, self._links = self._links, links
+        before, self.links = self.links, links
         self.interfaces_touched = True
         changed = {n for n in before.keys() | links.keys() if before.get(n) != links.get(n)}
         for name in sorted(changed & self._by_interface.keys()):
@@ -186,7 +187,7 @@ class Desired:
 
     def expected(self) -> dict[EndpointId, Expected]:
         """Return where workloads are to arrive."""
-        return expected(self.moves, self._placed, self._links)
+        return expected(self.moves, self._placed, self.links)
 
     def distrust(self, names: Iterable[str]) -> None:
         """Close the policies that name one of these kernel sets, and no longer those of other sets.
@@ -206,7 +207,7 @@ class Desired:
 
     def _taken(self) -> Set[str]:
         """Return the addresses that hosts have or live by, as CIDRs."""
-        own = {address for link in self._links.values() for address in link.addresses}
+        own = {address for link in self.links.values() for address in link.addresses}
         local = {f"{ip}/{128 if ':' in ip else 32}" for ip in own}
         return self.reserved | local | self.destinations.gateway_cidrs
 
@@ -265,12 +266,12 @@ class Desired:
     @property
     def interfaces(self) -> set[str]:
         """The interfaces of known endpoints that are present."""
-        return self._by_interface.keys() & self._links.keys()
+        return self._by_interface.keys() & self.links.keys()
 
     @property
     def link_indices(self) -> dict[str, int]:
         """Every interface of the host, with its index."""
-        return {name: link.index for name, link in self._links.items()}
+        return {name: link.index for name, link in self.links.items()}
 
     @property
     def addresses_in_kernel(self) -> set[str]:
@@ -296,7 +297,11 @@ class Desired:
             for e in sorted(self._closed)
         )
         others = (Refusal(object=o, reason=r) for o, r in sorted(self._faults.items()))
-        told = (*self.hosts.refusals(), *self.translations.refusals(), *self.shortfalls.refusals())
+        told = (
+            *self.hosts.refusals(),
+            *self.translations.refusals(),
+            *self.shortfalls.refusals(self.hosts.known),
+        )
         return (*endpoints, *others, *told)
 
     def set_object(self, name: str) -> str:
@@ -476,7 +481,7 @@ class Desired:
             self._claim(placed, {})
             return
         interface = placed.endpoint.interface
-        link = self._links.get(interface)
+        link = self.links.get(interface)
         if link is None or not link.up:
             why = "does not exist" if link is None else "is down"
             text = f"Interface {interface} {why} on host {self.host}."

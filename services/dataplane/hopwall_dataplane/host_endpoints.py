@@ -89,7 +89,7 @@ class HostEndpoints:
     nats: tuple[tuple[str, int], ...] = ()
     _known: dict[HostEndpointId, HostEndpointSet] = field(default_factory=dict)
     _interfaces: Mapping[str, HostInterface] = field(default_factory=dict)
-    _ways: tuple[Way, ...] = ()
+    ways: tuple[Way, ...] = ()
     _placed: tuple[Placement, ...] = ()
     _lists: set[PolicyList] = field(default_factory=set)
     _faults: dict[HostEndpointId, str] = field(default_factory=dict)
@@ -124,7 +124,7 @@ class HostEndpoints:
             n: i.addresses for n, i in self._interfaces.items() if self._is_ours(n)
         }
         self.touched = self.touched or (moved and self.has_placed)
-        self._interfaces, self._ways = interfaces, ways
+        self._interfaces, self.ways = interfaces, ways
         self._dirty = True
 
     def settle(self) -> None:
@@ -144,6 +144,11 @@ class HostEndpoints:
         self.chains.put_hosts(
             {f: host_chains(f, settings, self._placed) for f in self.chains.families}
         )
+
+    @property
+    def known(self) -> Iterable[HostEndpointSet]:
+        """The host endpoints, by name."""
+        return (endpoint for _, endpoint in sorted(self._known.items()))
 
     @property
     def has_placed(self) -> bool:
@@ -247,7 +252,7 @@ class HostEndpoints:
         self._cuts = {}
         for placement in self._placed:
             endpoint = placement.endpoint
-            for way in self._ways:
+            for way in self.ways:
                 if endpoint.force or not self._is_on(placement, way) or self._is_safe(way):
                     continue
                 if not _lets_by(placement, way, policies, sets):

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from msgspec import structs
 
 from hopwall_dataplane import drift
+from hopwall_dataplane.as_of import AS_OF, AsOf
 from hopwall_dataplane.classes import class_chain, numbers_in
 from hopwall_dataplane.conntrack.revocation import Revocation
 from hopwall_dataplane.delta import ABSENT
@@ -28,7 +29,6 @@ from hopwall_dataplane.ipsets.elements import (
     SetOp,
 )
 from hopwall_dataplane.ipsets.plan import AddressSets, standing
-from hopwall_dataplane.iptables.counters import together
 from hopwall_dataplane.iptables.driver import Restore
 from hopwall_dataplane.iptables.lint import suspicious
 from hopwall_dataplane.iptables.plan import plan_table, plan_wall
@@ -39,13 +39,11 @@ from hopwall_dataplane.iptables.stub import stub_of
 from hopwall_dataplane.iptables.table import TableName, TableState
 from hopwall_dataplane.iptables.transaction import Applied, Failed, Transaction, record
 from hopwall_dataplane.links.setup import InterfaceSetup
-from hopwall_dataplane.listing import list_rules
 from hopwall_dataplane.outcome import Family, Outcome, Refused, Retry, Turn
 from hopwall_dataplane.routes import plan as route_plan
 from hopwall_dataplane.routes.driver import RouteDriver
 from hopwall_dataplane.routes.route import ReplaceRoute, RouteKey, RouteOp
 from hopwall_dataplane.stale import Doubts, Stale, TableKey
-from hopwall_model.counts import RuleCount, RulesRequest
 from hopwall_model.names import TEMPORARY_SUFFIX
 from hopwall_runtime import clock
 
@@ -54,6 +52,7 @@ log = logging.getLogger(__name__)
 #: Long enough for the kernel to let go of what freed lines named, and for a burst of changes to pass: a
 #: transaction that frees lines makes the next one wait (8-24 ms).
 SWEEP_AFTER_S = 0.25
+_IDENTITY_SETS = {name for family in Family for name in (from_set(family), to_set(family))}
 
 
 @dataclass(slots=True)
@@ -70,6 +69,8 @@ class Kernel:
     interfaces: InterfaceSetup
     #: None where established flows go on whatever policy says.
     flows: Revocation | None = None
+    #: Of which state what is written is.
+    as_of: AsOf = field(default_factory=AsOf)
     stale: set[Stale] = field(default_factory=lambda: set(Stale))
     #: Single tables and sets that are in doubt, though their subsystems are not.
     doubted: Doubts = field(default_factory=Doubts)
@@ -121,14 +122,9 @@ class Kernel:
 
     def _resync_sets(self) -> list[Found]:
         content = self.sets.read()
-        names = self._identity_names()
         found = []
-        for sets, mine in ((self.desired.identity, True), (self.desired.members, False)):
-            part = {
-                name: held
-                for name, held in content.items()
-                if (name.removesuffix(TEMPORARY_SUFFIX) in names) is mine
-            }
+        for sets in (self.desired.identity, self.desired.members, self.as_of.sets):
+            part = {n: held for n, held in content.items() if self._sets_of(n) is sets}
             if Stale.SETS in self._read_once:
                 found += drift.in_sets(sets, part)
             sets.replace_actual(part)
@@ -137,11 +133,9 @@ class Kernel:
 
     def _resync_some_sets(self, names: set[str]) -> list[Found]:
         content = self.sets.read(names)
-        mine = self._identity_names()
         found = []
         for name in sorted(names):
-            theirs = name.removesuffix(TEMPORARY_SUFFIX) not in mine
-            sets = self.desired.members if theirs else self.desired.identity
+            sets = self._sets_of(name)
             found += drift.in_sets(sets, content, {name})
             spec, held = content.get(name, (ABSENT, {}))
             sets.replace_one(name, spec, held)
@@ -196,8 +190,12 @@ class Kernel:
         self.stale.discard(subsystem)
         self._read_once.add(subsystem)
 
-    def _identity_names(self) -> set[str]:
-        return {n for f in Family for n in (from_set(f), to_set(f))}
+    def _sets_of(self, name: str) -> AddressSets:
+        """Return the sets that a set of this name is one of."""
+        name = name.removesuffix(TEMPORARY_SUFFIX)
+        if name == AS_OF:
+            return self.as_of.sets
+        return self.desired.identity if name in _IDENTITY_SETS else self.desired.members
 
     # ------------------------------------------------------------ the wall
 
@@ -233,13 +231,25 @@ class Kernel:
         for sets in (desired.members, desired.identity):
             for name, reason in sets.refused.items():
                 found[desired.set_object(name)] = reason
-        objects = desired.chains.objects if self._refused_chains else {}
+        objects: dict[str, tuple[str, str]] = {}
+        if self._refused_chains:
+            objects = {**desired.chains.objects, **desired.translations.objects}
         for (family, table, chain), reason in sorted(self._refused_chains.items()):
             if chain not in desired.chains.tables[family, table].desired:
                 continue  # nobody wants it any more
             name, direction = objects.get(chain, (f"chain {chain}", ""))
             found[name] = f"{direction} ({family}): {reason}".lstrip()
         return found
+
+    @property
+    def refused_chains(self) -> dict[str, str]:
+        """The chains that are closed as the kernel refuses them, and why."""
+        tables = self.desired.chains.tables
+        return {
+            chain: reason
+            for (family, table, chain), reason in self._refused_chains.items()
+            if chain in tables[family, table].desired
+        }
 
     @property
     def sweep_in_s(self) -> float | None:
@@ -256,7 +266,9 @@ class Kernel:
             desired.take_touched()  # nobody else will
         if self.flows is not None:
             desired.note_left()
-        # First what only closes: decision 28. Then what comes is never judged by half of what was.
+        # Before all: a kernel that is ahead of the file on disk must be known to be.
+        self._apply_sets(turn, self.as_of.plan(), self.as_of.sets)
+        # Then what only closes: decision 28. Then what comes is never judged by half of what was.
         self._apply_sets(turn, desired.identity.plan_removals(), desired.identity)
         closings = desired.identity.plan_closings(
             desired.members.pending_cidrs(),
@@ -464,26 +476,6 @@ class Kernel:
         self.desired.identity.unpark_all()
         self.desired.routes.unpark_all()
         self._compare_all |= self._tables.keys()
-
-    # ------------------------------------------------------------ counting
-
-    async def rule_counts(self, request: RulesRequest) -> tuple[RuleCount, ...]:
-        """Say how often the rules that stand were met.
-
-        It reads the tables by a tool of its own and changes nothing here, so it may run beside the loop.
-
-        Errors: OSError when the tables cannot be read.
-        """
-        parts = await asyncio.gather(*(restore.counts() for restore in self.restores.values()))
-        desired = self.desired
-        tiers = {tier.name for key in desired.classes.classes for tier in key.tiers}
-        tables, policies = desired.chains.tables, desired.chains.policies
-        refused = {
-            chain: why
-            for (family, table, chain), why in self._refused_chains.items()
-            if chain in tables[family, table].desired
-        }
-        return list_rules(policies, tiers, together(parts), refused, request)
 
     async def close(self) -> None:
         """Let go of the drivers; the kernel stays as it is."""

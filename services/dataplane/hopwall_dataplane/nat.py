@@ -10,7 +10,13 @@ from typing import NamedTuple
 
 from hopwall_dataplane.chains import ChainBook, TablePart
 from hopwall_dataplane.faults import is_address
-from hopwall_dataplane.iptables.nat_chains import nat_chains
+from hopwall_dataplane.iptables.nat_chains import (
+    OUT_CHAIN,
+    from_chain,
+    lowest_externals,
+    nat_chains,
+    to_chain,
+)
 from hopwall_dataplane.iptables.table import TableName
 from hopwall_dataplane.outcome import Family
 from hopwall_model.status import Refusal
@@ -37,6 +43,8 @@ class Translations:
     families: tuple[Family, ...]
     _nats: dict[EndpointId, EndpointSet] = field(default_factory=dict)
     _faults: dict[str, str] = field(default_factory=dict)
+    #: External address → the endpoint it is translated for, and how.
+    _won: dict[str, tuple[EndpointId, Nat]] = field(default_factory=dict)
     _pools: Mapping[Family, Pools] = field(default_factory=dict)
     _dirty: bool = False
 
@@ -64,7 +72,8 @@ class Translations:
         if not self._dirty and pools == self._pools:
             return
         self._dirty, self._pools = False, dict(pools)
-        nats = self._winners(taken())
+        self._won = self._winners(taken())
+        nats = [nat for _, (_, nat) in sorted(self._won.items())]
         parts: dict[tuple[Family, TableName], TablePart] = {}
         for family in self.families:
             mine = [nat for nat in nats if (":" in nat.external) == (family is Family.V6)]
@@ -77,16 +86,30 @@ class Translations:
         """List the floating addresses that are not translated, and why."""
         return (Refusal(object=o, reason=why) for o, why in sorted(self._faults.items()))
 
-    def _winners(self, taken: Container[str]) -> list[Nat]:
+    @property
+    def objects(self) -> dict[str, tuple[str, str]]:
+        """Name what each chain translates, for people, as `ChainBook.objects` does."""
+        found = {OUT_CHAIN: "natOutgoing of the pools"}
+        named = {x: _object(nat, endpoint_id) for x, (endpoint_id, nat) in self._won.items()}
+        for internal, external in lowest_externals(nat for _, nat in self._won.values()).items():
+            found[from_chain(internal)] = named[external]
+        found |= {to_chain(external): name for external, name in named.items()}
+        return {chain: (name, "") for chain, name in found.items()}
+
+    def _winners(self, taken: Container[str]) -> dict[str, tuple[EndpointId, Nat]]:
         self._faults = {}
-        won: dict[str, Nat] = {}
+        won: dict[str, tuple[EndpointId, Nat]] = {}
         for endpoint_id, endpoint in sorted(self._nats.items()):
             for nat in endpoint.nats:
                 if why := _fault(nat, endpoint, taken):
-                    self._faults[f"nat {nat.external} of endpoint {endpoint_id}"] = why
+                    self._faults[_object(nat, endpoint_id)] = why
                 else:
-                    won.setdefault(nat.external, nat)
-        return [won[external] for external in sorted(won)]
+                    won.setdefault(nat.external, (endpoint_id, nat))
+        return won
+
+
+def _object(nat: Nat, endpoint_id: EndpointId) -> str:
+    return f"nat {nat.external} of endpoint {endpoint_id}"
 
 
 def externals(endpoint: EndpointSet) -> list[str]:

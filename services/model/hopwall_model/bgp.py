@@ -82,6 +82,8 @@ class Session(Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: A gateway by which the peer is reached, as a static route; "" for none.
     reachable_by: str = ""
     bfd: bool = False
+    #: The peer is on a link of this host: no hop lies between, and BFD is that of one hop (RFC 5881).
+    direct: bool = False
     #: What the peer may announce; if it is one of our hosts, also what is in `Bgp.unclaimed`. Nothing
     #: else is imported, whatever the filters say.
     entitled: tuple[PrefixRange, ...] = ()

@@ -12,7 +12,7 @@ class Refusal(Struct, frozen=True, kw_only=True):
     #: "endpoint default/vm1", "host endpoint h1-eth0", "policy gnp/isolate", "set s:…",
     #: "route 10.65.0.21/32", "nat 192.0.2.10/32 of endpoint default/vm1",
     #: "way to NATS of host endpoint h1-eth0", "rules of policy gnp/late",
-    #: "address 10.65.0.21/32 of endpoint default/vm2".
+    #: "address 10.65.0.21/32 of endpoint default/vm2", "profile absent of endpoint default/vm3".
     object: str
     #: One sentence: what was refused, by whom, and what to do.
     reason: str

@@ -234,6 +234,8 @@ class PolicySet(
     egress: tuple[ResolvedRule, ...] = ()
     #: Why the rules above deny everything and are not the declared ones: one sentence, for its status alone.
     fault: str = ""
+    #: It is a profile that nobody declared: the rules above deny in its place.
+    absent: bool = False
 
     @property
     def scope(self) -> Scope:

@@ -48,9 +48,7 @@ def configuration(
     if name != DEFAULT_CONFIGURATION:
         _of_one_host(found, pointer, name, spec)
     for index, pattern in enumerate(spec.ignored_interfaces):
-        if not valid_ifname(pattern.replace("*", "x")):
-            place = step(step(pointer, "ignoredInterfaces"), index)
-            found.add(place, f"{pattern[:32]!r} is not an interface name; '*' stands for any text.")
+        _interfaces(found, step(step(pointer, "ignoredInterfaces"), index), pattern)
     named: dict[str, str] = {}
     for index, community in enumerate(spec.communities):
         place = step(step(pointer, "communities"), index)
@@ -98,6 +96,11 @@ def _advertisement(
         if text not in named:
             _community(found, step(step(pointer, "communities"), index), text)
     return replace(given, cidr=found.parsed(step(pointer, "cidr"), cidr.parse_cidr, given.cidr))
+
+
+def _interfaces(found: Findings, pointer: str, pattern: str) -> None:
+    if not valid_ifname(pattern.replace("*", "x")):
+        found.add(pointer, f"{pattern[:32]!r} is not an interface name; '*' stands for any text.")
 
 
 def _community(found: Findings, pointer: str, text: str) -> None:
@@ -264,7 +267,7 @@ def _rule(found: Findings, pointer: str, rule: BgpFilterRule, family: int) -> Bg
     refuse_unimplemented(found, pointer, rule)
     range_ = _range(found, pointer, rule, family)
     if rule.interface:
-        check.interface_name(found, step(pointer, "interface"), rule.interface)
+        _interfaces(found, step(pointer, "interface"), rule.interface)
     if rule.communities is not None:
         _match(found, step(pointer, "communities"), rule.communities)
     if rule.operations and rule.action != "Accept":

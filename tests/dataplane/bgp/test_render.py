@@ -237,6 +237,7 @@ def test_no_text_gets_out_of_its_place(field: str, text: str) -> None:
         (structs.replace(MESH, entitled=(PrefixRange("fd65::/64", 64, 64),)), "canonical IPv4"),
         (structs.replace(MESH, entitled=(PrefixRange("10.65.2.0/24", 24, 23),)), "24 to 32"),
         (structs.replace(MESH, source_ip="", bfd=True), "BFD needs"),
+        (structs.replace(MESH, source_ip="", bfd=True, direct=True, ttl_security=2), "BFD needs"),
         (structs.replace(MESH, peer_as=1, reflector_client=True), "must have our AS number"),
     ],
 )

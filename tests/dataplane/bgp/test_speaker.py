@@ -8,15 +8,19 @@ import pytest
 
 from hopwall_dataplane.bgp import render as render_module
 from hopwall_dataplane.bgp import speaker as speaker_module
+from hopwall_dataplane.bgp.control import Control
 from hopwall_dataplane.bgp.faults import Fault
 from hopwall_dataplane.bgp.process import start_file
 from hopwall_dataplane.bgp.speaker import Speaker, wanted
 from hopwall_dataplane.feed import Step
-from hopwall_model.bgp import Bgp, Session
+from hopwall_model.bgp import Bgp, PrefixRange, Session
 from hopwall_model.status import BgpStatus
 from hopwall_model.updates import BgpSet
 from tests.support.bird_hosts import BirdHost, BirdHosts, mesh, speaker
 
+#: A look every 10 s at most would come up to 8 s after this. What it takes: half a second to the look, two to the
+#: next dialling; the rest is for a busy machine.
+AWAY_S, AT_ONCE_S = 8.0, 7.0
 ONE = speaker(1, mesh(1, 2))
 TWO = speaker(1, mesh(1, 2), mesh(1, 3))
 
@@ -92,6 +96,35 @@ def test_bird_comes_late_dies_and_comes_back(host: BirdHost) -> None:
         assert {s.name for s in again.sessions} == {"mesh/h2", "mesh/h3"}
 
     run(host, scenario)
+
+
+@pytest.mark.kernel
+def test_a_bird_that_starts_late_has_its_sessions_at_once(tmp_path: Path) -> None:
+    """It was away for long, and its peer dials: it is looked at, configured and dialled within seconds."""
+    range_ = PrefixRange("10.65.0.0/16", 32, 32)
+
+    async def whole(dialling: BirdHost, late: BirdHost) -> None:
+        found = Speaker(late.driver, ("tap",), lambda: None)
+        async with asyncio.TaskGroup() as tasks:
+            task = tasks.create_task(found.run())
+            found.fold(step(speaker(2, mesh(2, 1, range_)), full=True))
+            await asyncio.sleep(AWAY_S)
+            await asyncio.to_thread(late.start)
+            async with asyncio.timeout(AT_ONCE_S):
+                while "Established" not in (await asked(dialling, "show protocols")):
+                    await asyncio.sleep(0.1)
+            task.cancel()
+
+    with BirdHosts("late", tmp_path, 2) as hosts:
+        hosts[1].start()
+        hosts[1].configure(speaker(1, mesh(1, 2, range_)))
+        asyncio.run(whole(hosts[1], hosts[2]))
+
+
+async def asked(host: BirdHost, question: str) -> str:
+    """Return BIRD's answer beside a running task."""
+    async with Control(host.socket) as bird:
+        return (await bird.ask(question)).text
 
 
 @pytest.mark.kernel

@@ -67,6 +67,7 @@ def sessions(draw: st.DrawFn) -> Session:
     local_as, peer_as = draw(numbers), draw(numbers)
     client = draw(st.booleans())
     source, hops = draw(st.just("") | hosts(family)), draw(st.integers(0, 255))
+    direct = draw(st.booleans())
     return Session(
         name=draw(names),
         family=family,  # type: ignore[arg-type]
@@ -85,7 +86,8 @@ def sessions(draw: st.DrawFn) -> Session:
         allow_local_as=draw(st.integers(0, 255)),
         ttl_security=hops,
         reachable_by=draw(st.just("") | hosts(family)),
-        bfd=draw(st.booleans()) if source or hops == 1 else False,
+        bfd=draw(st.booleans()) if source or hops == 1 or (direct and not hops) else False,
+        direct=direct,
         entitled=tuple(draw(st.lists(ranges(family), max_size=3))),
         import_limit=draw(st.integers(1, 2**30)),
         imports=tuple(draw(st.lists(rules(), max_size=3))),

@@ -6,7 +6,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hopwall_dataplane.iptables.nat_chains import nat_chains
+from hopwall_dataplane.iptables.nat_chains import from_chain, nat_chains
 from hopwall_dataplane.outcome import Family
 from hopwall_model.updates import Nat
 
@@ -28,7 +28,7 @@ def walk(chains: dict[str, tuple[str, ...]], address: int) -> tuple[str, int, in
             if (goto := GOTO.fullmatch(line)) and ip in ipaddress.ip_network(goto[1]):
                 chain, depth = goto[2], depth + 1
                 break
-            if line.startswith(f"-d {ip}/32 "):
+            if line.startswith("-j DNAT "):
                 return line.rpartition(" ")[2], met, depth
         else:
             return "", met, depth
@@ -43,7 +43,7 @@ def test_each_floating_address_leads_to_its_own_and_no_other_does(numbers: set[i
     for number in numbers:
         found, _, depth = walk(chains, number)
         assert found == str(ipaddress.IPv4Address(number ^ 1))
-        assert depth <= 8
+        assert depth <= 9
     for other in {n + 1 for n in numbers if n + 1 < 2**32} - numbers:
         if chains:
             assert walk(chains, other)[0] == ""
@@ -67,10 +67,11 @@ def test_a_host_that_translates_nothing_has_nothing_in_the_nat_table() -> None:
 def test_the_lowest_of_several_floating_addresses_is_the_one_seen() -> None:
     """By number, not by text."""
     chains, jumps = nat_chains(Family.V4, [nat(10, 1), nat(9, 1)], pools=True, outgoing=True)
-    to_source = [line.partition("--to-source ")[2] for line in chains["hw-nat-from"]]
+    assert chains["hw-nat-from"] == (f"-s 0.0.0.1/32 -g {from_chain('0.0.0.1/32')}",)
+    to_source = [line.partition("--to-source ")[2] for line in chains[from_chain("0.0.0.1/32")]]
     assert to_source == ["0.0.0.9", "0.0.0.9"]
-    assert chains["hw-nat-post"][0] == "-j hw-nat-from"
-    assert chains["hw-nat-post"][1].endswith("-j MASQUERADE --random-fully")
+    assert chains["hw-nat-post"] == ("-j hw-nat-from", "-j hw-nat-out")
+    assert chains["hw-nat-out"][0].endswith("-j MASQUERADE --random-fully")
     assert [(j.builtin, j.where) for j in jumps] == [
         ("PREROUTING", "first"),
         ("OUTPUT", "first"),

@@ -121,3 +121,12 @@ async def test_fault_that_shows_only_in_the_whole_is_found() -> None:
     outcome = await apply(tx, no_root)
     assert isinstance(outcome, Applied)
     assert outcome.refused.keys() == {"hw-3"}
+
+
+async def test_any_number_of_bad_chains_harms_no_good_one() -> None:
+    """A machine may lack what a hundred policies need: those are closed, and nothing waits for them."""
+    restore = FakeRestore()
+    bad = {f"hw-bad{n}": (NAMED,) for n in range(100)}
+    outcome = await restore.apply_with_quarantine(writes({**bad, "hw-good": ("-j ACCEPT",)}), stub)
+    assert isinstance(outcome, Applied)
+    assert outcome.refused.keys() == bad.keys()

@@ -66,6 +66,11 @@ class BirdPeer(Peer):
             )
         return found
 
+    def offered(self, network: str) -> set[str]:
+        """Read the next hop of each route."""
+        text = self.host.ask(f"show route {network} all").text
+        return set(re.findall(r"BGP.next_hop: (\S+)", text))
+
     def held(self, family: int) -> set[str]:
         """Read the kernel."""
         full = 32 if family == 4 else 128
@@ -96,6 +101,8 @@ class BirdPeer(Peer):
                 f" bgp_large_community.add(({c.replace(':', ',')}));"
                 for c in large(one.communities)
             )
+            # Each prepending puts its number first.
+            changes += "".join(f" bgp_path.prepend({n});" for n in reversed(one.as_path))
             lines.append(f"  route {one.network} {how}" + (f" {{{changes} }};" if changes else ";"))
         return [*lines, "}"]
 
@@ -107,15 +114,23 @@ def _name(link: Link) -> str:
 def _session(link: Link) -> list[str]:
     lines = [
         f"protocol bgp {_name(link)} {{",
-        f"  local {link.here} as {link.local_as}; neighbor {link.there} as {link.remote_as};",
+        f"  local {link.here} port {link.port_here} as {link.local_as};",
+        f"  neighbor {link.there} port {link.port_there} as {link.remote_as};",
         "  connect delay time 1; connect retry time 2; error wait time 1, 4;",
     ]
     if link.password:
         lines.append(f'  password "{link.password}";')
+    if link.passive:
+        lines.append("  passive on;")
     if link.hops:
-        lines.append("  direct; ttl security on;")
+        lines.append("  direct;" if link.hops == 1 else f"  multihop {link.hops};")
+        lines.append("  ttl security on;")
+    if link.far:
+        lines.append("  multihop;")
     if link.bfd:
-        lines.append("  multihop 2; bfd on;")
+        # Inside an AS BIRD takes its peers to be hops away, and BFD is that of several hops then.
+        near = not (link.far or link.hops)
+        lines.append(f"  {'direct; ' if near else ''}bfd on;")
     if link.cluster_id:
         lines.append(f"  rr client; rr cluster id {link.cluster_id};")
     if link.restart_s:

@@ -36,6 +36,9 @@ os._exit(0)
 """
 
 
+_PORT = 179
+
+
 class ExaBgpPeer(Peer):
     """ExaBGP."""
 
@@ -66,7 +69,7 @@ class ExaBgpPeer(Peer):
         config.write_text(self._text())
         env = dict(os.environ) | {
             "exabgp_tcp_bind": " ".join(sorted({link.here for link in self.links})),
-            "exabgp_tcp_port": "179",
+            "exabgp_tcp_port": str(self.links[0].port_here),
             "exabgp_tcp_delay": "0",
             "exabgp_daemon_user": "root",
             "exabgp_daemon_drop": "false",
@@ -80,7 +83,7 @@ class ExaBgpPeer(Peer):
         lines = []
         for verb, routes in (("withdraw", gone), ("announce", added)):
             lines += [
-                f"neighbor {link.there} {verb} route {_route(one)}\n"
+                f"neighbor {link.there} {verb} route {_route(one, link)}\n"
                 for link in self.links
                 for one in of_family(routes, link.family)
             ]
@@ -140,6 +143,10 @@ def _neighbor(link: Link, routes: list[Said]) -> list[str]:
     ]
     if link.password:
         lines.append(f'md5-password "{link.password}";')
+    if link.port_there != _PORT:
+        lines.append(f"connect {link.port_there};")
+    if link.passive:
+        lines.append("passive;")
     if link.hops:
         lines.append(f"outgoing-ttl 255; incoming-ttl {256 - link.hops};")
     if link.restart_s:
@@ -147,16 +154,19 @@ def _neighbor(link: Link, routes: list[Said]) -> list[str]:
     lines += [f"family {{ ipv{link.family} unicast; }}"]
     lines.append("api { processes [ log ]; neighbor-changes; receive { parsed; update; } }")
     lines.append("static {")
-    lines += [f"route {_route(one)};" for one in routes]
+    lines += [f"route {_route(one, link)};" for one in routes]
     return [*lines, "}", "}"]
 
 
-def _route(one: Said) -> str:
+def _route(one: Said, link: Link) -> str:
     words = [one.network, "next-hop", one.next_hop or "self"]
     if found := standard(one.communities):
         words.append(f"community [ {' '.join(found)} ]")
     if found := large(one.communities):
         words.append(f"large-community [ {' '.join(found)} ]")
+    if one.as_path:
+        # A path that is given is sent as it is.
+        words.append(f"as-path [ {' '.join(map(str, (link.local_as, *one.as_path)))} ]")
     return " ".join(words)
 
 

@@ -14,6 +14,7 @@ from tests.support.bird_hosts import until
 from tests.support.peers.peer import Learnt, Link, Peer, Said, first_line, large, standard
 
 _DAEMONS = Path("/usr/lib/frr")
+_PORT = 179
 
 
 @dataclass(slots=True)
@@ -59,7 +60,7 @@ class FrrPeer(Peer):
                 self._daemon("bfdd", "--bfdctl", str(self.home / "bfdd.sock"))
             self._zebra, self._processes = self._processes, []
         self._file("bgpd.conf", self._text())
-        self._daemon("bgpd")
+        self._daemon("bgpd", "-p", str(self.links[0].port_here))
         until(self._answers)
 
     def _file(self, name: str, text: str) -> None:
@@ -116,6 +117,12 @@ class FrrPeer(Peer):
                 if "aspath" in path and not path.get("local"):
                     found[network] = _learnt(path)
         return found
+
+    def offered(self, network: str) -> set[str]:
+        """Read the next hop of each route."""
+        family = 6 if ":" in network else 4
+        said = self._json(f"show bgp ipv{family} unicast {network} json")
+        return {_next_hop(path) for path in said.get("paths", ())}
 
     def held(self, family: int) -> set[str]:
         """Read the kernel."""
@@ -178,8 +185,14 @@ def _neighbor(link: Link) -> list[str]:
         lines.append(f"{head} password {link.password}")
     if link.hops:
         lines.append(f"{head} ttl-security hops {link.hops}")
+    if link.port_there != _PORT:
+        lines.append(f"{head} port {link.port_there}")
+    if link.passive:
+        lines.append(f"{head} passive")
+    if link.far:
+        lines.append(f"{head} ebgp-multihop 255")
     if link.bfd:
-        lines += [f"{head} ebgp-multihop 255", f"{head} bfd"]
+        lines.append(f"{head} bfd")
     return lines
 
 
@@ -188,7 +201,7 @@ def _name(one: Said) -> str:
 
 
 def _route_map(one: Said) -> list[str]:
-    if not one.communities and not one.next_hop:
+    if not _shaped(one):
         return []
     lines = [f"route-map {_name(one)} permit 10"]
     if found := standard(one.communities):
@@ -198,17 +211,28 @@ def _route_map(one: Said) -> list[str]:
     if one.next_hop:
         kind = "ip next-hop" if one.family == 4 else "ipv6 next-hop global"
         lines.append(f"set {kind} {one.next_hop}")
+    if one.as_path:
+        lines.append(f"set as-path prepend {' '.join(map(str, one.as_path))}")
     return [*lines, "exit"]
 
 
+def _shaped(one: Said) -> bool:
+    return bool(one.communities or one.next_hop or one.as_path)
+
+
 def _network(one: Said) -> str:
-    shaped = f" route-map {_name(one)}" if one.communities or one.next_hop else ""
+    shaped = f" route-map {_name(one)}" if _shaped(one) else ""
     return f"network {one.network}{shaped}"
 
 
-def _learnt(path: dict[str, Any]) -> Learnt:
+def _next_hop(path: dict[str, Any]) -> str:
     # Of IPv6 the link-local next hop may stand beside the global one.
-    hop = next(h["ip"] for h in path["nexthops"] if h.get("scope", "global") == "global")
+    hops = (h["ip"] for h in path["nexthops"] if h.get("scope", "global") == "global")
+    return str(next(hops))
+
+
+def _learnt(path: dict[str, Any]) -> Learnt:
+    hop = _next_hop(path)
     said = path.get("community", {}).get("string", "").split()
     said += path.get("largeCommunity", {}).get("string", "").split()
     as_path = path["aspath"]["string"]

@@ -64,7 +64,7 @@ class GoBgpPeer(Peer):
         addresses = ", ".join(sorted({f'"{link.here}"' for link in self.links}))
         return (
             f'[global.config]\nas = {self.links[0].local_as}\nrouter-id = "172.30.0.2"\n'
-            f"local-address-list = [{addresses}]\n"
+            f"local-address-list = [{addresses}]\nport = {self.links[0].port_here}\n"
         )
 
     def _ask(self, *words: str, check: bool = True) -> str:
@@ -114,6 +114,9 @@ def _neighbor(link: Link) -> str:
         lines.append(f'auth-password = "{link.password}"')
     lines += ["[neighbors.timers.config]", "connect-retry = 2", "hold-time = 90"]
     lines += ["[neighbors.transport.config]", f'local-address = "{link.here}"']
+    lines += [f"remote-port = {link.port_there}", f"passive-mode = {str(link.passive).lower()}"]
+    if link.far:
+        lines += ["[neighbors.ebgp-multihop.config]", "enabled = true", "multihop-ttl = 64"]
     if link.hops:
         lines += ["[neighbors.ttl-security.config]", "enabled = true"]
         lines.append(f"ttl-min = {256 - link.hops}")
@@ -138,6 +141,8 @@ def _words(one: Said) -> list[str]:
         words += ["community", ",".join(found)]
     if found := large(one.communities):
         words += ["large-community", ",".join(found)]
+    if one.as_path:
+        words += ["aspath", ",".join(map(str, one.as_path))]
     return words
 
 

@@ -16,6 +16,8 @@ from tests.support.bird_hosts import BirdHost
 class Link:
     """One session as the peer sees it.
 
+    Shape: `port_here` is where it listens, `port_there` where we do; `passive` leaves it to us to dial. `far`: its
+           address is not on the link.
     Units: `hops` for TTL security, 0 is off; `restart_s` for graceful restart, 0 is to help others with theirs.
     """
 
@@ -28,6 +30,10 @@ class Link:
     hops: int = 0
     restart_s: int = 30
     bfd: bool = False
+    port_here: int = 179
+    port_there: int = 179
+    passive: bool = False
+    far: bool = False
     #: We are a client of the peer's, which reflects with this cluster ID.
     cluster_id: str = ""
 
@@ -39,6 +45,8 @@ class Said:
     network: str
     next_hop: str = ""
     communities: tuple[str, ...] = ()
+    #: Behind its own number.
+    as_path: tuple[int, ...] = ()
 
     @property
     def family(self) -> int:
@@ -99,6 +107,11 @@ class Peer(ABC):
     def held(self, family: int) -> set[str]:
         """Return the networks learnt that the daemon forwards by: in the kernel, where it writes there."""
         return set(self.learnt(family))
+
+    def offered(self, network: str) -> set[str]:
+        """Return the next hops of all routes to a network that the daemon was told."""
+        found = self.learnt(6 if ":" in network else 4).get(network)
+        return set() if found is None else {found.next_hop}
 
     # ---------------------------------------------------------------- the same for all
 

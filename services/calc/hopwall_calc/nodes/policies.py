@@ -77,7 +77,7 @@ class Policies(KeyedNode[PolicyId, ResolvedPolicy]):
         if key.startswith(_PROFILE):
             profile = self._profiles.get(key.removeprefix(_PROFILE))
             if profile is None:
-                return deny_all(key)
+                return deny_all(key, absent=True)
             return resolve(key, "", ingress=profile.ingress, egress=profile.egress)
         policy = self._declared(key)
         if policy is None or policy.closed:
@@ -127,6 +127,7 @@ class Policies(KeyedNode[PolicyId, ResolvedPolicy]):
             ingress=value.ingress,
             egress=value.egress,
             fault=value.fault,
+            absent=value.absent,
         )
 
 

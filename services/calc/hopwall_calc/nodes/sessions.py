@@ -173,6 +173,7 @@ class Sessions(KeyedNode[str, tuple[Session, ...]]):
             ttl_security=peer.ttl_security,
             reachable_by=peer.reachable_by,
             bfd=peer.bfd,
+            direct=_is_direct(peer, me, peer.peer_ip, it),
             imports=imports,
             exports=self._rules(peer, family, inward=False),
         )
@@ -200,6 +201,7 @@ class Sessions(KeyedNode[str, tuple[Session, ...]]):
             allow_local_as=peer.allow_local_as,
             ttl_security=peer.ttl_security,
             bfd=peer.bfd,
+            direct=_is_direct(peer, me, its, it),
             imports=self._rules(peer, family, inward=True),
             exports=self._rules(peer, family, inward=False),
         )
@@ -245,6 +247,16 @@ class Sessions(KeyedNode[str, tuple[Session, ...]]):
 
 def _mesh(common: BgpConfigInput) -> tuple[bool, object, int]:
     return common.mesh is not False, common.mesh_password, common.mesh_restart_s
+
+
+def _is_direct(peer: BgpPeerInput, me: Speaker, its: str, it: Speaker | None) -> bool:
+    """Tell whether BFD is to be that of one hop, as routers speak it with a neighbour on the link.
+
+    Of two hosts each must be on a link of the other, as both are told by themselves and must speak the same.
+    """
+    if not peer.bfd or peer.ttl_security or peer.reachable_by or not me.reaches(its):
+        return False
+    return it is None or it.reaches(me.address(6 if ":" in its else 4))
 
 
 def _is_client(me: Speaker, it: Speaker | None, local_as: int, peer_as: int) -> bool:

@@ -15,6 +15,7 @@ from hopwall_model.bgp_specs import (
     DEFAULT_CONFIGURATION,
     NODE_CONFIGURATION_PREFIX,
 )
+from hopwall_model.cidr import Cidr, Ip, contains, host_cidr
 from hopwall_model.names import digest
 
 #: What is said where nobody declared anything.
@@ -27,6 +28,7 @@ class Speaker(Struct, frozen=True, kw_only=True):
     as_number: int
     ipv4: str
     ipv6: str
+    links: tuple[Cidr, ...]
     #: RFC 4456; "" when it is no reflector.
     cluster_id: str
     listen_port: int
@@ -39,9 +41,20 @@ class Speaker(Struct, frozen=True, kw_only=True):
         """Return its address of a family, "" if it has none."""
         return self.ipv4 if family == 4 else self.ipv6
 
-    def seen(self) -> tuple[int, str, str, str, int]:
+    def seen(self) -> tuple[object, ...]:
         """Return what others must know of it."""
-        return self.as_number, self.ipv4, self.ipv6, self.cluster_id, self.listen_port
+        return (
+            self.as_number,
+            self.ipv4,
+            self.ipv6,
+            self.links,
+            self.cluster_id,
+            self.listen_port,
+        )
+
+    def reaches(self, address: str) -> bool:
+        """Tell whether the address is on a link of the host."""
+        return any(contains(link, host_cidr(Ip(address))) for link in self.links)
 
 
 class Speakers(KeyedNode[str, Speaker]):
@@ -84,6 +97,7 @@ class Speakers(KeyedNode[str, Speaker]):
             as_number=host.as_number or own.as_number or common.as_number or DEFAULT_AS,
             ipv4=host.ipv4,
             ipv6=host.ipv6,
+            links=host.links,
             cluster_id=host.cluster_id,
             listen_port=own.listen_port or common.listen_port or BGP_PORT,
             router_id=host.ipv4 or router_id(key),

@@ -57,7 +57,7 @@ def declarations(topology: Topology) -> list[dict[str, Any]]:
     spec = {"nodeToNodeMeshEnabled": meshed, "asNumber": HOSTS_AS}
     made = [resource("BGPConfiguration", "default", spec)]
     if topology == "fabric":
-        made += [_outside_filter(), *(_router_peer(family) for family in (4, 6))]
+        made += [_outside_filter(), *(router_peer(family) for family in (4, 6))]
     elif not meshed:
         made.append(reflector_peer())
     return made
@@ -70,9 +70,10 @@ def reflector_peer(**more: Any) -> dict[str, Any]:
     return resource("BGPPeer", "reflectors", spec)
 
 
-def _router_peer(family: int) -> dict[str, Any]:
+def router_peer(family: int, **more: Any) -> dict[str, Any]:
+    """Return the peering of all with the fabric's router in a family; `more` is added to its spec."""
     address = f"{topo.PREFIX4}.1" if family == 4 else f"{topo.PREFIX6}1"
-    spec = {"peerIP": address, "asNumber": ROUTER_AS, "filters": ["outside"]}
+    spec = {"peerIP": address, "asNumber": ROUTER_AS, "filters": ["outside"], **more}
     return resource("BGPPeer", f"router-v{family}", spec)
 
 

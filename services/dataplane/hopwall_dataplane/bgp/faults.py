@@ -63,7 +63,8 @@ def check_session(session: Session) -> None:
     _within("the import limit", session.import_limit, 1, _MAX_LIMIT)
     if session.reflector_client and session.peer_as != session.local_as:
         raise Fault("A client of a reflector must have our AS number.")
-    if session.bfd and not session.source_ip and session.ttl_security != 1:
+    near = session.ttl_security == 1 or (session.direct and not session.ttl_security)
+    if session.bfd and not session.source_ip and not near:
         raise Fault("BFD needs the session's source address where the peer may be some hops away.")
     for one in session.entitled:
         check_range(one, family)

@@ -301,7 +301,7 @@ def _session(name: str, session: Session, bgp: Bgp, password: str) -> list[str]:
     lines = [
         f"local {source}port {bgp.listen_port} as {session.local_as};",
         f"neighbor {session.peer_ip} port {session.peer_port} as {session.peer_as};",
-        *_distance(session.ttl_security),
+        *_distance(session),
     ]
     if session.passive:
         lines.append("passive on;")
@@ -320,7 +320,7 @@ def _session(name: str, session: Session, bgp: Bgp, password: str) -> list[str]:
         lines.append(f"hold time {session.keepalive_s * 3};")
     restart = f"graceful restart time {session.restart_s};"
     lines += ["graceful restart on;", restart] if session.restart_s else ["graceful restart off;"]
-    lines += ["connect delay time 1;", "connect retry time 5;", "error wait time 5, 30;"]
+    lines += ["connect delay time 1;", "connect retry time 2;", "error wait time 5, 30;"]
     channel = [
         "import keep filtered on;",
         f"import limit {session.import_limit} action block;",
@@ -337,8 +337,9 @@ def _session(name: str, session: Session, bgp: Bgp, password: str) -> list[str]:
     return _block(f"protocol bgp {name}", [*lines, *_channel(session.family, channel)])
 
 
-def _distance(ttl_security: int) -> list[str]:
+def _distance(session: Session) -> list[str]:
     """Render how far the peer may be: any number of hops, or just as many as its packets prove."""
-    if not ttl_security:
-        return ["multihop;"]
-    return ["direct;" if ttl_security == 1 else f"multihop {ttl_security};", "ttl security on;"]
+    hops = session.ttl_security
+    if not hops:
+        return ["direct;" if session.direct else "multihop;"]
+    return ["direct;" if hops == 1 else f"multihop {hops};", "ttl security on;"]

@@ -2,7 +2,8 @@
 
 Level-triggered: a new value, or the time to look, leads to the same look: read the secrets, render, ask BIRD what
 it runs, change it if it differs, read how the sessions are. BIRD away is a state like others: said in the status,
-and tried again with back-off.
+and asked for often, as one that starts late is to have its sessions at once. What BIRD refuses is tried again with
+back-off.
 """
 
 import asyncio
@@ -27,7 +28,9 @@ log = logging.getLogger(__name__)
 
 #: Seconds between looks at a BIRD that is well.
 LOOK_S = 5.0
-#: Back-off while it is not: from, to.
+#: To the next look at one that does not answer: it costs one failed connection.
+_AWAY_S = 0.5
+#: Back-off at one that does not take what is wanted: from, to.
 _RETRY_S = (0.25, 10.0)
 #: Sessions BIRD refuses are found one at a time.
 _MAX_LEFT_OUT_AT_ONCE = 16
@@ -65,6 +68,7 @@ class Speaker:
     _rendered: Rendered | None = None
     _not_accepted: NotAccepted | None = None
     _retry_s: float = 0.0
+    _away: bool = False
     _absences: Absences = field(default_factory=dict)
     _start: tuple[Rendered | None, frozenset[str], Rendered] | None = None
 
@@ -90,17 +94,23 @@ class Speaker:
 
     async def _look(self) -> None:
         before = (self.status, self.refusals)
+        self._away = False
         reason = await self._apply()
         self.status = await self._see(reason)
         self._lay_start()
-        if reason:
-            self._retry_s = min(max(self._retry_s * 2, _RETRY_S[0]), _RETRY_S[1])
-        else:
-            self._retry_s = 0.0
+        self._retry_s = self._pause_s(reason)
         if (self.status, self.refusals) != before:
             if reason and (before[0] is None or before[0].reason != reason):
                 log.warning("%s", reason)
             self.on_change()
+
+    def _pause_s(self, reason: str) -> float:
+        """Return the time to the next look; 0 when all is well."""
+        if not reason:
+            return 0.0
+        if self._away:
+            return _AWAY_S
+        return min(max(self._retry_s * 2, _RETRY_S[0]), _RETRY_S[1])
 
     # ------------------------------------------------------------ applying
 
@@ -201,6 +211,7 @@ class Speaker:
         try:
             seen = await self.driver.see(rendered)
         except Unreachable as error:
+            self._away = True
             return BgpStatus(
                 in_sync=False, reason=reason or str(error), n_sessions=len(rendered.sessions)
             )

@@ -59,6 +59,12 @@ class AddressSets:
         return self._specs
 
     @property
+    def actual(self) -> dict[str, tuple[SetSpec, Content]]:
+        """What the kernel holds, as far as we know."""
+        specs = self._specs.actual
+        return {name: (spec, dict(self.content(name).actual)) for name, spec in specs.items()}
+
+    @property
     def refused(self) -> dict[str, str]:
         """The wanted sets that the kernel does not hold as they are wanted, as it refuses, and why."""
         wanted = self._specs.desired

@@ -1,18 +1,20 @@
 """The nat table: floating addresses, and workloads that leave the cloud under the host's address.
 
-    PREROUTING, OUTPUT  → hw-nat-to (tree on the destination)   external → internal
+    PREROUTING, OUTPUT  → hw-nat-to (tree on the destination)   → a chain each: external → internal
     POSTROUTING, last   → hw-nat-post
-                            → hw-nat-from (tree on the source)  internal → external: to itself, and out of the pools
-                            source in a pool with natOutgoing, destination in no pool → the host's address
+                            → hw-nat-from (tree on the source)  → a chain each: internal → external, to itself and
+                                                                  out of the pools
+                            → hw-nat-out  source in a pool with natOutgoing, destination in no pool → the host's address
 
 Only the first packet of a connection comes here; a packet that concerns no floating address meets at most the
-lines of one root. The tree needs no set beside it that would have to be filled in step.
+lines of one root. The tree needs no set beside it that would have to be filled in step. Each translation has
+chains of its own, so that one which the tool refuses is empty and no other is.
 
 Pure. Source: iptables-extensions(8): DNAT, SNAT, MASQUERADE.
 """
 
 import ipaddress
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from hopwall_dataplane.iptables.table import Jump
 from hopwall_dataplane.outcome import Family
@@ -22,6 +24,8 @@ from hopwall_model.updates import NAT_POOLS, POOLS, Nat
 #: Begins the name of each of our chains in the nat table.
 NAT_PREFIX = "hw-nat"
 _TO, _FROM, _POST = "hw-nat-to", "hw-nat-from", "hw-nat-post"
+#: What hides the pools with natOutgoing.
+OUT_CHAIN = "hw-nat-out"
 _LEAVES = 8
 _BITS = 3
 #: nft takes no path of more than 16 chains: below this level a node names all its leaves itself.
@@ -45,27 +49,48 @@ def nat_chains(
     jumps: tuple[Jump, ...] = ()
     post: list[str] = []
     if nats:
-        to = {n.external: (f"-j DNAT --to-destination {_bare(n.internal)}",) for n in nats}
+        to = {n.external: to_chain(n.external) for n in nats}
+        for nat in nats:
+            chains[to[nat.external]] = (f"-j DNAT --to-destination {_bare(nat.internal)}",)
         chains |= _tree(_TO, "-d", to)
         jumps = (Jump("PREROUTING", _TO), Jump("OUTPUT", _TO))
-        back: dict[str, tuple[str, ...]] = {}
-        for nat in sorted(nats, key=lambda n: ipaddress.ip_network(n.external)):
-            action = f"-j SNAT --to-source {_bare(nat.external)}"
+        seen_as = lowest_externals(nats)
+        for internal, external in seen_as.items():
+            action = f"-j SNAT --to-source {_bare(external)}"
             out = (f"{inside} src {outside} {action}",) if pools else ()
-            back.setdefault(nat.internal, (f"-d {nat.internal} {action}", *out))
-        chains |= _tree(_FROM, "-s", back)
+            chains[from_chain(internal)] = (f"-d {internal} {action}", *out)
+        chains |= _tree(_FROM, "-s", {internal: from_chain(internal) for internal in seen_as})
         post.append(f"-j {_FROM}")
     if outgoing and pools:
         source = f"-m set --match-set {set_name(family.value, NAT_POOLS)} src"
-        post.append(f"{source} {outside} -j MASQUERADE --random-fully")
+        chains[OUT_CHAIN] = (f"{source} {outside} -j MASQUERADE --random-fully",)
+        post.append(f"-j {OUT_CHAIN}")
     if post:
         chains[_POST] = tuple(post)
         jumps = (*jumps, Jump("POSTROUTING", _POST, where="last"))
     return chains, jumps
 
 
-def _tree(root: str, option: str, leaves: Mapping[str, tuple[str, ...]]) -> Chains:
-    """Return the chains that lead from `root` to the lines of the packet's address.
+def to_chain(external: str) -> str:
+    """Name the chain that translates what is sent to a floating address."""
+    return chain_name("natt", external)
+
+
+def from_chain(internal: str) -> str:
+    """Name the chain that translates what the owner of a floating address sends."""
+    return chain_name("natf", internal)
+
+
+def lowest_externals(nats: Iterable[Nat]) -> dict[str, str]:
+    """Return for each internal address the external one it is seen as: the lowest by number."""
+    found: dict[str, str] = {}
+    for nat in sorted(nats, key=lambda n: ipaddress.ip_network(n.external)):
+        found.setdefault(nat.internal, nat.external)
+    return found
+
+
+def _tree(root: str, option: str, leaves: Mapping[str, str]) -> Chains:
+    """Return the chains that lead from `root` to the chain of the packet's address.
 
     Cost: a packet meets O(log8 n) lines, as long as addresses lie as addresses do.
     """
@@ -76,7 +101,7 @@ def _tree(root: str, option: str, leaves: Mapping[str, tuple[str, ...]]) -> Chai
     def grow(name: str, numbers: list[int], level: int) -> None:
         if len(numbers) <= _LEAVES or level == _MAX_LEVEL:
             cidrs = [by_number[number] for number in numbers]
-            chains[name] = tuple(f"{option} {c} {line}" for c in cidrs for line in leaves[c])
+            chains[name] = tuple(f"{option} {cidr} -g {leaves[cidr]}" for cidr in cidrs)
             return
         shared = bits - (numbers[0] ^ numbers[-1]).bit_length()
         length = min(bits, shared + _BITS)

@@ -17,7 +17,7 @@ from hopwall_dataplane.lastgood.mirror import Mirror
 log = logging.getLogger(__name__)
 
 #: Seconds between two writes, and after one that failed.
-_PAUSE_S = 1.0
+_PAUSE_S = 0.1
 _RETRY_S = 30.0
 #: Updates that may wait to be added; more, and the whole state is written instead.
 _MAX_WAITING = 20_000
@@ -35,6 +35,8 @@ class Keeper:
     mirror: Mirror = field(default_factory=Mirror)
     #: Why the state is not on disk; "" when it is, or will be in a moment.
     fault: str = ""
+    #: The state on disk was found to be another than the kernel's, and calc was not heard since.
+    is_other: bool = False
     _waiting: list[Step] | None = None
     _n_waiting: int = 0
     _news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -65,9 +67,21 @@ class Keeper:
         self.mirror = loaded.mirror
         return self.mirror.step()
 
+    def pass_over(self) -> None:
+        """Say that what was loaded is not used, as the kernel was last given another state."""
+        assert self.file is not None
+        self.is_other = True
+        self.fault = (
+            f"The last-good state in {self.file.path} is not used, as the kernel was last given another: "
+            "that stays as it is until calc is heard."
+        )
+        log.warning("%s", self.fault)
+
     def fold(self, step: Step) -> None:
         """Take in a step that calc gave; it is written soon."""
         self.mirror.fold(step)
+        if self.is_other:
+            self.is_other, self.fault = False, ""
         if self.file is None:
             return
         if step.full:

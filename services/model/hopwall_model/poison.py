@@ -1,7 +1,7 @@
-"""Which of the values that changed together make the graph fail: found by trying, as no node can be asked.
+"""Which of the values that came together make a fold fail: found by trying, as nobody can be asked.
 
-A bug that one value meets in a node that has no keys of its own would otherwise end calc, and again at each start.
-Pure. Cost: a recompute of everything per trial; two for each halving around each value that fails.
+A bug that one value meets would otherwise end the service that folds it, and again at each start.
+Pure. Cost: a fold of everything per trial; two for each halving around each value that fails.
 """
 
 from collections.abc import Callable, Sequence
