@@ -16,8 +16,8 @@ pytestmark = [
     pytest.mark.nats,
     pytest.mark.asyncio(loop_scope="module"),
 ]
-#: It has a cloud of its own, with another backend; the driver's tests hold the lock in short.
-LONG = {"xtables lock held"}
+#: Held in short by others: the lock by the driver's tests, kills by tests/e2e/test_kills.py.
+LONG = {"xtables lock held", "kill -9 any process"}
 QUICK = [mode for mode in modes_packets.MODES if mode.name not in LONG]
 BAD = [mode for mode in modes_switches.MODES if mode.name in ("flush then restore", "no gate")]
 
