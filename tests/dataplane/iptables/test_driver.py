@@ -114,6 +114,8 @@ async def test_process_killed_during_a_transaction_leaves_all_or_nothing(real: R
         await real.restore.start()
         pid = real.restore.pid
         assert pid is not None
+        if not delay_s:  # the first is surely not quicker than its end
+            os.kill(pid, signal.SIGSTOP)
         asyncio.get_running_loop().call_later(delay_s, os.kill, pid, signal.SIGKILL)
         outcome = await real.restore.apply(tx)
         assert isinstance(outcome, Applied | Retry)
