@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import random
 import shutil
@@ -29,6 +30,7 @@ from tests.faults.table import Result
 #: A subject keeps 65 values: fewer writes of one key than that, and the stream holds all of them.
 _WRITES_OF_A_KEY = 40
 _ANSWER_S = 20.0
+_loads = itertools.count(1)
 
 
 # ---------------------------------------------------------------- processes
@@ -136,6 +138,8 @@ class Load:
 
     def __init__(self, socket: Path, *, n_writers: int = 4, pause_s: float = 0.0) -> None:
         self.writes: list[Write] = []
+        #: What its keys and tokens begin with: one after the other may write to the same store.
+        self.label = f"l{next(_loads)}-"
         self._socket = socket
         self._n_writers = n_writers
         self._pause_s = pause_s
@@ -175,8 +179,8 @@ class Load:
             self._n += 1
             shared = self._n % 3 == 0
             generation = len(self.writes) // _WRITES_OF_A_KEY
-            key = f"s{generation}" if shared else f"w{writer}-{generation}"
-            await self._write(session, key, f"t{self._n}")
+            key = self.label + (f"s{generation}" if shared else f"w{writer}-{generation}")
+            await self._write(session, key, f"{self.label}t{self._n}")
             await asyncio.sleep(self._pause_s)
 
     async def _write(self, session: aiohttp.ClientSession, key: str, token: str) -> None:
@@ -296,12 +300,15 @@ async def judged(load: Load, urls: Sequence[str], shown: dict[str, str]) -> Judg
         async with asyncio.timeout(90):
             while True:
                 try:
-                    stored = await events_of(link)
+                    stored = [
+                        one for one in await events_of(link) if one.key.startswith(load.label)
+                    ]
                     acked = max((w.revision for w in load.writes), default=0)
                     # A copy that lags is read until it has come up; one that never does has lost it.
                     late = max((one.revision for one in stored), default=0) < acked
                     if not late or clock.monotonic() > end:
-                        return judge(load.writes, stored, shown)
+                        mine = {k: v for k, v in shown.items() if k.startswith(load.label)}
+                        return judge(load.writes, stored, mine)
                     await asyncio.sleep(0.5)
                 except (NatsError, TimeoutError):  # the servers have not found together again yet
                     await asyncio.sleep(0.5)
