@@ -297,6 +297,8 @@ class Kernel:
         left = len(elements) < len(removals) or self._has_chains_left()
         if left and self._sweep_at is None:
             self._sweep_at = clock.monotonic() + SWEEP_AFTER_S
+        if not turn.held_by:
+            self._apply_sets(turn, self.as_of.plan_settled(), self.as_of.sets)
         return turn
 
     def _apply_sysctls(self, turn: Turn) -> None:
