@@ -1,8 +1,8 @@
 """Which state the kernel was last given, kept in the kernel itself: a set of ours with one element.
 
-The element is a digest of the state, written as an address, as that is what a set can hold. It is exchanged before
-anything else is: so a kernel is never ahead of it, and what the file on disk says is the kernel's state exactly when
-the digests agree. Nothing looks the set up.
+The element is a digest of the state, written as an address, as that is what a set can hold. The new one is added
+before anything else is written, and the old one goes when all is: between, the kernel is of both, and as nothing was
+reported of the new one, the file on disk may be of either. Nothing looks the set up.
 
 Pure.
 """
@@ -41,10 +41,12 @@ class AsOf:
         self._wanted = element
 
     def plan(self) -> list[SetOp]:
-        """Return what brings the kernel's digest to the wanted one; nothing while none is wanted."""
-        if self._wanted is None or not self.sets:
-            return []
-        return [*self.sets.plan_removals(), *self.sets.plan_additions()]
+        """Return what names the wanted state in the kernel; nothing while none is wanted."""
+        return [] if self._wanted is None else self.sets.plan_additions()
+
+    def plan_settled(self) -> list[SetOp]:
+        """Return what takes out the states before, once the wanted one is in the kernel whole."""
+        return [] if self._wanted is None else self.sets.plan_removals()
 
     @property
     def stands(self) -> bool:
@@ -52,5 +54,5 @@ class AsOf:
         return AS_OF in self.sets.specs.actual
 
     def is_of(self, digest: str) -> bool:
-        """Tell whether what the kernel was last given is the state of this digest, and no other."""
-        return set(self.sets.content(AS_OF).actual) == {Element(digest)}
+        """Tell whether the kernel is of the state of this digest, or was becoming or leaving it."""
+        return Element(digest) in self.sets.content(AS_OF).actual

@@ -296,6 +296,8 @@ class Kernel:
             return turn
         if (desired.members.plan_removals() or self._has_chains_left()) and self._sweep_at is None:
             self._sweep_at = clock.monotonic() + SWEEP_AFTER_S
+        if not turn.held_by:
+            self._apply_sets(turn, self.as_of.plan_settled(), self.as_of.sets)
         return turn
 
     def _apply_sysctls(self, turn: Turn) -> None:
