@@ -169,6 +169,7 @@ def test_from_one_interface_of_the_host_to_another(site: Site) -> None:
         for tool in tools:
             site.host.run([tool, "-P", "FORWARD", "ACCEPT"])
         assert from_remote(site, 81, there) == [True, True]
+        site.host.run(["ip", "link", "del", "eth1"])  # the kernel would take its time
 
 
 def test_before_dnat_a_packet_is_judged_by_the_address_it_came_with(site: Site) -> None:
@@ -244,6 +245,7 @@ def test_a_foreign_mark_forwards_nothing(site: Site, place: str, asked: str) -> 
                 site.host.run([f"{tool}-{site.backend}", "-t", "mangle", "-F", "POSTROUTING"])
             site.remote.run(["ip", "route", "del", "198.51.100.0/24"])
             site.remote.run(["ip", "route", "del", "fd00:5::/64"])
+            site.host.run(["ip", "link", "del", "eth1"])  # the kernel would take its time
 
 
 def tracked(site: Site, tool: str) -> list[bool]:
