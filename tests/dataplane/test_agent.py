@@ -36,12 +36,6 @@ Scenario = Callable[[CalcStandIn, AgentProcess], Awaitable[R]]
 PEERS = SetId("s:peers")
 
 
-@pytest.fixture(params=["nft", "legacy"])
-def backend(request: pytest.FixtureRequest) -> str:
-    """Name both backends of iptables in turn."""
-    return str(request.param)
-
-
 @pytest.fixture
 def host() -> Iterator[Netns]:
     """Make a host: an uplink with an address and a default route, and two workload interfaces."""

@@ -28,12 +28,6 @@ pytestmark = [pytest.mark.kernel, pytest.mark.nats]
 _SILENCE_S = 7.0
 
 
-@pytest.fixture(params=["nft", "legacy"])
-def backend(request: pytest.FixtureRequest) -> str:
-    """Name both backends of iptables in turn."""
-    return str(request.param)
-
-
 @pytest.fixture
 def host() -> Iterator[Netns]:
     """Make a host with a workload's interface."""

@@ -194,12 +194,6 @@ def until_ready(machine: Machine, words: str) -> str:
     return text
 
 
-@pytest.fixture(params=["nft", "legacy"])
-def backend(request: pytest.FixtureRequest) -> str:
-    """Name both backends of iptables in turn."""
-    return str(request.param)
-
-
 @pytest.fixture
 def machine() -> Iterator[Machine]:
     """Make a machine that has just booted: an empty kernel."""

@@ -29,12 +29,6 @@ _MENDED_S = 25.0
 Told = dict[str, object]
 
 
-@pytest.fixture(params=["nft", "legacy"])
-def backend(request: pytest.FixtureRequest) -> str:
-    """Name both backends of iptables in turn."""
-    return str(request.param)
-
-
 @pytest.fixture
 def host() -> Iterator[Netns]:
     """Make a host with a workload's interface."""

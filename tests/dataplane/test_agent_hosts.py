@@ -20,12 +20,6 @@ CLOSED = HostEndpointSet(
 )
 
 
-@pytest.fixture(params=["nft", "legacy"])
-def backend(request: pytest.FixtureRequest) -> str:
-    """Name both backends of iptables in turn."""
-    return str(request.param)
-
-
 @pytest.fixture
 def host() -> Iterator[Netns]:
     """Make a host with two uplinks, one of them with an address."""

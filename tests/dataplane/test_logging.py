@@ -38,12 +38,6 @@ BURST = 5
 UDP_BYTES = {4: 32, 6: 52}
 
 
-@pytest.fixture(params=["nft", "legacy"])
-def backend(request: pytest.FixtureRequest) -> str:
-    """Name both backends of iptables in turn."""
-    return str(request.param)
-
-
 @pytest.fixture
 def host() -> Iterator[Netns]:
     """Make a host with an uplink and one workload's cable, whose far end is va."""

@@ -41,12 +41,6 @@ _TO_B = "--to-(destination|source) (10.65.0|198.51.100).25"
 _SYSCTL = "/proc/sys/net/ipv4/conf/tapb/proxy_arp"
 
 
-@pytest.fixture(params=["nft", "legacy"])
-def backend(request: pytest.FixtureRequest) -> str:
-    """Name both backends of iptables in turn."""
-    return str(request.param)
-
-
 @pytest.fixture
 def host() -> Iterator[Netns]:
     """Make a host: an uplink, three workloads' interfaces, and a foreign route."""

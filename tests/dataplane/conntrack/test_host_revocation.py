@@ -41,12 +41,6 @@ class HostTalks(Talks):
             self.cut.append((f"icmp {address}", Talk(calling, "call", "icmp", address)))
 
 
-@pytest.fixture(params=["nft", "legacy"])
-def backend(request: pytest.FixtureRequest) -> str:
-    """Name both backends of iptables in turn."""
-    return str(request.param)
-
-
 @pytest.fixture
 def spaces() -> Iterator[tuple[Netns, Netns]]:
     """Make a host and a remote machine, joined by a wire; the host has an interface besides."""

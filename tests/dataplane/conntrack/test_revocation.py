@@ -50,12 +50,6 @@ KEEP = tuple(
 )
 
 
-@pytest.fixture(params=["nft", "legacy"])
-def backend(request: pytest.FixtureRequest) -> str:
-    """Name both backends of iptables in turn."""
-    return str(request.param)
-
-
 @pytest.fixture
 def cloud() -> Iterator[dict[str, Netns]]:
     """Make a host "h" and two workloads behind its tap interfaces, each in a namespace of its own."""
