@@ -51,8 +51,11 @@ def render_settings(settings: DataplaneSettings) -> RenderSettings:
     """
     try:
         marks = layout(int(settings.mark_mask, 0))
-    except (ValueError, MarkMaskError) as error:
+    except MarkMaskError as error:
         raise ConfigError(f"mark_mask: {error}") from error
+    except ValueError as error:
+        text = f"mark_mask is {settings.mark_mask!r}; it must be a number, as 0xffffff00."
+        raise ConfigError(text) from error
     return RenderSettings(
         marks=marks,
         prefixes=settings.interface_prefixes,
