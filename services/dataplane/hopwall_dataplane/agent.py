@@ -136,6 +136,7 @@ class Agent:
 
     async def _on_reconnect(self) -> None:
         self.arrivals.tell_again()
+        self._reported = None  # the server may keep it no more
         self.asking.again("reconnect")
 
     # ------------------------------------------------------------ the loop
