@@ -175,7 +175,9 @@ def a_stale_set_and_a_new_one() -> tuple[Watched, list[PolicySet]]:
 async def test_a_policy_by_another_set_closes_nobody() -> None:
     """The set stands from earlier, with other members: nothing names it until the policy is written."""
     watched, (by_x, by_y) = a_stale_set_and_a_new_one()
-    await turn(watched.kernel, members("s:x"), members("s:y"), by_x, endpoint(0, "gnp/a", address=9))
+    await turn(
+        watched.kernel, members("s:x"), members("s:y"), by_x, endpoint(0, "gnp/a", address=9)
+    )
     await turn(watched.kernel, NeedRemoved(scope="set/s:y"))
     watched.seen.clear()
 
