@@ -298,6 +298,8 @@ _OBJECTS = {
     "GlobalNetworkPolicy": "policy gnp/{1}",
     "Profile": "policy profile/{1}",
 }
+#: What a host's kernel cannot do, whatever is declared.
+_LACKING = "kernel without "
 _WAY = "way to NATS of "
 #: What calc finds wrong with one resource, and is the matter of nobody else.
 _ITS_OWN = ("rules of ", "address ", "profile ")
@@ -316,12 +318,14 @@ def _bears_on(refused: str, target: Target) -> bool:
     """Tell whether a refusal may mean that this resource is not enforced.
 
     An endpoint or a policy that is refused is another resource's matter; so are, whatever is written, a
-    policy's rules, and an endpoint's address or profile, that calc finds at fault. A route is that of the
+    policy's rules, an endpoint's address or profile that calc finds at fault, and what the kernel lacks. A route is that of the
     endpoint with its address, or of the host it leads to. That a host endpoint would close the way to NATS
     may be the work of any policy, or of what policies name. Anything else (a set, a sysctl) cannot be told
     apart here and counts against every write that concerns the host.
     """
     key = target.key
+    if refused.startswith(_LACKING):
+        return False
     if refused.startswith("route "):
         return refused.removeprefix("route ") in target.addresses or key.kind == "Node"
     if refused.startswith(_WAY) and key.kind != "HostEndpoint":
