@@ -41,7 +41,9 @@ def stamps(folder: Path) -> list[tuple[float, str]]:
     return sorted((int(at) / 1e9, text) for at, _, text in parts)
 
 
-def medians(spans: list[tuple[float, float]], found: list[tuple[float, str]]) -> list[tuple[float, str]]:
+def medians(
+    spans: list[tuple[float, float]], found: list[tuple[float, str]]
+) -> list[tuple[float, str]]:
     """Return the usual stamps as (ms after the call, text), in order; the nth of one text is a text of its own."""
     offsets: dict[str, list[float]] = defaultdict(list)
     for began, ended in spans:
@@ -49,7 +51,9 @@ def medians(spans: list[tuple[float, float]], found: list[tuple[float, str]]) ->
         for at, text in found:
             if began <= at <= ended + 0.02:
                 seen[text] += 1
-                offsets[f"{text} #{seen[text]}" if seen[text] > 1 else text].append((at - began) * 1000)
+                offsets[f"{text} #{seen[text]}" if seen[text] > 1 else text].append(
+                    (at - began) * 1000
+                )
         offsets["client answered"].append((ended - began) * 1000)
     usual = {t: o for t, o in offsets.items() if len(o) >= _USUAL * len(spans)}
     return sorted((statistics.median(o), t) for t, o in usual.items())

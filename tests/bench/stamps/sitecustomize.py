@@ -26,7 +26,9 @@ def _stamper(where: str) -> Callable[[str], None]:
     return stamp
 
 
-def _wrap(owner: Any, name: str, label: str | Callable[..., str], stamp: Callable[[str], None]) -> None:
+def _wrap(
+    owner: Any, name: str, label: str | Callable[..., str], stamp: Callable[[str], None]
+) -> None:
     """Stamp the begin and the end of each call; a label may be made of the arguments, "" is none."""
     inner = getattr(owner, name)
 
@@ -84,13 +86,14 @@ def _calc(stamp: Callable[[str], None]) -> None:
 
 
 def _dataplane(stamp: Callable[[str], None]) -> None:
+    from nats.aio.transport import TcpTransport
+
     from hopwall_dataplane import kernel
     from hopwall_dataplane.agent import Agent
     from hopwall_dataplane.conntrack.driver import ConntrackDriver
     from hopwall_dataplane.conntrack.revocation import Revocation
     from hopwall_dataplane.ipsets.driver import IpsetDriver
     from hopwall_dataplane.iptables.driver import Restore
-    from nats.aio.transport import TcpTransport
 
     _wrap(Agent, "_on_message", lambda _s, m, _t: f"hears {type(m).__name__}", stamp)
     _wrap(Agent, "_turn", "turn", stamp)
@@ -111,7 +114,9 @@ def _dataplane(stamp: Callable[[str], None]) -> None:
 
 if _FOLDER and "-m" in sys.orig_argv:
     _module = sys.orig_argv[sys.orig_argv.index("-m") + 1]
-    _hook = {"hopwall_api": _api, "hopwall_calc": _calc, "hopwall_dataplane": _dataplane}.get(_module)
+    _hook = {"hopwall_api": _api, "hopwall_calc": _calc, "hopwall_dataplane": _dataplane}.get(
+        _module
+    )
     if _hook is not None:
         _host = sys.argv[sys.argv.index("--host") + 1] if "--host" in sys.argv else ""
         if not _host and "--host" in sys.orig_argv:
