@@ -35,6 +35,7 @@ from hopwall_dataplane.marks import MarkMaskError, layout
 from hopwall_dataplane.metrics import Metrics
 from hopwall_dataplane.moves.carrier import Carrier
 from hopwall_dataplane.moves.phases import Moves
+from hopwall_dataplane.moves.rivals import Rivals
 from hopwall_dataplane.outcome import Family
 from hopwall_dataplane.placed import LinkState
 from hopwall_dataplane.reserved import nats_addresses, reserved_cidrs
@@ -116,7 +117,7 @@ async def open_kernel(
         reserved=reserved_cidrs(nats, settings.link_local_gateway),
         ipv6=settings.ipv6,
         nats=nats,
-        moves=Moves(settings.migration_convergence_s),
+        moves=Moves(settings.migration_convergence_s, settings.bgp),
     )
     if no_bpf:
         desired.shortfalls.lacking["xt_bpf"] = f"{_OPEN_TO_ERRORS} {no_bpf}"
@@ -190,6 +191,7 @@ async def serve(settings: DataplaneSettings) -> None:
             agent.look_again,
             kernel.desired.reserved,
         )
+        agent.arrivals.rivals = Rivals(kernel.desired, agent.speaker.hears_of, agent.look_again)
 
     def on_links(links: Mapping[str, NetworkLink]) -> None:
         states = {n: LinkState(link.index, link.up, link.addresses) for n, link in links.items()}
