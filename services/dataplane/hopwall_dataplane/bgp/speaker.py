@@ -17,6 +17,7 @@ from hopwall_dataplane.bgp.driver import BirdDriver, NotAccepted
 from hopwall_dataplane.bgp.faults import Fault
 from hopwall_dataplane.bgp.lint import Suspicious
 from hopwall_dataplane.bgp.render import IDLE, Rendered, Secret, render
+from hopwall_dataplane.bgp.times import steady
 from hopwall_dataplane.bgp.waker import keep_awake
 from hopwall_dataplane.feed import Step
 from hopwall_dataplane.outcome import Retry
@@ -114,7 +115,7 @@ class Speaker:
         before = (self.status, self.refusals)
         self._away = False
         reason = await self._apply()
-        self.status = await self._see(reason)
+        self.status = steady(before[0], await self._see(reason))
         self._lay_start()
         self._retry_s = self._pause_s(reason)
         if (self.status, self.refusals) != before:
