@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from hopwall_api import writer
+from hopwall_api.ipam import desk
 from hopwall_cli import backup_file
 from hopwall_cli.client import Client
 from hopwall_cli.commands import restore as restore_command
@@ -16,7 +18,7 @@ from hopwall_cli.nats_server import NatsServer
 from hopwall_model.events import RestoreBegun
 from hopwall_runtime.follower import Record
 from hopwall_runtime.link import Link
-from tests.api.caller import EXAMPLES, Caller, endpoint, node, running_api
+from tests.api.caller import EXAMPLES, PATIENCE_S, Caller, endpoint, node, running_api
 from tests.support.ports import free_port
 
 pytestmark = pytest.mark.nats
@@ -136,7 +138,7 @@ async def test_a_restore_that_broke_off_holds_writes_until_it_is_gone_on_with(
         assert (await second.put("/v1/nodes/x", node("x"))).status == 503
         assert await hopwall(second, "restore", str(file), "--replace") == 0
         assert (await second.put("/v1/nodes/x", node("x"))).status == 201
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while (await caller.put("/v1/nodes/y", node("y"))).status != 201:
             await asyncio.sleep(0.05)
     assert (await caller.get("/v1/nodes/more1")).status == 404
@@ -195,12 +197,16 @@ async def test_a_bad_part_stores_nothing(caller: Caller) -> None:
     (await caller.post("/v1/restore", {"no": 1})).problem(422)
 
 
-async def test_marks_do_not_disturb_reads_and_addresses(caller: Caller) -> None:
+async def test_marks_do_not_disturb_reads_and_addresses(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Events that are no resources count as revisions: nothing waits for them in vain."""
+    monkeypatch.setattr(desk, "_SEE_S", 2 * PATIENCE_S)
+    monkeypatch.setattr(writer, "_READ_OWN_WRITE_S", 2 * PATIENCE_S)
     await fill(caller)
     await caller.post("/v1/restore", {"file": "a", "replace": True})
     await caller.post("/v1/restore/end", {"file": "a"})
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(PATIENCE_S):
         answer = await caller.post("/v1/ipam/assign", ASSIGN)
         assert answer.status == 200
 

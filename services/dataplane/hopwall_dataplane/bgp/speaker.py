@@ -8,10 +8,10 @@ back-off.
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
-from msgspec.structs import replace
+from msgspec import structs
 
 from hopwall_dataplane.bgp.absent import Absences, forgotten, noted
 from hopwall_dataplane.bgp.control import Unreachable
@@ -19,6 +19,7 @@ from hopwall_dataplane.bgp.driver import BirdDriver, NotAccepted
 from hopwall_dataplane.bgp.faults import Fault
 from hopwall_dataplane.bgp.lint import Suspicious
 from hopwall_dataplane.bgp.render import IDLE, Rendered, Secret, render
+from hopwall_dataplane.bgp.times import steady
 from hopwall_dataplane.bgp.waker import keep_awake
 from hopwall_dataplane.feed import Step
 from hopwall_dataplane.outcome import Retry
@@ -92,12 +93,23 @@ class Speaker:
         """How BIRD and its sessions are; None where BGP is not ours to speak of."""
         if not self._untold:
             return self._status
-        return replace(self._status or BgpStatus(in_sync=False), in_sync=False, reason=_UNTOLD)
+        return structs.replace(
+            self._status or BgpStatus(in_sync=False), in_sync=False, reason=_UNTOLD
+        )
 
     @property
     def refusals(self) -> tuple[Refusal, ...]:
         """What is not done of what is wanted."""
         return () if self._untold else self._refusals
+
+    async def hears_of(self, networks: Iterable[str]) -> bool:
+        """Tell whether others may be known here to have one of these networks: a BIRD that is away may know."""
+        if self._bgp is None:
+            return False
+        try:
+            return await self.driver.hears_of(networks)
+        except Unreachable:
+            return True
 
     async def run(self) -> None:
         """Keep BIRD as wanted until cancelled; it is left as it is."""
@@ -123,7 +135,7 @@ class Speaker:
         before, seen = (self.status, self.refusals), self._status
         self._away = False
         reason = await self._apply()
-        self._status = await self._see(reason)
+        self._status = steady(seen, await self._see(reason))
         # What came meanwhile has its look yet to come.
         self._untold = self._news.is_set()
         self._lay_start()
