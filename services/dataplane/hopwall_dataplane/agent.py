@@ -180,9 +180,9 @@ class Agent:
 
     async def _join(self) -> None:
         """Reach NATS, however long it takes, and listen for ever."""
-        host, batches = self.settings.host_name, topics.HOST_BATCH
+        host, hear = self.settings.host_name, self.asking.hearing(self._on_message)
         await self.link.connect(self.settings)
-        await self.link.subscribe(batches, topics.host_batch_subject(host), self._on_message)
+        await self.link.subscribe(topics.HOST_BATCH, topics.host_batch_subject(host), hear)
         self.link.on_reconnect(self._on_reconnect)
         await self.link.serve_chunked(topics.RULES, topics.rules_subject(host), self._on_rules)
         release = topics.release_subject(host)
