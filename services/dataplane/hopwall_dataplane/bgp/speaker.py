@@ -8,7 +8,7 @@ back-off.
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from hopwall_dataplane.bgp.absent import Absences, forgotten, noted
@@ -81,6 +81,15 @@ class Speaker:
         if step.full or self._bgp is not before:
             self._said = True
             self._news.set()
+
+    async def hears_of(self, networks: Iterable[str]) -> bool:
+        """Tell whether others may be known here to have one of these networks: a BIRD that is away may know."""
+        if self._bgp is None:
+            return False
+        try:
+            return await self.driver.hears_of(networks)
+        except Unreachable:
+            return True
 
     async def run(self) -> None:
         """Keep BIRD as wanted until cancelled; it is left as it is."""
