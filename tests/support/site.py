@@ -48,8 +48,12 @@ while True:
 
 
 def seen_by(address: str, port: int, timeout_s: float = 0.4) -> str:
-    """Connect from the current namespace; return the source the other end saw, "" when nothing passes."""
+    """Connect from the current namespace; return the source the other end saw, "" when nothing passes.
+
+    The kernel alone connects, within the call that asks for it; the answer needs the server to get its turn.
+    """
     with contextlib.suppress(OSError), socket.create_connection((address, port), timeout_s) as made:
+        made.settimeout(60)
         return made.recv(64).decode()
     return ""
 
