@@ -9,8 +9,10 @@ import pytest
 
 from hopwall_api import writer
 from hopwall_api.ipam import desk
+from hopwall_cli import backup_file
 from hopwall_cli.client import Client
 from hopwall_cli.commands import restore as restore_command
+from hopwall_cli.errors import Failure
 from hopwall_cli.main import parse
 from hopwall_cli.nats_server import NatsServer
 from hopwall_model.events import RestoreBegun
@@ -161,6 +163,28 @@ async def test_two_restores_exclude_each_other(caller: Caller, link: Link) -> No
     assert isinstance(last.event, RestoreBegun)
     assert last.event.file == "b" * 64
     assert (await caller.post("/v1/restore/end", {"file": "b" * 64})).status == 200
+
+
+async def test_a_file_with_a_bad_resource_is_refused_before_it_is_begun(
+    caller: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is kept from writing by a file that cannot be stored; where only the API finds it out, that is said."""
+    await fill(caller)
+    file = tmp_path / "b.jsonl"
+    await hopwall(caller, "backup", str(file))
+    file.write_text(file.read_text().replace('"10.65.0.21/32"', '"no address"'))
+    for more in (["--dry-run"], ["--replace"]):
+        with pytest.raises(
+            Failure, match=r"nothing is begun:\nWorkloadEndpoint .*/spec/ipNetworks/0"
+        ):
+            await hopwall(caller, "restore", str(file), "--edited", *more)
+        assert (await caller.put("/v1/nodes/x", node("x"))).status in (200, 201)
+    monkeypatch.setattr(backup_file, "faults", lambda _: [])
+    with pytest.raises(
+        Failure, match=r"ipNetworks.*\nThe restore has begun and is not ended.*--instead"
+    ):
+        await hopwall(caller, "restore", str(file), "--edited", "--replace")
+    (await caller.put("/v1/nodes/y", node("y"))).problem(503)
 
 
 async def test_a_bad_part_stores_nothing(caller: Caller) -> None:

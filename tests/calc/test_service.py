@@ -156,7 +156,8 @@ async def listener(nats_server: NatsServer) -> AsyncIterator[Listener]:
 @asynccontextmanager
 async def running(nats_server: NatsServer, **more: Any) -> AsyncIterator[CalcService]:
     """Run a calc service."""
-    settings = CalcSettings(nats_url=(nats_server.url,), heartbeat_s=0.2, validate=True, **more)
+    given = {"heartbeat_s": 0.2, "validate": True, **more}
+    settings = CalcSettings(nats_url=(nats_server.url,), **given)
     service = CalcService(settings, Link("calc"))
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(service.run())
@@ -244,6 +245,24 @@ async def test_status_ranges_leave_no_gap(nats_server: NatsServer, listener: Lis
     for status in dict.fromkeys((s.first, s.revision) for s in listener.statuses):
         assert status[0] == expected
         expected = status[1] + 1
+
+
+async def test_a_report_is_repeated_with_all_hosts(
+    nats_server: NatsServer, listener: Listener
+) -> None:
+    """Whoever missed reports learns from the repeat whom they may concern; also of hosts that have nothing any more."""
+    last = await listener.put(*TWO_HOSTS)
+    async with running(nats_server, heartbeat_s=3600.0):
+        await listener.resolved(last)
+        for resource in TWO_HOSTS:
+            last = await listener.write(ResourceRemoved(key=key_of(resource)))
+        last = await listener.put(endpoint("late", "h3", "10.65.0.9/32"))
+        status = await listener.resolved(last)
+        assert (status.hosts, status.all_hosts) == (("h3",), None)
+        repeat = await eventually(
+            lambda: next((s for s in listener.statuses if s.revision == last and s.all_hosts), None)
+        )
+        assert (repeat.hosts, repeat.all_hosts) == (("h3",), ("h1", "h2", "h3"))
 
 
 async def test_nothing_is_said_before_the_stored_events_are_in(

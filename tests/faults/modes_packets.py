@@ -44,7 +44,8 @@ async def kill_any(watch: Watch, trial: Trial) -> None:
                 result.kills += cloud.kill(name)
             await watch.recovered()
     hit = ", ".join(f"{name} {n}" for name, n in sorted(cloud.killed.items()))
-    result.note = f"{result.kills} kills ({hit}); a try is {_KILLS_EACH} of them"
+    wanted = "" if result.kills >= N_KILLS else f" of {N_KILLS}: its time was over"
+    result.note = f"{result.kills} kills{wanted} ({hit}); a try is {_KILLS_EACH} of them"
 
 
 async def _birds_rest(cloud: Cloud) -> bool:
@@ -325,7 +326,7 @@ async def change(watch: Watch, trial: Trial) -> None:
 
 MODES = (
     Mode("changes", "nothing is broken", on_a_cloud(change), ("K12",), weight=0.5, where=_HERE),
-    Mode("kill -9 any process", "nats, api, calc, agents, BIRDs, also while they start", on_a_cloud(kill_any), ("P1", "N1", "B1"), weight=40, where=_HERE),
+    Mode("kill -9 any process", "nats, api, calc, agents, BIRDs, also while they start", on_a_cloud(kill_any), ("P1", "N1", "B1"), weight=60, where=_HERE),
     Mode("processes frozen", "SIGSTOP of any for 1 to 15 s", on_a_cloud(freeze), ("P3", "B1"), weight=2, where=_HERE),
     Mode("processes starved", "of file descriptors or memory", on_a_cloud(starve), ("P4",), where=_HERE),
     Mode("kill -9 iptables-restore", "while things change", on_a_cloud(kill_restore), ("P2",), where=_HERE),

@@ -123,12 +123,11 @@ async def back(vm: Vm, there: str) -> Run:
     await vm.plug(there, "garp")
     await vm.found_at(there)
     await vm.end(name)
-    again = vm.migration(here)
-    await vm.lab.client.put(LM, again, wait="programmed")
+    again = await vm.declare_back(here)
     await vm.plug(here, "garp")
     await vm.found_at(here)
     await vm.remove(there)
-    await vm.end(again["metadata"]["name"])
+    await vm.end(again)
     return Run(began_at, (here, there, here))
 
 

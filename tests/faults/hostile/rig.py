@@ -152,7 +152,7 @@ class Rig:
         self.site = site
         self._is_bare = bare
         refused = site.apply(*state())
-        assert not refused, refused
+        assert not [one for one in refused if not one.startswith("kernel without ")], refused
         a, b = site.workloads["a"], site.workloads["b"]
         self.places = Places(
             WORKLOAD["a"],
@@ -195,13 +195,14 @@ class Rig:
         return [("host", site.host), ("b", site.workloads["b"]), ("remote", site.remote)]
 
     def _talk(self) -> None:
-        """Let b have a flow with the remote machine, in both families."""
+        """Let b have a flow with the remote machine and one with a, in both families."""
 
         def make() -> None:
             for family, kind in ((4, socket.AF_INET), (6, socket.AF_INET6)):
                 with socket.socket(kind, socket.SOCK_DGRAM) as one:
                     one.bind((WORKLOAD["b"][family], FLOW))
-                    one.sendto(b"hello", (REMOTE[family], OPEN))
+                    for other in (REMOTE, WORKLOAD["a"]):
+                        one.sendto(b"hello", (other[family], OPEN))
 
         _inside(self.site.workloads["b"], make)
 
@@ -215,7 +216,7 @@ class Rig:
 
     def send(self, shape: Shape) -> str:
         """Send one shape; return what is wrong with where it came, "" for nothing."""
-        if "flow of others" in shape.name:
+        if "error" in shape.name:
             self._talk()
             time.sleep(_WAIT_S)
         for ears in self.ears:
