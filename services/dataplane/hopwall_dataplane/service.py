@@ -179,6 +179,8 @@ async def serve(settings: DataplaneSettings) -> None:
     )
 
     carrier = agent.arrivals.carrier = Carrier(settings.host_name, kernel.desired, link)
+    if settings.state_dir:
+        carrier.notes.folder = Path(settings.state_dir)
     if kernel.flows is not None:
         carrier.is_ending = kernel.flows.is_ending
         kernel.flows.on_ended = carrier.on_ended
