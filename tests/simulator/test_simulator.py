@@ -18,6 +18,10 @@ from tests.support import states
 N_WORLDS = 40
 #: Within so many worlds a known-bad way must show.
 N_BAD_WORLDS = 25
+#: Worlds that failed once, and why.
+FAILED_ONCE = {
+    101121: "a set that waited to be swept was wanted again: who was judged by its policy was closed meanwhile",
+}
 
 
 def test_no_verdict_is_without_a_reason_and_all_ends_well() -> None:
@@ -26,6 +30,12 @@ def test_no_verdict_is_without_a_reason_and_all_ends_well() -> None:
 
     assert [(e.number, e.kinds, e.lost, e.told[-8:]) for e in endings if e.kinds] == []
     assert all(ending.n_asked > 20 for ending in endings)
+
+
+@pytest.mark.parametrize("number", FAILED_ONCE)
+def test_what_failed_once_fails_no_more(number: int) -> None:
+    """A world that showed a fault of the product is lived for ever."""
+    assert not end_of(number).kinds, FAILED_ONCE[number]
 
 
 @pytest.mark.parametrize("switch", SWITCHES, ids=lambda switch: switch.__name__)
