@@ -92,7 +92,8 @@ def _inside(ns: Netns, make: object) -> None:
         raise faults[0]
 
 
-def _raw(ns: Netns, interface: str) -> socket.socket:
+def open_raw(ns: Netns, interface: str) -> socket.socket:
+    """Open what sends and gets frames on an interface."""
     made: list[socket.socket] = []
 
     def make() -> None:
@@ -160,10 +161,10 @@ class Rig:
             mac(site.host, "tapa"),
             mac(b, "v0"),
         )
-        self.mouth = _raw(a, "v0")
+        self.mouth = open_raw(a, "v0")
         self.ears = [
-            Ears("b", [_raw(b, "v0")]),
-            Ears("remote", [_raw(site.remote, "r0")]),
+            Ears("b", [open_raw(b, "v0")]),
+            Ears("remote", [open_raw(site.remote, "r0")]),
             Ears("host", _listeners(site.host)),
         ]
         if bare:

@@ -8,7 +8,7 @@ from msgspec import structs
 from scapy.layers.inet import ICMP, UDP
 from scapy.layers.inet6 import ICMPv6TimeExceeded
 
-from hopwall_dataplane import service
+from hopwall_dataplane import abilities
 from hopwall_model.updates import EndpointSet
 from tests.faults.hostile.__main__ import results
 from tests.faults.hostile.maker import FLOW, OPEN, Maker
@@ -112,7 +112,7 @@ def test_a_kernel_without_programs_has_all_other_lines_and_says_so(
     async def missing(*_: object) -> str:
         return "no such match"
 
-    monkeypatch.setattr(service, "why_no_bpf", missing)
+    monkeypatch.setattr(abilities, "why_no_bpf", missing)
     with Site(backend) as site:
         (said,) = site.apply(*state())
         assert said.startswith("kernel without xt_bpf: ")
