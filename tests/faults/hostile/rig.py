@@ -134,6 +134,18 @@ def mac(ns: Netns, interface: str) -> str:
     return address
 
 
+def heard(ear: socket.socket, what: bytes) -> bool:
+    """Wait until a frame with this in it comes."""
+    ear.settimeout(2.0)
+    end = time.monotonic() + 2.0
+    with contextlib.suppress(TimeoutError):
+        while time.monotonic() < end:
+            frame, sender = ear.recvfrom(65536)
+            if what in frame and sender[2] != socket.PACKET_OUTGOING:
+                return True
+    return False
+
+
 @dataclass(frozen=True)
 class Result:
     """One shape's verdict: where it came though it must not, or did not though it must."""

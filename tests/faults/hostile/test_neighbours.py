@@ -12,7 +12,7 @@ from scapy.layers.inet6 import ICMPv6ND_NS, ICMPv6ND_RS, ICMPv6NDOptSrcLLAddr, I
 from scapy.layers.l2 import ARP, Ether
 
 from hopwall_model.updates import EndpointId, EndpointSet, Move
-from tests.faults.hostile.rig import mac, open_raw, state
+from tests.faults.hostile.rig import heard, mac, open_raw, state
 from tests.support.netns import Netns
 from tests.support.site import REMOTE, WORKLOAD, Site, seen_by
 
@@ -134,15 +134,3 @@ def _from(source: str) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
         one.bind((source, 0))
         one.sendto(b"from a prefix", (REMOTE[4], 7000))
-
-
-def heard(ear: socket.socket, what: bytes) -> bool:
-    """Wait until a frame with this in it comes."""
-    ear.settimeout(2.0)
-    end = time.monotonic() + 2.0
-    with contextlib.suppress(TimeoutError):
-        while time.monotonic() < end:
-            frame, sender = ear.recvfrom(65536)
-            if what in frame and sender[2] != socket.PACKET_OUTGOING:
-                return True
-    return False
