@@ -22,6 +22,10 @@ _ICMPV6 = 58
 ANY_ICMP_TYPE = 255
 #: iptables-extensions(8), u32: four bytes from the sixth, of which the last is the protocol's.
 _PROTOCOL_BYTE = re.compile(r"(?:0x)?6&0xff=0x([0-9a-f]+)", re.IGNORECASE)
+#: Our comment at the end of a line.
+_COMMENT = re.compile(r' -m comment --comment "[^"\\]*"$')
+#: What a shell takes as it is, and double quotes.
+_PLAIN = re.compile(r"[ -&(-\[\]-~]*")
 HEADERS = {"hop-by-hop": 0, "ipv6-route": 43, "ipv6-frag": 44, "ah": 51, "ipv6-opts": 60}
 
 Match = Callable[[Packet, Sets], bool]
@@ -55,7 +59,35 @@ def compiled(body: str, version: int) -> Line:
 
     Errors: NotUnderstood.
     """
+    # Lines of many chains differ by their comments alone.
+    bare = _COMMENT.sub("", body)
+    return _read(bare, version)._replace(text=body)
+
+
+@cache
+def _read(body: str, version: int) -> Line:
     return _Reader(body, version).line()
+
+
+def forget() -> None:
+    """Forget the lines that were read."""
+    compiled.cache_clear()
+    _read.cache_clear()
+
+
+def _words(body: str) -> list[str]:
+    """Split a line as a shell does. Most have nothing that needs a shell's care, but words in double quotes."""
+    parts = body.split('"')
+    outside = parts[::2]
+    apart = all(part.endswith(" ") for part in outside[:-1]) and all(
+        not part or part.startswith(" ") for part in outside[1:]
+    )
+    if len(parts) % 2 == 0 or not apart or not _PLAIN.fullmatch(body):
+        return shlex.split(body)
+    words = outside[0].split()
+    for quoted, part in zip(parts[1::2], outside[1:], strict=True):
+        words += [quoted, *part.split()]
+    return words
 
 
 class _Reader:
@@ -64,7 +96,7 @@ class _Reader:
     def __init__(self, body: str, version: int) -> None:
         self.text = body
         self.version = version
-        self.words = shlex.split(body)
+        self.words = _words(body)
         self.modules: set[str] = set()
         self.module = ""
         self.seen: set[str] = set()

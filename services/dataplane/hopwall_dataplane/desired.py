@@ -27,7 +27,7 @@ from hopwall_dataplane.ipsets.plan import AddressSets
 from hopwall_dataplane.iptables.static import RenderSettings, from_set, relay_set, to_set
 from hopwall_dataplane.links.sources import Senders
 from hopwall_dataplane.moves.phases import Expected, Moves
-from hopwall_dataplane.moves.places import claims_of, elevated, expected
+from hopwall_dataplane.moves.places import claims_of, expected, standing
 from hopwall_dataplane.nat import Pools, Translations
 from hopwall_dataplane.outcome import Family
 from hopwall_dataplane.placed import ElementKey, LinkState, Placed, elements_of, senders_of
@@ -178,6 +178,11 @@ class Desired:
         if arrived:
             self._place_routes(self._placed[endpoint_id])
         return arrived
+
+    def let_yield(self, endpoint_id: EndpointId) -> None:
+        """Let a source yield to others, as none is known yet."""
+        if self.moves.rivals_gone(endpoint_id):
+            self._place_routes(self._placed[endpoint_id])
 
     def tick(self, now: float) -> None:
         """Let the migrations whose time has come be over."""
@@ -383,7 +388,7 @@ class Desired:
                 elements = elements_of(update, policy_class, self.settings.marks, self._programs)
             after = Placed(update, fault, policy_class, elements)
             self._placed[update.id] = after
-            self.moves.put(update, () if before else elevated(update, self.routes.actual))
+            self.moves.put(update, {} if before else standing(update, self.routes.actual))
         else:
             self.moves.drop(update.id)
         self._closed.discard(update.id)

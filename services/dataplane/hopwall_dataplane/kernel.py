@@ -285,6 +285,7 @@ class Kernel:
             await self._apply_tables(turn)
         held = bool(turn.held_by)
         self._note_sysctls(turn, check_senders(desired, self.interfaces, on=False))
+        desired.members.note_idle(whole=not held)
         if not held:
             # After the chains: forwarding must not be turned on while workloads are not yet closed.
             self._apply_sysctls(turn)
@@ -308,9 +309,8 @@ class Kernel:
         desired = self.desired
         if not desired.interfaces_touched:
             return
-        written = self.interfaces.apply(desired.link_indices, desired.interfaces)
+        self._note_sysctls(turn, self.interfaces.apply(desired.link_indices, desired.interfaces))
         desired.interfaces_touched = False
-        self._note_sysctls(turn, written)
 
     def _note_sysctls(self, turn: Turn, written: Iterable[tuple[SetSysctl, Outcome]]) -> None:
         for op, outcome in written:

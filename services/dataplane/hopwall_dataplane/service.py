@@ -30,6 +30,7 @@ from hopwall_dataplane.marks import MarkMaskError, layout
 from hopwall_dataplane.metrics import Metrics
 from hopwall_dataplane.moves.carrier import Carrier
 from hopwall_dataplane.moves.phases import Moves
+from hopwall_dataplane.moves.rivals import Rivals
 from hopwall_dataplane.outcome import Family
 from hopwall_dataplane.placed import LinkState
 from hopwall_dataplane.reserved import nats_addresses, reserved_cidrs
@@ -51,8 +52,11 @@ def render_settings(settings: DataplaneSettings) -> RenderSettings:
     """
     try:
         marks = layout(int(settings.mark_mask, 0))
-    except (ValueError, MarkMaskError) as error:
+    except MarkMaskError as error:
         raise ConfigError(f"mark_mask: {error}") from error
+    except ValueError as error:
+        text = f"mark_mask is {settings.mark_mask!r}; it must be a number, as 0xffffff00."
+        raise ConfigError(text) from error
     return RenderSettings(
         marks=marks,
         prefixes=settings.interface_prefixes,
@@ -99,7 +103,7 @@ async def open_kernel(
         reserved=reserved_cidrs(nats, settings.link_local_gateway),
         ipv6=settings.ipv6,
         nats=nats,
-        moves=Moves(settings.migration_convergence_s),
+        moves=Moves(settings.migration_convergence_s, settings.bgp),
     )
     desired.shortfalls.lacking |= able.lacking
     flows = None
@@ -157,6 +161,8 @@ async def serve(settings: DataplaneSettings) -> None:
     )
 
     carrier = agent.arrivals.carrier = Carrier(settings.host_name, kernel.desired, link)
+    if settings.state_dir:
+        carrier.notes.folder = Path(settings.state_dir)
     if kernel.flows is not None:
         carrier.is_ending = kernel.flows.is_ending
         kernel.flows.on_ended = carrier.on_ended
@@ -172,6 +178,7 @@ async def serve(settings: DataplaneSettings) -> None:
             agent.look_again,
             kernel.desired.reserved,
         )
+        agent.arrivals.rivals = Rivals(kernel.desired, agent.speaker.hears_of, agent.look_again)
 
     def on_links(links: Mapping[str, NetworkLink]) -> None:
         states = {n: LinkState(link.index, link.up, link.addresses) for n, link in links.items()}
