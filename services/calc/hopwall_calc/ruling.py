@@ -88,7 +88,7 @@ class Ruling:
         return (term_of(self._epoch) % 16) * _TICK_S
 
     def _on_status(self, status: CalcStatus, _: str = "") -> None:
-        ruled = not self.deposed
+        ruled = bool(self._epoch) and not self.deposed
         self._succession.obeys(status.epoch, status.revision, clock.monotonic())
         if ruled and self.deposed:
             log.warning("epoch %s has begun elsewhere: this calc stands by", status.epoch)
