@@ -39,15 +39,16 @@ def change_over(
 ) -> Changeover:
     """Find who must be nobody meanwhile, and in which order members move."""
     moves, rebuilt = _moves(desired)
-    named = desired.chains.are_named({move.set_id for move in moves} | rebuilt)
+    moving = {move.set_id for move in moves} | rebuilt
+    named = desired.chains.are_named(moving)
     transition = _transition(desired, moves, rebuilt)
     unsafe = set(transition.unsafe)
     rewritten: set[str] = set()
     if named or desired.identity.remarks:
         rewritten = desired.chains.rewritten(tables)
     if rewritten and named:
-        # What they said is known to the kernel alone.
-        unsafe |= desired.chains.lists_by_chain(rewritten)
+        # What they said of whom moves cannot be asked any more.
+        unsafe |= desired.chains.lists_in_doubt(rewritten, moving)
     late = _rerouted(desired)
     closings = desired.identity.plan_closings(
         _marks(desired, unsafe), late, everybody=named or bool(rewritten)

@@ -284,6 +284,7 @@ class Kernel:
         held = bool(turn.held_by)
         desired.members.note_idle(whole=not held)
         if not held:
+            desired.chains.note_whole()
             # After the chains: forwarding must not be turned on while workloads are not yet closed.
             self._apply_sysctls(turn)
             owners = in_time(desired.identity.plan_additions(), change.late)
