@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from tests.proof.kernel_sets import WITH_PORTS, Sets, protocol_number, value_and_mask
 from tests.proof.packets import NotUnderstood, Packet
+from tests.support import bpf
 
 MULTIPORT_SLOTS = 15
 ANY_ICMP_TYPE = 255
@@ -315,6 +316,16 @@ def _bytes(reader: _Reader) -> Match:
     return lambda packet, sets: packet.protocol == wanted
 
 
+def _program(reader: _Reader) -> Match:
+    """Read a program over the bytes of a packet; one that the kernel would not take is none."""
+    text = reader.take()
+    try:
+        bpf.read(text)
+    except ValueError as error:
+        raise reader.error(str(error)) from error
+    return lambda packet, sets: bool(bpf.run(text, packet.head))
+
+
 def _headers(reader: _Reader) -> Match:
     """Read which headers must be carried; a packet here has none but its protocol's own."""
     named = reader.take().split(",")
@@ -339,6 +350,7 @@ def _comment(reader: _Reader) -> Match:
 
 _MODULES = frozenset(
     [
+        "bpf",
         "comment",
         "connmark",
         "conntrack",
@@ -375,6 +387,7 @@ _OPTIONS: dict[str, tuple[str, Callable[[_Reader], Match]]] = {
     "--mark": ("", _mark),
     "--match-set": ("set", _in_set),
     "--u32": ("u32", _bytes),
+    "--bytecode": ("bpf", _program),
     "--header": ("ipv6header", _headers),
     "--limit": ("limit", _limit),
     "--limit-burst": ("limit", _limit),

@@ -1,15 +1,19 @@
 """Worlds by number: whatever befalls them, no packet fares as no state explains; and known-bad ways are seen."""
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Callable
 
 import pytest
 
+from hopwall_model.resources import key_of
 from tests.simulator.bad import SWITCHES, flush_then_restore
 from tests.simulator.run import Tally, end_of, run
 from tests.simulator.shrink import shrink
+from tests.simulator.virtual import VirtualLoop
 from tests.simulator.world import N_STEPS, World
+from tests.support import states
 
 N_WORLDS = 40
 #: Within so many worlds a known-bad way must show.
@@ -56,6 +60,35 @@ def test_a_failing_world_is_made_small() -> None:
     assert len(steps) < N_STEPS
     assert small.kinds & ending.kinds
     assert any("FAULT" in line for line in small.told)
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_what_was_removed_while_calc_was_away_does_not_stand_for_ever(declared: bool) -> None:
+    """A calc that begins anew does not know a host that nobody declares and that has nothing any more: the host asks."""
+    world = World(1)
+    host, mine = world.hosts["h1"], states.endpoint("e1", "h1", "10.65.0.7/32")
+
+    def routed() -> bool:
+        return any(route.cidr == "10.65.0.7/32" for route in host.kernel.routes.held.values())
+
+    async def whole() -> list[bool]:
+        for resource in (states.host("h1"), mine) if declared else (mine,):
+            world.put(resource)
+        world.start_calc()
+        world.start_agent(host)
+        await asyncio.sleep(20.0)
+        seen = [routed()]
+        world.kill_calc()
+        world.remove(key_of(mine))
+        await asyncio.sleep(1.0)
+        world.start_calc()
+        await asyncio.sleep(40.0)
+        seen.append(routed())
+        await world.end()
+        return seen
+
+    with VirtualLoop() as loop:
+        assert loop.run_until_complete(whole()) == [True, False]
 
 
 def test_the_line_and_the_row_count_what_failed() -> None:

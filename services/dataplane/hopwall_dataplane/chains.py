@@ -107,9 +107,6 @@ class ChainBook:
     touched: set[PolicyId] = field(default_factory=set)
     set_uses: SetUses = field(default_factory=SetUses)
     _naming: dict[SetId, set[PolicyId]] = field(default_factory=dict)
-    #: Sets that policies named which may stand in the kernel still; `_stood`: once all chains were as wanted.
-    _named: dict[PolicyId, set[SetId]] = field(default_factory=dict)
-    _stood: bool = False
     _uses: Counter[PolicyUse] = field(default_factory=Counter)
     _passing: set[tuple[PolicyId, Direction]] = field(default_factory=set)
     _lists_of: dict[PolicyId, set[PolicyList]] = field(default_factory=dict)
@@ -188,23 +185,6 @@ class ChainBook:
             if asked.direction == use.direction
         }
 
-    def lists_in_doubt(self, names: Set[str], set_ids: Set[SetId]) -> set[PolicyList]:
-        """Return the lists that lead to any of these chains, and whose policies name or named any of these sets.
-
-        What chains said before is known only since all of them were once as wanted.
-        """
-        lists = self.lists_by_chain(names)
-        if not self._stood:
-            return lists
-        naming = {policy for set_id in set_ids for policy in self._naming.get(set_id, ())}
-        naming |= {policy for policy, sets in self._named.items() if sets & set_ids}
-        return {asked for asked in lists if not naming.isdisjoint(self._policies_in[asked])}
-
-    def note_whole(self) -> None:
-        """Note that the kernel's chains are as wanted now."""
-        self._stood = True
-        self._named.clear()
-
     def class_of(self, asked: PolicyList) -> PolicyClass | None:
         """Return the class a list is a direction of; None for lists of host endpoints."""
         return self._class_of.get(asked)
@@ -233,7 +213,6 @@ class ChainBook:
     def _unname(self, policy_id: PolicyId) -> None:
         before = self.policies.get(policy_id)
         for set_id in policy_sets(before) if before else ():
-            self._named.setdefault(policy_id, set()).add(set_id)
             names = self._naming.get(set_id, set())
             names.discard(policy_id)
             if not names:
