@@ -7,6 +7,8 @@ write, calc, both hosts' kernels, and the statuses back. One change in 100 ms.
 import asyncio
 import statistics
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from hopwall_cli.lab.lab import Lab
@@ -40,17 +42,25 @@ async def timed_puts(lab: Lab, bodies: list[dict[str, Any]]) -> list[float]:
     return times
 
 
-async def measure() -> dict[str, list[float]]:
-    """Return the times of policy changes, and of workloads that join and leave a known class."""
-    async with Lab("bench", hosts=2) as lab:
+@asynccontextmanager
+async def two_hosts(name: str) -> AsyncIterator[Lab]:
+    """Make a lab of two hosts with two workloads each, all declared."""
+    async with Lab(name, hosts=2) as lab:
         for number, host in enumerate(("h1", "h1", "h2", "h2"), start=21):
-            name = f"vm{number}"
             await lab.add(
-                Workload(name=name, host=host, ipv4=f"10.65.0.{number}", profiles=("open",))
+                Workload(
+                    name=f"vm{number}", host=host, ipv4=f"10.65.0.{number}", profiles=("open",)
+                )
             )
         nodes = [host.resource() for host in lab.hosts.values()]
         await lab.client.apply([*nodes, open_profile("open")])
         await lab.declare()
+        yield lab
+
+
+async def measure() -> dict[str, list[float]]:
+    """Return the times of policy changes, and of workloads that join and leave a known class."""
+    async with two_hosts("bench") as lab:
         await timed_puts(lab, [policy(1)])
         changes = await timed_puts(lab, [policy(1000 + n) for n in range(N_SAMPLES)])
         joiner = lab.workloads["vm21"]

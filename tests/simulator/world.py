@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cache
 from random import Random
 from typing import cast
 
@@ -33,6 +34,7 @@ from tests.simulator.bus import Bus, FakeLink, Stream
 from tests.simulator.judge import Fault, History, Probe, probes_of
 from tests.simulator.kernels import Reader
 from tests.simulator.virtual import VirtualLoop
+from tests.simulator.waiter import Waiter
 from tests.simulator.writers import write_and_judge
 from tests.support import states
 from tests.support.fake_kernel import FakeHost
@@ -102,9 +104,13 @@ class World:
         self.bus = Bus(self.chance)
         self.history = History()
         self.state: dict[Key, Resource] = {}
+        #: Exchanged whole when others come, never changed.
         self.probes: list[Probe] = []
+        self._sorted: list[Probe] | None = None
+        self._by_host: dict[str, list[Probe]] = {}
         #: Name → the endpoint that had it first.
         self._first: dict[str, WorkloadEndpoint] = {}
+        self.waiter = Waiter(self.bus)
         self.hosts = {name: Host(name, FakeHost(name, LINKS)) for name in HOSTS}
         self._calc: asyncio.Task[None] | None = None
         self._calc_link: FakeLink | None = None
@@ -200,10 +206,11 @@ class World:
     def _store(self, event: ResourceSet | ResourceRemoved) -> None:
         self.history.put(self.state)
         self._tell(f"revision {self.history.newest}: {_words(event)}")
-        self.bus.append(event)
+        removed = isinstance(event, ResourceRemoved)
+        self.waiter.wait_for(event.key, self.bus.append(event), removed=removed)
         if self._dice.random() < 0.5:
-            self.probes += probes_of(self.state, self._dice, 6)
-            self.probes = self.probes[-N_PROBES:]
+            more = probes_of(self.state, self._dice, 6)
+            self.probes = [*self.probes, *more][-N_PROBES:]
 
     def settle_in(self) -> None:
         """Begin with a cloud that stands."""
@@ -245,11 +252,19 @@ class World:
         self._note_floor(host)
         if host.floor < 0:
             return  # a kernel nobody has written to yet is another chapter
-        mine = [probe for probe in self.probes if probe.host == host.name]
+        mine = self._at(host)
         if about:
-            mine = [probe for probe in mine if _is_about(probe.flow, about)]
+            net = _span(about)
+            mine = [probe for probe in mine if _is_about(probe.flow, net)]
         if mine:
             self._ask(host, self._asking.sample(mine, min(n_asked, len(mine))))
+
+    def _at(self, host: Host) -> list[Probe]:
+        """Return the probes at a host."""
+        if self._sorted is not self.probes:
+            self._sorted = self.probes
+            self._by_host = {name: [p for p in self.probes if p.host == name] for name in HOSTS}
+        return self._by_host[host.name]
 
     def _note_floor(self, host: Host) -> None:
         if host.agent is not None and host.agent.progress.epoch:
@@ -257,6 +272,7 @@ class World:
 
     def _ask(self, host: Host, probes: list[Probe]) -> None:
         moment = host.reader.now()
+        floor = max(host.floor, self.waiter.until)
         for probe in probes:
             found = moment.verdict(probe)
             if found is None:
@@ -264,9 +280,9 @@ class World:
             self.n_asked += 1
             verdict, trace = found
             by_nobody = trace[-1].startswith(("hw-from", "hw-to")) if trace else False
-            if not self.history.explains(probe, verdict, host.floor, by_nobody=by_nobody):
+            if not self.history.explains(probe, verdict, floor, by_nobody=by_nobody):
                 newest = self.history.newest
-                self.faults.append(Fault(probe, verdict, host.floor, newest, trace))
+                self.faults.append(Fault(probe, verdict, floor, newest, trace))
                 self._tell(f"FAULT: {self.faults[-1].words}")
 
     # ------------------------------------------------------------ what befalls it
@@ -308,6 +324,21 @@ class World:
     async def _server_starts_anew(self, _host: Host) -> None:
         self.bus.restart()
 
+    async def _api_starts_anew(self, _host: Host) -> None:
+        self.waiter.start()
+
+    async def _server_api_and_agent_are_away(self, host: Host) -> None:
+        """Let nobody but calc and the other hosts know of some changes."""
+        self.bus.restart()
+        self.waiter.kill()
+        self.kill_agent(host)
+        for _ in range(2):
+            self.change()
+            await asyncio.sleep(self._dice.choice((0.05, 0.3)))
+        self.waiter.start()
+        await asyncio.sleep(self._dice.choice((0.0, 0.01, 0.3, 2.0)))
+        self.start_agent(host)
+
     async def _tables_fail_once(self, host: Host) -> None:
         for restore in host.kernel.restores.values():
             restore.fail_next = [None, Retry("later")]
@@ -332,6 +363,7 @@ class World:
         """Live these steps, then in peace, until nothing changes any more."""
         self.settle_in()
         self.start_calc()
+        self.waiter.start()
         for host in self.hosts.values():
             self.start_agent(host)
         await asyncio.sleep(3.0)
@@ -348,7 +380,7 @@ class World:
         await asyncio.sleep(60.0)
         for host in self.hosts.values():
             self._note_floor(host)
-            self._ask(host, [probe for probe in self.probes if probe.host == host.name])
+            self._ask(host, self._at(host))
         await self._write()
 
     async def _write(self) -> None:
@@ -365,6 +397,7 @@ class World:
     async def end(self) -> None:
         """End every process."""
         self.kill_calc()
+        self.waiter.kill()
         for host in self.hosts.values():
             self.kill_agent(host)
         await asyncio.sleep(0)
@@ -385,6 +418,8 @@ _BEFALLS = (
     World._messages_get_lost,
     World._messages_come_twice_and_in_disorder,
     World._server_starts_anew,
+    World._api_starts_anew,
+    World._server_api_and_agent_are_away,
     World._tables_fail_once,
     World._wrong_server,
 )
@@ -406,21 +441,39 @@ def live(world: World, steps: Iterable[int] = range(N_STEPS)) -> World:
 
 @contextmanager
 def _by_number(number: int) -> Iterator[None]:
-    """Let chance follow from the number, and calc not collect: each start would walk what earlier worlds left."""
-    urandom, collect = os.urandom, gc.collect
-    os.urandom, gc.collect = Random(f"{number} system").randbytes, lambda *_: 0
+    """Let chance follow from the number, and calc neither collect nor freeze.
+
+    Each start would walk what earlier worlds left, and keep it for ever.
+    """
+    urandom, collect, freeze = os.urandom, gc.collect, gc.freeze
+    os.urandom = Random(f"{number} system").randbytes
+    gc.collect, gc.freeze = lambda *_: 0, lambda: None
     try:
         yield
     finally:
-        os.urandom, gc.collect = urandom, collect
+        os.urandom, gc.collect, gc.freeze = urandom, collect, freeze
 
 
-def _is_about(flow: Flow, cidr: str) -> bool:
+@cache
+def _span(cidr: str) -> tuple[int, int, int]:
+    """Return the family of a network, and its first and last address."""
     net = network(cidr)
-    return any(
-        net.version == flow.version and address(one) in net
-        for one in (flow.source, flow.destination)
-    )
+    return net.version, int(net[0]), int(net[-1])
+
+
+@cache
+def _place(text: str) -> tuple[int, int]:
+    one = address(text)
+    return one.version, int(one)
+
+
+def _is_about(flow: Flow, net: tuple[int, int, int]) -> bool:
+    version, first, last = net
+    for text in (flow.source, flow.destination):
+        of, number = _place(text)
+        if of == version and first <= number <= last:
+            return True
+    return False
 
 
 def _words(event: ResourceSet | ResourceRemoved) -> str:

@@ -29,10 +29,13 @@ from hopwall_model.updates import (
     SharedUpdate,
     SnapshotRequest,
 )
+from hopwall_runtime import clock
 from hopwall_runtime.config import CommonSettings
 from hopwall_runtime.link import Link
 
 R = TypeVar("R")
+#: An agent is up in a second; on a busy machine its start alone may take ten.
+PATIENCE_S = 60.0
 
 
 class CalcStandIn:
@@ -54,6 +57,7 @@ class CalcStandIn:
         #: What answers the host's requests; a test may put another in its place.
         self.answer: Callable[[SnapshotRequest, str], bytes] = self._snapshot
         self._news = asyncio.Event()
+        self._known_at = ""
 
     async def start(self) -> None:
         """Listen to the host and answer its requests."""
@@ -68,8 +72,14 @@ class CalcStandIn:
         await self.link.flush()
 
     def _on_status(self, status: HostStatus, _subject: str) -> None:
-        self.statuses.append(status)
-        self._news.set()
+        if status.at > self._known_at:
+            self.statuses.append(status)
+            self._news.set()
+
+    def forget(self) -> None:
+        """Forget what the host said, also what is still on its way: its agent has been killed."""
+        self.statuses.clear()
+        self._known_at = clock.now_text()
 
     def _snapshot(self, _request: SnapshotRequest, _subject: str) -> bytes:
         needs = [NeedSet(scope=s, version=p.version) for s, p in self.pieces.items()]
@@ -142,14 +152,14 @@ class CalcStandIn:
         batch = self._batch(tuple(updates))
         await self.link.publish(topics.host_batch_subject(self.host), batch)
 
-    async def applied(self, timeout_s: float = 10.0) -> HostStatus:
+    async def applied(self, timeout_s: float = PATIENCE_S) -> HostStatus:
         """Wait until the host says that it enforces the last revision."""
         return await self.until(
             lambda s: s.in_sync and s.epoch == self.epoch and s.revision >= self.revision, timeout_s
         )
 
     async def until(
-        self, holds: Callable[[HostStatus], bool], timeout_s: float = 10.0
+        self, holds: Callable[[HostStatus], bool], timeout_s: float = PATIENCE_S
     ) -> HostStatus:
         """Wait for a status of which this holds."""
         async with asyncio.timeout(timeout_s):

@@ -29,7 +29,7 @@ WEP, LM = kind_named("wep"), kind_named("lm")
 TAP, HOST_MAC = "tapvm", "ee:ee:ee:ee:ee:ee"
 V6 = "fd65::4:0"
 NAMESPACE = topo.NAMESPACE
-_PATIENCE_S = 15.0
+_PATIENCE_S = 60.0
 #: What a move may take, and how many hand on the word of it, one after the other: the workload, the target's
 #: kernel and agent, the bus, calc, the bus again, the other host's agent and kernel, caller and answerer.
 BLACKOUT_S, HANDS = 1.0, 10
@@ -267,11 +267,12 @@ class Vm:
         if blackout <= BLACKOUT_S + HANDS * late_s:
             return []
         seen = [f"no answer for {blackout:.3f} s; the machine was late by {late_s:.3f} s at most"]
-        for host, watch in self.watches.items():
-            for at, way in watch.lines():
-                if float(at) >= since:
-                    seen.append(f"+{float(at) - since:.3f} {host} → {way}")
-        return seen
+        return [*seen, *(f"{host}: {self.turns(host, since)}" for host in self.watches)]
+
+    def turns(self, host: str, since: float) -> str:
+        """Say when a host took which way since then."""
+        lines = [(float(at) - since, way) for at, way in self.watches[host].lines()]
+        return ", ".join(f"+{at:.3f} {way}" for at, way in lines if at >= 0)
 
     def blackout_s(self, since: float) -> float:
         """Return for how long the caller had no answer since then."""

@@ -20,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from hopwall_cli.lab.flow import make_room
 from hopwall_dataplane.netlink.codec import Failure, attribute, attribute_table, message
 from hopwall_dataplane.netlink.socket import NETLINK_ROUTE, NetlinkSocket
 
@@ -92,6 +93,7 @@ def latest_s(probe: Probe, since: float) -> float:
 def _call(address: str, port: int) -> None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     end = socket.socket(family, socket.SOCK_DGRAM)
+    make_room(end)
     end.setblocking(False)
     end.connect((address, port))
     waiting = selectors.DefaultSelector()

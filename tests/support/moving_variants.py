@@ -206,7 +206,7 @@ async def _kill(vm: Vm, service: str, host: str) -> None:
     touched = vm.endpoint(host)
     touched["metadata"]["labels"]["killed"] = str(child.pid)
     touched["spec"]["mac"] = f"02:00:00:00:{child.pid >> 8 & 255:02x}:{child.pid & 255:02x}"
-    answer = await vm.lab.client.apply([touched], wait="programmed")
+    answer = await vm.lab.client.apply([touched], wait="programmed", timeout_s=60.0)
     assert reached(answer), answer["status"]
     await asyncio.sleep(SETTLE_S)
 
@@ -277,5 +277,5 @@ def wrong_turns(vm: Vm, run: Run) -> list[str]:
         if host in run.stops:
             seen = [way for way in seen if way != "none"]
         if seen != [vm.way_to(host, stop) for stop in run.stops]:
-            found.append(f"{host}: {' → '.join(seen)}")
+            found.append(f"{host}: {' → '.join(seen)} ({vm.turns(host, run.began_at)})")
     return found

@@ -26,6 +26,7 @@ from hopwall_dataplane.moves.arrivals import Arrivals
 from hopwall_dataplane.outcome import Turn
 from hopwall_dataplane.placed import LinkState
 from hopwall_dataplane.poison import Poison
+from hopwall_dataplane.progress import Progress
 from hopwall_dataplane.report import MAX_NAMED, capped, same, shortened
 from hopwall_dataplane.settings import DataplaneSettings
 from hopwall_dataplane.stale import Doubts, Stale
@@ -51,21 +52,6 @@ _RETRY_S = (0.1, 5.0)
 _HELD_PAUSE_S = 5.0
 
 
-@dataclass(slots=True)
-class _Progress:
-    """How far this host has come, as its status will say."""
-
-    epoch: str = ""
-    revision: int = 0
-    #: What epoch and revision become once all that was handed on is in the kernel.
-    goal: tuple[str, int] = ("", 0)
-    #: There is a state to enforce, whoever gave it.
-    armed: bool = False
-    #: calc has given one in this life of the agent.
-    in_sync: bool = False
-    n_drift: int = 0
-
-
 @dataclass
 class Agent:
     """One host's agent.
@@ -87,7 +73,7 @@ class Agent:
     keeper: Keeper = field(default_factory=Keeper)
     guard: Guard = field(default_factory=Guard)
     poison: Poison = field(default_factory=Poison)
-    progress: _Progress = field(default_factory=_Progress)
+    progress: Progress = field(default_factory=Progress)
     _inbox: deque[HostBatch | SharedUpdate] = field(default_factory=deque)
     _links: Mapping[str, LinkState] | None = None
     _ways: tuple[Way, ...] = ()
@@ -113,7 +99,7 @@ class Agent:
         self.arrivals = Arrivals(host, desired, self._wake.set)
         self.hindrance = Hindrance(self._slow.set, lambda: self.kernel.waits_for)
         self.scopes = Subscriptions(self.link, self._on_message)
-        self.asking = Asking(host, self.link, self._on_snapshot, lambda: self.guard.missing)
+        self.asking = Asking(host, self.link, self._on_message, lambda: self.guard.missing)
 
     # ------------------------------------------------------------ in
 
@@ -126,16 +112,13 @@ class Agent:
         """Wake the loop: what it reports may have changed."""
         self._wake.set()
 
-    def _on_message(self, message: HostBatch | SharedUpdate, _subject: str) -> None:
+    def _on_message(self, message: HostBatch | SharedUpdate, _subject: str = "") -> None:
         self._inbox.append(message)
-        self._wake.set()
-
-    def _on_snapshot(self, snapshot: HostBatch) -> None:
-        self._inbox.append(snapshot)
         self._wake.set()
 
     async def _on_reconnect(self) -> None:
         self.arrivals.tell_again()
+        self._reported = None  # the server may keep it no more
         self.asking.again("reconnect")
 
     # ------------------------------------------------------------ the loop
@@ -150,7 +133,6 @@ class Agent:
             tasks.create_task(self._join(), name="bus")
             tasks.create_task(self.keeper.run(), name="last-good")
             tasks.create_task(self.asking.run(), name="snapshots")
-            tasks.create_task(self.arrivals.run(), name="rivals")
             tasks.create_task(self._keep_refreshing(), name="refresh")
             tasks.create_task(self._keep_reporting(), name="heartbeat")
             tasks.create_task(self._keep_telling(), name="hindrances")
@@ -161,7 +143,7 @@ class Agent:
             while True:
                 await self._wait()
                 await self._turn()
-                await self._look()
+                await self._look_on()
 
     async def _fall_back(self) -> None:
         """Take the state on disk for what is wanted until calc is heard: after a boot at once.
@@ -193,9 +175,9 @@ class Agent:
 
     async def _join(self) -> None:
         """Reach NATS, however long it takes, and listen for ever."""
-        host, batches = self.settings.host_name, topics.HOST_BATCH
+        host, hear = self.settings.host_name, self.asking.hearing(self._on_message)
         await self.link.connect(self.settings)
-        await self.link.subscribe(batches, topics.host_batch_subject(host), self._on_message)
+        await self.link.subscribe(topics.HOST_BATCH, topics.host_batch_subject(host), hear)
         self.link.on_reconnect(self._on_reconnect)
         await self.link.serve_chunked(topics.RULES, topics.rules_subject(host), self._on_rules)
         release = topics.release_subject(host)
@@ -246,6 +228,7 @@ class Agent:
         self.arrivals.listen()
         await self.arrivals.tell(self._publish)
         self.arrivals.welcome()
+        await self._look()
         await self._report(force=False)
         if self.kernel.sweep_in_s == 0 and not turn.held_by:
             await self.kernel.sweep()
@@ -280,11 +263,18 @@ class Agent:
             self.hindrance.ended("")
 
     async def _look(self) -> None:
-        """Look at the flows as long as there is cause and no news."""
+        """Look at the flows for a moment, if there is cause: what is reported is true of them too."""
+        flows = self.kernel.flows
+        if flows is not None and self.kernel.look_in_s == 0:
+            await asyncio.sleep(0)  # what was told goes out first
+            flows.step()
+        self.progress.look(0 if flows is None else flows.n_done)
+
+    async def _look_on(self) -> None:
+        """Go on as long as there are no news, and report how far that brings the host."""
         while self.progress.armed and not self._wake.is_set() and self.kernel.look_in_s == 0:
-            assert self.kernel.flows is not None
-            self.kernel.flows.step()
-            await asyncio.sleep(0)
+            await self._look()
+            await self._report(force=False)
 
     def _fold(self) -> None:
         """Fold everything that waits into desired: no I/O, no awaits."""
@@ -297,7 +287,7 @@ class Agent:
         while self._inbox:
             message = self._inbox.popleft()
             if isinstance(message, HostBatch):
-                if message.full and not self._admitted(message):
+                if not self._admitted(message):
                     continue
                 found = self.feed.on_batch(message)
             else:
@@ -347,7 +337,12 @@ class Agent:
             self.arrivals.tell_again()  # a calc that has just begun may not know
 
     def _admitted(self, snapshot: HostBatch) -> bool:
-        """Tell whether a snapshot may be applied; one that may not is asked for again."""
+        """Tell whether a batch may be applied; a snapshot that may not is asked for again."""
+        obeyed = self.feed.obeys(snapshot, clock.monotonic())
+        if not obeyed and snapshot.full:
+            self.asking.again("deposed")
+        if not obeyed or not snapshot.full:
+            return obeyed
         before = self.guard.held
         known, kernel = self.keeper.mirror, self.kernel.desired.addresses_in_kernel
         if self.guard.admits(known, kernel, snapshot, self.feed.epoch):
@@ -389,7 +384,8 @@ class Agent:
             )
             return
         self._retry_s = self._retry_at = 0.0
-        self.progress.epoch, self.progress.revision = self.progress.goal
+        flows = self.kernel.flows
+        self.progress.apply(0 if flows is None else flows.n_owed)
 
     async def _drifted(self, found: list[Found]) -> None:
         self.progress.n_drift += len(found)
@@ -409,8 +405,12 @@ class Agent:
     @property
     def why_not_ready(self) -> str | None:
         """Say why this host is not to be relied on; None when it is."""
-        hindered = self.hindrance.text or None
+        hindered = self.hindrance.text or self._flows_fault or None
         return hindered if self.progress.in_sync else self._why_not_in_sync
+
+    @property
+    def _flows_fault(self) -> str:
+        return "" if self.kernel.flows is None else self.kernel.flows.fault
 
     @property
     def _why_not_in_sync(self) -> str:
@@ -452,7 +452,7 @@ class Agent:
             last_good=self._last_good,
             held=self.guard.held,
             not_kept=self.keeper.fault,
-            held_up=self.hindrance.text,
+            held_up=self.hindrance.text or self._flows_fault,
         )
 
     async def _report(self, *, force: bool) -> None:

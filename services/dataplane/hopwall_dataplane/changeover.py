@@ -46,13 +46,31 @@ def change_over(
     if named or desired.identity.remarks:
         rewritten = desired.chains.rewritten(tables)
     if rewritten and named:
-        # What they said is known to the kernel alone.
-        unsafe |= desired.chains.lists_by_chain(rewritten)
+        unsafe |= _mixed(desired, tables, rewritten)
     late = _rerouted(desired)
     closings = desired.identity.plan_closings(
         _marks(desired, unsafe), late, everybody=named or bool(rewritten)
     )
     return Changeover(closings, _in_order(desired, transition.order), late)
+
+
+def _mixed(
+    desired: Desired, tables: Mapping[tuple[Family, TableName], TableState], rewritten: Set[str]
+) -> set[PolicyList]:
+    """Return the lists that are about to be written otherwise, and in the kernel are met by what moves before it.
+
+    What they say there is not known, but which sets they name. A list that names none of those that move is the same
+    until it is written, however many of the new one's members come before it.
+    """
+    moving = {name for name in desired.members.moving() if desired.sets.id_of(name) is not None}
+    met = {
+        chain
+        for state in tables.values()
+        for chain in state.chains
+        if (names := state.names.get(chain)) is None or not moving.isdisjoint(names)
+    }
+    lists = desired.chains.lists_by_chain
+    return lists(rewritten) & lists(met)
 
 
 def in_time(ops: Iterable[SetOp], late: Set[str]) -> list[SetOp]:
@@ -78,12 +96,15 @@ def _rerouted(desired: Desired) -> frozenset[str]:
 
 
 def _moves(desired: Desired) -> tuple[dict[Move, frozenset[str]], frozenset[SetId]]:
-    """Return what moves in sets that stand, of both families, and the sets of which all moves at once."""
+    """Return what moves in sets that stand, of both families, and the sets of which all moves at once.
+
+    What moves in a set that no line names yet is seen by nobody.
+    """
     moves: dict[Move, frozenset[str]] = {}
     rebuilt = set()
     for name, (comes, goes) in desired.members.moving().items():
         set_id = desired.sets.id_of(name)
-        if set_id is None:
+        if set_id is None or name in desired.members.idle:
             continue
         if not desired.members.stands(name):
             rebuilt.add(set_id)

@@ -16,7 +16,12 @@ from hopwall_dataplane.desired import Desired
 from hopwall_dataplane.failsafe import parse_failsafe
 from hopwall_dataplane.guard import Guard, Limits
 from hopwall_dataplane.ipsets.driver import IpsetDriver
-from hopwall_dataplane.iptables.backend import choose, why_no_flow_limit, why_no_log
+from hopwall_dataplane.iptables.backend import (
+    choose,
+    why_no_bpf,
+    why_no_flow_limit,
+    why_no_log,
+)
 from hopwall_dataplane.iptables.driver import Restore
 from hopwall_dataplane.iptables.static import RenderSettings
 from hopwall_dataplane.kernel import Kernel
@@ -44,6 +49,8 @@ from hopwall_runtime.link import Link
 
 log = logging.getLogger(__name__)
 
+_OPEN_TO_ERRORS = "A workload that guesses a flow of others can send an ICMP error about it: load the kernel module xt_bpf."
+
 
 def render_settings(settings: DataplaneSettings) -> RenderSettings:
     """Return what rendering depends on.
@@ -52,8 +59,11 @@ def render_settings(settings: DataplaneSettings) -> RenderSettings:
     """
     try:
         marks = layout(int(settings.mark_mask, 0))
-    except (ValueError, MarkMaskError) as error:
+    except MarkMaskError as error:
         raise ConfigError(f"mark_mask: {error}") from error
+    except ValueError as error:
+        text = f"mark_mask is {settings.mark_mask!r}; it must be a number, as 0xffffff00."
+        raise ConfigError(text) from error
     return RenderSettings(
         marks=marks,
         prefixes=settings.interface_prefixes,
@@ -90,6 +100,10 @@ async def open_kernel(
     if rendering.log.denied and (reason := await why_no_log(backend, families)):
         log.warning("denied packets are not logged, as this kernel has no NFLOG: %s", reason)
         rendering = replace(rendering, log=replace(rendering.log, denied=False))
+    no_bpf = await why_no_bpf(backend, families)
+    if no_bpf:
+        log.warning("%s %s", _OPEN_TO_ERRORS, no_bpf)
+        rendering = replace(rendering, check_errors=False)
     if rendering.max_flows and (reason := await why_no_flow_limit(backend, families)):
         raise ConfigError(
             f"max_flows needs connlimit, which this kernel has not ({reason}): set it to 0."
@@ -108,6 +122,8 @@ async def open_kernel(
         nats=nats,
         moves=Moves(settings.migration_convergence_s, settings.bgp),
     )
+    if no_bpf:
+        desired.shortfalls.lacking["xt_bpf"] = f"{_OPEN_TO_ERRORS} {no_bpf}"
     flows = None
     if settings.revoke_flows:
         flows = Revocation(desired, ConntrackDriver(), metrics or Metrics())

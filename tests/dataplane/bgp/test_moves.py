@@ -1,5 +1,6 @@
 """Live migrations by BGP alone: the route to who has arrived wins everywhere, also where it is still declared."""
 
+import asyncio
 import socket
 import subprocess
 import sys
@@ -25,7 +26,7 @@ _EARS = """
 import socket, sys
 ears = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0x0008)
 ears.bind((sys.argv[1], 0x0800))
-ears.settimeout(10)
+ears.settimeout(60)
 print("ready", flush=True)
 while ears.recv(2048)[16:20] != socket.inet_aton(sys.argv[2]):
     pass
@@ -74,6 +75,11 @@ def way(host: BirdHost, address: str) -> str:
 def route(host: BirdHost, verb: str, address: str, metric: int) -> None:
     """Add or remove a route of ours to the workload interface."""
     host.ns.run(["ip", "route", verb, address, "dev", "tap0", "proto", "80", "metric", str(metric)])
+
+
+def hears_of(host: BirdHost, network: str) -> bool:
+    """Ask a host's BIRD whether a peer says that it has a network."""
+    return asyncio.run(host.driver.hears_of([network]))
 
 
 class Watch:
@@ -133,6 +139,9 @@ def test_who_comes_home_into_a_block_stays_preferred(hosts: BirdHosts, address: 
         route(first, "add", address, ELEVATED)
         until(lambda: way(third, address) == "172.30.0.1")
         until(lambda: way(second, address) == "172.30.0.1")
+        known = ("10.65.99.9/32", f"{address}/32")
+        assert [hears_of(second, network) for network in known] == [False, True]
+        assert not hears_of(first, known[1])
         route(first, "add", address, SETTLED)
         route(first, "del", address, ELEVATED)
         time.sleep(1.0)

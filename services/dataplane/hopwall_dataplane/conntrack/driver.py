@@ -33,6 +33,7 @@ from hopwall_dataplane.conntrack.flow import (
     is_plain,
 )
 from hopwall_dataplane.conntrack.hosts import WayTo
+from hopwall_dataplane.conntrack.listing import Listing
 from hopwall_dataplane.netlink.codec import Failure
 from hopwall_dataplane.netlink.socket import NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkSocket
 from hopwall_dataplane.outcome import Done, Outcome, Retry
@@ -62,11 +63,13 @@ class ConntrackDriver:
         #: Of the last walk, for the next one: to close a socket waits for all processors (4 ms, seen 50).
         self._reading: NetlinkSocket | None = None
         self._routes = NetlinkSocket(NETLINK_ROUTE)
+        self._listing = Listing()
 
     def close(self) -> None:
         """Close the sockets; the flows stay."""
         self._writing.close()
         self._routes.close()
+        self._listing.close()
         if self._reading is not None:
             self._reading.close()
             self._reading = None
@@ -77,9 +80,11 @@ class ConntrackDriver:
         The table may change meanwhile: what is not there at the end may be in no part.
 
         Errors: `OSError` when the kernel refuses.
-        Cost:   the kernel goes through all places of its table (10 ms for 262,144, however few are taken), and
-                copies every entry; see `codec.flows_in`.
+        Cost:   0.5 ms where there are few flows and none of these (`listing`). Else the kernel goes through all
+                places of its table with locks (10 ms for 262,144), and copies every entry; see `codec.flows_in`.
         """
+        if self._listing.has_none_of(watched):
+            return
         reading, self._reading = self._reading or NetlinkSocket(NETLINK_NETFILTER), None
         try:
             seq = reading.start(dump_message())

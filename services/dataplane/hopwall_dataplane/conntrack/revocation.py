@@ -56,7 +56,16 @@ class Revocation:
     on_ended: Callable[[Flow], None] = lambda _: None
     _walk: _Walk | None = None
     _next_at: float = 0.0
-    _failed: bool = False
+    #: Why flows cannot be looked at; "" when they can.
+    fault: str = ""
+    #: How many walks have begun; up to which of them all is done that they were to do.
+    _n_begun: int = 0
+    n_done: int = 0
+
+    @property
+    def n_owed(self) -> int:
+        """How far `n_done` must come until every flow was looked at that is to be, by what is applied now."""
+        return self._n_begun + bool(self.desired.touched)
 
     @property
     def due_in_s(self) -> float | None:
@@ -91,6 +100,7 @@ class Revocation:
     def _begin(self) -> _Walk | None:
         """Begin a walk; None where nobody's flows can be concerned."""
         touched = self.desired.take_touched()
+        self._n_begun += 1
         if not touched:
             return None
         watched = ANY_ADDRESS if touched.hosts else touched.addresses | touched.left
@@ -127,7 +137,8 @@ class Revocation:
 
     def _end(self, walk: _Walk | None) -> None:
         self._walk = None
-        self._failed = False
+        self.fault = ""
+        self.n_done = self._n_begun
         if walk is not None:
             self.metrics.flows_seen.inc(walk.n_seen)
             self.metrics.walk_seconds.observe(walk.busy_s)
@@ -135,9 +146,9 @@ class Revocation:
 
     def _fail(self, error: OSError) -> None:
         """Look at everything again, later: what left must not be forgotten either."""
-        if not self._failed:
+        if not self.fault:
             log.error("flows that policy denies may go on: %s; trying again", error)
-        self._failed = True
+        self.fault = f"Flows that policy denies may go on; it is tried again: {error}"
         self.metrics.failures.inc()
         if self._walk is not None:
             for address in self._walk.touched.left:
