@@ -82,13 +82,36 @@ async def until(
 
 
 @pytest.mark.kernel
+def test_nothing_is_said_of_what_bird_was_not_told_yet(host: BirdHost) -> None:
+    """From the moment a value comes until BIRD was asked for it the status is no longer that of the one before."""
+    keyed = structs.replace(mesh(1, 2), password=("absent", "key"))
+
+    async def scenario(found: Speaker) -> None:
+        await asyncio.to_thread(host.start)
+        found.fold(step(speaker(1, keyed), full=True))
+        assert found.status is not None
+        assert not found.status.in_sync
+        assert "has not been told" in found.status.reason
+        assert not found.refusals
+        await until(found, lambda s: s.in_sync)
+        assert [one.object for one in found.refusals] == ["bgp mesh/h2"]
+        found.fold(step(ONE))
+        assert not found.status.in_sync
+        assert not found.refusals
+        await until(found, lambda s: s.in_sync)
+        assert not found.refusals
+
+    run(host, scenario)
+
+
+@pytest.mark.kernel
 def test_bird_comes_late_dies_and_comes_back(host: BirdHost) -> None:
     """While BIRD is away the status says so; whenever it is there it gets what is wanted."""
 
     async def scenario(found: Speaker) -> None:
         found.fold(step(ONE, full=True))
-        away = await until(found, lambda s: not s.in_sync)
-        assert str(host.socket) in away.reason
+        away = await until(found, lambda s: str(host.socket) in s.reason)
+        assert not away.in_sync
         await asyncio.to_thread(host.start)
         there = await until(found, lambda s: s.in_sync)
         asked = subprocess.run(["bird", "--version"], capture_output=True, text=True, check=True)
@@ -202,7 +225,7 @@ def test_a_session_bird_refuses_is_left_out_alone(
         assert found.driver.n_applied == n_applied
         found.fold(step(TWO))
         await until(found, lambda s: s.in_sync and s.n_sessions == 2)
-        assert found.refusals == ()
+        assert not found.refusals
 
     host.start()
     run(host, scenario)
@@ -217,13 +240,13 @@ def test_a_value_that_cannot_be_rendered_leaves_bird_as_it_is(host: BirdHost) ->
         await until(found, lambda s: s.in_sync)
         before = host.config.read_bytes()
         found.fold(step(Bgp(router_id="nonsense", as_number=1)))
-        status = await until(found, lambda s: not s.in_sync)
-        assert "router ID" in status.reason
+        status = await until(found, lambda s: "router ID" in s.reason)
+        assert not status.in_sync
         assert [r.object for r in found.refusals] == ["bgp"]
         assert host.config.read_bytes() == before
         found.fold(step(TWO))
         await until(found, lambda s: s.in_sync and s.n_sessions == 2)
-        assert found.refusals == ()
+        assert not found.refusals
 
     host.start()
     run(host, scenario)
@@ -240,7 +263,7 @@ def test_a_session_opens_when_its_password_comes(host: BirdHost) -> None:
         assert [r.object for r in found.refusals] == ["bgp mesh/h3"]
         host.secret("bgp", "mesh", "sesame")
         await until(found, lambda s: s.in_sync and s.n_sessions == 2)
-        assert found.refusals == ()
+        assert not found.refusals
         assert "sesame" not in repr((found.status, found.refusals))
         host.secret("bgp", "mesh", "se\nsame")
         await until(found, lambda s: s.in_sync and s.n_sessions == 1)
