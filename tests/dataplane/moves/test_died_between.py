@@ -48,7 +48,7 @@ def stands() -> bool:
 
 async def until(holds: Callable[[], bool]) -> None:
     """Wait until this holds."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not holds():
             await asyncio.sleep(0.01)
 
