@@ -284,6 +284,7 @@ class Kernel:
         if not turn.held_by:
             await self._apply_tables(turn)
         held = bool(turn.held_by)
+        desired.members.note_idle(whole=not held)
         if not held:
             # After the chains: forwarding must not be turned on while workloads are not yet closed.
             self._apply_sysctls(turn)
