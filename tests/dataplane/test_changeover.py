@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+from msgspec import structs
 
 from hopwall_dataplane.ipsets.elements import Element
 from hopwall_dataplane.iptables.static import to_set
@@ -18,6 +19,7 @@ from hopwall_model.updates import (
     Scope,
     SetBucket,
     SetId,
+    TierPolicies,
 )
 from tests.dataplane.test_desired import endpoint, policy
 from tests.dataplane.test_kernel import turn
@@ -236,3 +238,22 @@ async def test_several_changes_at_once_close_nobody_where_all_is_allowed(
 
     assert holds(watched.host, "s:y")
     assert (False in watched.seen) == closes
+
+
+async def test_a_policy_that_passes_no_more_closes_whom_it_judges() -> None:
+    """Until it is written it lets packets on to the next tier, whose set has its new members already."""
+    watched = Watched(lambda host: bool(mark(host)))
+    tiers = tuple(
+        TierPolicies(name=name, ingress=(PolicyId(f"gnp/{name}"),)) for name in ("a", "b")
+    )
+    two = structs.replace(endpoint(0, address=9), tiers=tiers)
+    passes, by_y = rules("gnp/a", ("pass", "s:x")), rules("gnp/b", ("allow", "s:y"))
+    await turn(watched.kernel, members("s:x", PEER), members("s:y"), passes, by_y, two)
+    watched.seen.clear()
+
+    await turn(
+        watched.kernel, members("s:y", PEER), rules("gnp/a", ("allow", "s:z")), members("s:z")
+    )
+
+    assert holds(watched.host, "s:y")
+    assert watched.seen == [False, True]

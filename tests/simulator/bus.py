@@ -55,7 +55,7 @@ class Bus:
         """Store an event and hand it to who follows; return its revision."""
         self.stream.events.append(event)
         revision = len(self.stream.events)
-        for link in self.links:
+        for link in sorted(self.links, key=lambda link: link.name):
             link.on_stored(self.stream.record(revision))
         return revision
 

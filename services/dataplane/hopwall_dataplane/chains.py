@@ -13,6 +13,7 @@ from hopwall_dataplane.classes import (
     PolicyUse,
     class_chain,
     render_list,
+    tier_policies,
 )
 from hopwall_dataplane.iptables.identity import Denial
 from hopwall_dataplane.iptables.nflog import denial
@@ -187,7 +188,13 @@ class ChainBook:
         }
 
     def only_allows(self, asked: PolicyList) -> bool:
-        """Tell whether no rule of a list denies or passes, and none of its policies is closed."""
+        """Tell whether what a list does not allow it just does not allow: nothing denies or passes, now or before.
+
+        With more than one tier, or profiles beside one, a policy that was may have passed to what is not reached now.
+        """
+        groups = [tier_policies(tier, asked.direction) for tier in asked.tiers]
+        if sum(map(bool, [*groups, asked.profiles])) > 1:
+            return False
         found = [self.policies.get(policy_id) for policy_id in self._policies_in[asked]]
         return all(
             policy is not None

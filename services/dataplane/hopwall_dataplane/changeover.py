@@ -60,8 +60,8 @@ def _mixed(
     """Return the lists that are about to be written otherwise, and would let by a mixture until then.
 
     What the kernel's chains say is not known, but which sets they name. A list of which none names one that moves is
-    the same until it is written. One that is met only by what stays as it is lets by what the new list lets by, too,
-    if that denies nothing.
+    the same until it is written. One of which only policies that stay as they are name one lets by what the new list
+    lets by, too, if nothing in it denies or passes.
     """
     chains, sets = desired.chains, desired.sets
     moving = {name for name in desired.members.moving() if sets.id_of(name) is not None}
