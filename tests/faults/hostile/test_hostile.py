@@ -103,15 +103,15 @@ def test_by_default_a_flood_of_flows_ends_at_a_share_of_the_table(backend: str) 
         assert not site.apply(*state())
         limit = flow_limit(-1, _tracked(site, "max"))
         a, b = site.workloads["a"], site.workloads["b"]
-        assert a.python(_connected, 4)
+        assert a.python(_connected, 4, 20.0)
         frames = _frames(site, limit + 2000)
         with contextlib.closing(open_raw(a, "v0")) as mouth:
             for frame in frames:
                 mouth.send(frame)
         assert limit <= int(_tracked(site, "count")) <= limit + 50
-        assert not a.python(_connected, 4)
-        assert b.python(_connected, 4)
-        assert a.python(_connected, 6)
+        assert not a.python(_connected, 4, 1.0)
+        assert b.python(_connected, 4, 20.0)
+        assert a.python(_connected, 6, 20.0)
         assert 1900 <= _matched(site, "DROP") <= 2100
         assert 20 <= _matched(site, "NFLOG") <= 400
         with (
