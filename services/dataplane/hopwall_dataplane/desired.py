@@ -179,14 +179,10 @@ class Desired:
             self._place_routes(self._placed[endpoint_id])
         return arrived
 
-    def let_yield(self, endpoint_id: EndpointId) -> None:
-        """Let a source yield to others, as none is known yet."""
-        if self.moves.rivals_gone(endpoint_id):
-            self._place_routes(self._placed[endpoint_id])
-
-    def tick(self, now: float) -> None:
-        """Let the migrations whose time has come be over."""
-        for endpoint_id in self.moves.tick(now):
+    def tick(self, now: float, free: Iterable[EndpointId] = ()) -> None:
+        """Let the migrations whose time has come be over, and sources yield that have no rival."""
+        free = [endpoint_id for endpoint_id in free if self.moves.rivals_gone(endpoint_id)]
+        for endpoint_id in (*free, *self.moves.tick(now)):
             self._place_routes(self._placed[endpoint_id])
 
     def expected(self) -> dict[EndpointId, Expected]:

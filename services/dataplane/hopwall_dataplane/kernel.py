@@ -285,7 +285,6 @@ class Kernel:
             await self._apply_tables(turn)
         held = bool(turn.held_by)
         self._note_sysctls(turn, check_senders(desired, self.interfaces, on=False))
-        desired.members.note_idle(whole=not held)
         if not held:
             # After the chains: forwarding must not be turned on while workloads are not yet closed.
             self._apply_sysctls(turn)
