@@ -350,7 +350,24 @@ def _comment(reader: _Reader) -> Match:
 
 
 _MODULES = frozenset(
-    ["bpf", "comment", "connmark", "conntrack", "icmp", "icmp6", "iprange", "ipv6header", "u32", "limit", "mark", "multiport", "sctp", "set", "tcp", "udp"]
+    [
+        "bpf",
+        "comment",
+        "connmark",
+        "conntrack",
+        "icmp",
+        "icmp6",
+        "iprange",
+        "ipv6header",
+        "u32",
+        "limit",
+        "mark",
+        "multiport",
+        "sctp",
+        "set",
+        "tcp",
+        "udp",
+    ]
 )
 _OPTIONS: dict[str, tuple[str, Callable[[_Reader], Match]]] = {
     "-s": ("", lambda r: _address(r, "source")),
