@@ -84,6 +84,13 @@ def _frames(site: Site, n: int) -> list[bytes]:
     return [head + ip + struct.pack("!HHHH", *pair, 8, 0) for pair in ports]
 
 
+def _answer() -> None:
+    """Answer the first of these flows, which makes it an established one."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.bind((REMOTE[4], OPEN))
+        one.sendto(b"yes", (WORKLOAD["a"][4], 1024))
+
+
 def _tracked(site: Site) -> int:
     return int(site.host.run(["cat", "/proc/sys/net/netfilter/nf_conntrack_count"]))
 
@@ -96,7 +103,7 @@ def _matched(site: Site, target: str) -> int:
 
 
 @pytest.mark.parametrize("backend", ["nft", "legacy"])
-def test_a_flood_of_flows_ends_at_the_limit_and_is_logged(backend: str) -> None:
+def test_a_flood_of_flows_ends_at_the_limit_and_appears_in_the_log(backend: str) -> None:
     """Others' new flows pass, the flooder's old ones go on, and what he is denied is counted and logged."""
     limit = 1000
     with Site(backend, max_flows=limit) as site:
@@ -105,6 +112,8 @@ def test_a_flood_of_flows_ends_at_the_limit_and_is_logged(backend: str) -> None:
         assert a.python(_connected, 4, 20.0)
         frames = _frames(site, limit + 2000)
         with contextlib.closing(open_raw(a, "v0")) as mouth:
+            mouth.send(frames[0])
+            site.remote.python(_answer)
             for frame in frames:
                 mouth.send(frame)
         assert limit <= _tracked(site) <= limit + 50
@@ -153,7 +162,7 @@ def test_only_who_may_send_for_others_reports_on_packets_to_another_address(back
 
 
 @pytest.mark.parametrize("backend", ["nft", "legacy"])
-def test_a_kernel_without_programs_has_all_other_lines_and_says_so(
+def test_without_xt_bpf_all_other_lines_stand_and_it_appears_in_the_status(
     backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where `xt_bpf` is not there, errors about others pass, the status says it, and nothing else is worse."""
