@@ -1,4 +1,4 @@
-"""Whether this calc speaks: of several that run, only the one that began its epoch last does (decision 33).
+"""Whether this calc speaks: of several that run, only the one that began its epoch last does (decision 35).
 
 The others follow the events and say nothing; when the one that rules has not been heard for some time, one of them
 begins an epoch of its own. Who has slept (a frozen process, a paused machine) may have been deposed meanwhile without
