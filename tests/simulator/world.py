@@ -306,21 +306,24 @@ class World:
 
     async def _two_of_calc(self) -> None:
         """Let another calc begin beside one that hears nothing of it but answers; then one of both goes."""
+        assert self._calc_link is not None
+        assert self._calc is not None
         old_link, old = self._calc_link, self._calc
-        assert old_link is not None
         old_link.sleep()
         self._calc_link = self._calc = None
         self.start_calc()
+        new_link, new = self._calc_link, self._calc
+        assert new_link is not None
+        assert new is not None
         if self._dice.random() < 0.7:
             self.change()
         await asyncio.sleep(self._dice.choice((0.05, 2.0, 12.0)))
         old_link.wake()
         await asyncio.sleep(self._dice.choice((0.01, 1.0)))
-        if self._dice.random() < 0.5:
-            self._calc_link, old_link, self._calc, old = old_link, self._calc_link, old, self._calc
-        if old_link is not None and old is not None:
-            old_link.close_now()
-            old.cancel()
+        gone, self._calc = (new, old) if self._dice.random() < 0.5 else (old, new)
+        gone_link, self._calc_link = (new_link, old_link) if gone is new else (old_link, new_link)
+        gone_link.close_now()
+        gone.cancel()
 
     async def _agent_starts_anew(self, host: Host) -> None:
         self.start_agent(host)
