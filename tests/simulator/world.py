@@ -42,7 +42,7 @@ from tests.support.fake_kernel import FakeHost
 LINKS = {f"tap-e{i}": LinkState(index=i + 2, up=True) for i in range(8)}
 #: Packets asked when all that is written at once stands, and behind each element of it, of those it is about.
 N_ASKED = 6
-N_ASKED_BETWEEN = 3
+N_ASKED_BETWEEN = 5
 N_PROBES = 60
 N_STEPS = 12
 
@@ -299,7 +299,31 @@ class World:
         pass
 
     async def _calc_starts_anew(self, _host: Host) -> None:
+        if self._dice.random() < 0.5:
+            await self._two_of_calc()
+        else:
+            self.start_calc()
+
+    async def _two_of_calc(self) -> None:
+        """Let another calc begin beside one that hears nothing of it but answers; then one of both goes."""
+        assert self._calc_link is not None
+        assert self._calc is not None
+        old_link, old = self._calc_link, self._calc
+        old_link.sleep()
+        self._calc_link = self._calc = None
         self.start_calc()
+        new_link, new = self._calc_link, self._calc
+        assert new_link is not None
+        assert new is not None
+        if self._dice.random() < 0.7:
+            self.change()
+        await asyncio.sleep(self._dice.choice((0.05, 2.0, 12.0)))
+        old_link.wake()
+        await asyncio.sleep(self._dice.choice((0.01, 1.0)))
+        gone, self._calc = (new, old) if self._dice.random() < 0.5 else (old, new)
+        gone_link, self._calc_link = (new_link, old_link) if gone is new else (old_link, new_link)
+        gone_link.close_now()
+        gone.cancel()
 
     async def _agent_starts_anew(self, host: Host) -> None:
         self.start_agent(host)
