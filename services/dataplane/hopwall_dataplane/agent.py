@@ -434,8 +434,7 @@ class Agent:
         refused += (*desired.refusals(), *self.poison.refusals())
         if self.speaker is not None:
             refused += self.speaker.refusals
-        if self.watch is not None:
-            refused += self.watch.refusals
+        refused += () if self.watch is None else self.watch.refusals
         return HostStatus(
             host=self.settings.host_name,
             epoch=self.progress.epoch,
