@@ -189,6 +189,7 @@ class FakeRestore:
     """`Restore` over `FakeTables`, with a switch that makes coming calls fail."""
 
     settled_in_s = 0.0
+    waits_for_freed = True
 
     def __init__(self, family: Family = Family.V4, tables: FakeTables | None = None) -> None:
         """Work on these tables, or on fresh ones."""
@@ -229,6 +230,15 @@ class FakeRestore:
         if self.fail_next_read and (outcome := self.fail_next_read.pop(0)) is not None:
             return outcome
         return parse_save(self.tables.save(table))
+
+    def trim(self, table: TableName, chain: str, guard: str) -> bool:
+        """Take out the lines of a chain behind its guard, and the guard, if they are all ours."""
+        held = self.tables.tables[table].get(chain)
+        hashes = parse_save(self.tables.save(table)).chains.get(chain, ())
+        if held is None or guard not in hashes or None in hashes[hashes.index(guard) :]:
+            return False
+        del held.lines[hashes.index(guard) :]
+        return True
 
     async def close(self) -> None:
         """Leave the tables as they are."""

@@ -20,6 +20,7 @@ from hopwall_dataplane.ipsets.elements import (
 )
 from hopwall_dataplane.iptables.driver import Restore
 from hopwall_dataplane.iptables.static import RenderSettings
+from hopwall_dataplane.iptables.table import TableName
 from hopwall_dataplane.iptables.transaction import Applied, Failed, Transaction
 from hopwall_dataplane.kernel import Kernel
 from hopwall_dataplane.links.setup import InterfaceSetup
@@ -132,6 +133,13 @@ class _Restore(FakeRestore):
         self._host.told()
         self._host.settled()
         return outcome
+
+    def trim(self, table: TableName, chain: str, guard: str) -> bool:
+        """Take out what no packet meets, and tell."""
+        done = super().trim(table, chain, guard)
+        self._host.told()
+        self._host.settled()
+        return done
 
 
 class _Sets(FakeSets):

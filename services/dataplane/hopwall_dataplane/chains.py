@@ -34,7 +34,7 @@ from hopwall_dataplane.iptables.static import (
     RenderSettings,
     static_chains,
 )
-from hopwall_dataplane.iptables.table import Jump, TableName, TableState, chain_hashes
+from hopwall_dataplane.iptables.table import Jump, TableName, TableState, dead_lines
 from hopwall_dataplane.marks import mark_tree
 from hopwall_dataplane.outcome import Family
 from hopwall_dataplane.transition import SetUses
@@ -156,7 +156,7 @@ class ChainBook:
             if name.startswith(_POLICY_PREFIXES)
             and (bodies := chains.desired.get(name)) is not None
             and (stands := state.chains.get(name)) is not None
-            and stands != chain_hashes(name, bodies)
+            and dead_lines(name, bodies, stands) is None
         }
 
     def are_named(self, set_ids: Iterable[SetId]) -> bool:

@@ -319,6 +319,28 @@ class Restore:
         except (OSError, TimeoutError) as error:
             return Retry(f"table {table} could not be read: {error}")
 
+    @property
+    def waits_for_freed(self) -> bool:
+        """Whether a line that is made waits for the kernel to let go of those that were taken out."""
+        return self.backend.kind == "nft"
+
+    def trim(self, table: TableName, chain: str, guard: str) -> bool:
+        """Take out the lines of a chain behind its guard, and the guard; False where they are not as believed.
+
+        Each by its handle, from the end on: whoever changes the chain meanwhile, none is bared by it.
+
+        Errors: OSError.
+        Cost:   60 µs a line.
+        """
+        with self._nft_lock:
+            nft = self._nft = self._nft or NftDriver(self.family)
+            handles = nft.behind(table, chain, guard)
+            if handles is None:
+                return False
+            nft.delete(table, chain, handles)
+        self.n_commits += len(handles)
+        return True
+
     async def counts(self) -> dict[str, Count]:
         """Read how often each rule of this family was met, in all tables.
 

@@ -46,9 +46,12 @@ def chains_message(family: Family) -> bytes:
     return message(_NFT | _GETCHAIN, NLM_F_DUMP, _body(family))
 
 
-def rules_message(family: Family, table: str) -> bytes:
-    """Build the question for the rules of a table, in their order."""
-    return message(_NFT | _GETRULE, NLM_F_DUMP, _body(family, string(_RULE_TABLE, table)))
+def rules_message(family: Family, table: str, chain: str = "") -> bytes:
+    """Build the question for the rules of a table, or of one chain of it, in their order."""
+    parts = [string(_RULE_TABLE, table)]
+    if chain:
+        parts.append(string(_RULE_CHAIN, chain))
+    return message(_NFT | _GETRULE, NLM_F_DUMP, _body(family, *parts))
 
 
 def delete_messages(
@@ -98,6 +101,21 @@ def table_state(table: str, chains: Iterable[bytes], rules: Iterable[bytes]) -> 
         {name: tuple(hashes) for name, hashes in ours.items()},
         {name: tuple(lines) for name, lines in kernel.items()},
     )
+
+
+def handles_behind(rules: Iterable[bytes], guard: str) -> list[int] | None:
+    """Return the handles of a chain's rules from its end on down to the guard, which is known by its hash.
+
+    None where the guard is not there, or a rule behind it is not ours.
+    """
+    found = []
+    for body in reversed([*rules]):
+        held = attribute_table(body, _NFGENMSG.size, len(body))
+        line_hash = hash_in_comment(_comment(held))
+        found += _HANDLE.unpack(held[_RULE_HANDLE])
+        if line_hash in (guard, None):
+            return found if line_hash else None
+    return None
 
 
 def _comment(rule: dict[int, bytes]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from hopwall_dataplane.iptables.nft_codec import (
     chains_message,
     delete_messages,
+    handles_behind,
     rules_message,
     table_state,
 )
@@ -46,6 +47,14 @@ class NftDriver:
         chains = [body for _, body in self._socket.dump(chains_message(self._family))]
         rules = [body for _, body in self._socket.dump(rules_message(self._family, table))]
         return table_state(table, chains, rules)
+
+    def behind(self, table: TableName, chain: str, guard: str) -> list[int] | None:
+        """Return the handles of what no packet meets in a chain, the guard's last: see `handles_behind`.
+
+        Errors: `OSError` when the kernel does not give it.
+        """
+        rules = [b for _, b in self._socket.dump(rules_message(self._family, table, chain))]
+        return handles_behind(rules, guard)
 
     def delete(self, table: TableName, chain: str, handles: Iterable[int]) -> None:
         """Delete rules of a chain; one that is gone will do.
