@@ -19,8 +19,9 @@ demo: ## three hosts on this machine: routes by BGP, ARP, isolation, both booken
 test: setup ## every test, on the real kernel
 	@$(ALONE) $(PY) -m pytest -n 3 --dist loadfile
 
-test-deep: setup ## the proof at length: documents, rendered lines and real packets must agree
+test-deep: setup ## the proof at length, and every property with examples that are new each time
 	@$(PY) -m tests.proof
+	@$(ALONE) $(PY) -m pytest -n 3 -m hypothesis --hypothesis-profile search
 
 test-faults: setup ## everything that can break, broken at length: writes docs/reliability.md (30 minutes)
 	@$(PY) -m tests.faults

@@ -19,6 +19,8 @@ from hopwall_runtime.link import Link
 
 Doc = dict[str, Any]
 AT = "2026-01-01T00:00:00Z"
+#: Until what must come has come: far longer than it takes, as a busy machine may.
+PATIENCE_S = 60.0
 
 
 class Answer:
@@ -101,7 +103,7 @@ class Caller:
 
     async def ready(self) -> None:
         """Wait until the API says that it is ready."""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(PATIENCE_S):
             while (await self.get("/readyz")).status != 200:
                 await asyncio.sleep(0.02)
 
@@ -264,3 +266,18 @@ async def say(link: Link, *statuses: CalcStatus | HostStatus) -> None:
             subject = topics.host_status_subject(status.host)
         await link.publish(subject, status)
     await link.flush()
+
+
+async def said(caller: Caller, link: Link, *statuses: CalcStatus | HostStatus) -> None:
+    """Publish the reports, and wait until the API has heard the hosts."""
+    await say(link, *statuses)
+    async with asyncio.timeout(PATIENCE_S):
+        for status in statuses:
+            if isinstance(status, HostStatus):
+                while not await _heard(caller, status):
+                    await asyncio.sleep(0.01)
+
+
+async def _heard(caller: Caller, status: HostStatus) -> bool:
+    answer = await caller.get(f"/v1/hosts/{status.host}")
+    return answer.status == 200 and answer.json.get("revision") == status.revision

@@ -7,7 +7,7 @@ from msgspec import structs
 
 from hopwall_api.progress import Progress, Target, Tracker
 from hopwall_model.resources import Key
-from hopwall_model.status import MovesNobody, Refusal, Waiting
+from hopwall_model.status import CalcStatus, MovesNobody, Refusal, Waiting
 from tests.api.caller import calc_status, host_status
 
 VM = Key("WorkloadEndpoint", "default", "vm1")
@@ -34,6 +34,11 @@ def tracked(*statuses: Any) -> Tracker:
         else:
             tracker.fold_calc(status, SHOWN)
     return tracker
+
+
+def repeated(status: CalcStatus, *hosts: str) -> CalcStatus:
+    """Return the report as calc repeats it: with all hosts there are."""
+    return structs.replace(status, all_hosts=hosts)
 
 
 def programmed(tracker: Tracker, revision: int = 5, key: Key = VM) -> tuple[str, str]:
@@ -154,7 +159,40 @@ def test_a_report_that_was_missed_makes_every_host_matter() -> None:
     )
     assert programmed(tracker, 6) == ("Unknown", "HostsUnknown")
     tracker.fold_host(host_status("h2", 6))
+    assert programmed(tracker, 6) == ("Unknown", "HostsUnknown")
+    tracker.fold_calc(repeated(calc_status(8, 9, "h1"), "h1", "h2", "h3"), SHOWN)
+    assert programmed(tracker, 6) == ("False", "Pending")
+    tracker.fold_host(host_status("h3", 7))
     assert programmed(tracker, 6) == ("True", "Enforced")
+    assert programmed(tracker, 4) == ("True", "Enforced")
+
+
+def test_a_host_that_was_never_heard_of_is_not_left_out() -> None:
+    """An API that begins to listen late must not take the hosts it has heard for all that there are."""
+    tracker = tracked(calc_status(8, 9), host_status("h2", 9))
+    assert programmed(tracker, 6) == ("Unknown", "HostsUnknown")
+    assert not tracker.progress([Target(VM, 6)]).settled()
+    tracker.fold_calc(repeated(calc_status(8, 9), "h1", "h2"), SHOWN)
+    assert programmed(tracker, 6) == ("False", "Pending")
+    assert programmed(tracker, 9) == ("True", "NoHosts")
+    tracker.fold_host(host_status("h1", 6))
+    assert programmed(tracker, 6) == ("True", "Enforced")
+
+
+def test_all_hosts_are_known_from_the_first_report_of_an_epoch() -> None:
+    """What was stored before it concerns nobody whom it does not name; what comes after it may."""
+    tracker = tracked(calc_status(0, 5, "h1"), calc_status(8, 9), host_status("h1", 9))
+    assert programmed(tracker, 3) == ("True", "Enforced")
+    assert programmed(tracker, 6) == ("Unknown", "HostsUnknown")
+    tracker.fold_calc(calc_status(9, 9, epoch="e2"), SHOWN)
+    assert programmed(tracker, 3) == ("Unknown", "HostsUnknown")
+
+
+def test_a_report_of_no_event_speaks_of_none() -> None:
+    """What calc computed again without an event says nothing of whom the last event concerns."""
+    tracker = tracked(calc_status(0, 4, "h1", "h2"), calc_status(7, 6, "h1"))
+    tracker.fold_host(host_status("h1", 6))
+    assert programmed(tracker, 6) == ("Unknown", "HostsUnknown")
 
 
 def test_an_old_report_does_not_turn_time_back() -> None:

@@ -1,5 +1,7 @@
 """Reading through HTTP: lists in pages, selectors, hosts, and the service's own pages."""
 
+import asyncio
+
 import pytest
 from msgspec import structs
 from openapi_spec_validator import OpenAPIV31SpecValidator
@@ -12,6 +14,7 @@ from hopwall_runtime.link import Link
 from tests.api.caller import (
     ENDPOINTS,
     EXAMPLES,
+    PATIENCE_S,
     Caller,
     calc_status,
     endpoint,
@@ -114,9 +117,10 @@ async def test_hosts_show_how_far_each_has_come(caller: Caller, link: Link) -> N
     """Reported hosts with their lag, and declared ones that never reported."""
     await caller.put("/v1/nodes/h2", node("h2"))
     await say(link, calc_status(0, 9, "h1"), host_status("h1", 4))
-    while len((await caller.get("/v1/hosts")).json["items"]) < 2:
-        pass
-    first, second = (await caller.get("/v1/hosts")).json["items"]
+    async with asyncio.timeout(PATIENCE_S):
+        while "lag" not in (items := (await caller.get("/v1/hosts")).json["items"])[0]:
+            await asyncio.sleep(0.01)
+    first, second = items
     assert (first["host"], first["reported"], first["lag"], first["inSync"]) == (
         "h1",
         True,
@@ -135,8 +139,9 @@ async def test_a_host_says_how_its_bgp_sessions_are(caller: Caller, link: Link) 
     )
     bgp = BgpStatus(in_sync=True, version="2.0.12", n_sessions=1, sessions=(session,))
     await say(link, calc_status(0, 9, "h1"), structs.replace(host_status("h1", 9), bgp=bgp))
-    while not (items := (await caller.get("/v1/hosts")).json["items"]):
-        pass
+    async with asyncio.timeout(PATIENCE_S):
+        while not (items := (await caller.get("/v1/hosts")).json["items"]):
+            await asyncio.sleep(0.01)
     assert items[0]["bgp"] == {"inSync": True, "version": "2.0.12", "nSessions": 1}
     (said,) = (await caller.get("/v1/hosts/h1")).json["bgp"]["sessions"]
     assert said == {

@@ -9,7 +9,7 @@ from hopwall_model import codec, topics
 from hopwall_model.release import Released, ReleaseRequest
 from hopwall_model.status import HeldSnapshot, LastGood
 from hopwall_runtime.link import Link
-from tests.api.caller import AT, Caller, host_status, node, say
+from tests.api.caller import AT, PATIENCE_S, Caller, host_status, node, say
 
 pytestmark = pytest.mark.nats
 
@@ -18,7 +18,7 @@ HELD = HeldSnapshot(epoch="e2", revision=4, reason="It lacks 12 of 12 endpoints.
 
 async def eventually(question: Callable[[], Awaitable[bool]]) -> None:
     """Wait until the question is answered by yes."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while not await question():
             await asyncio.sleep(0.02)
 

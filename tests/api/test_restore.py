@@ -7,14 +7,18 @@ from typing import Any
 
 import pytest
 
+from hopwall_api import writer
+from hopwall_api.ipam import desk
+from hopwall_cli import backup_file
 from hopwall_cli.client import Client
 from hopwall_cli.commands import restore as restore_command
+from hopwall_cli.errors import Failure
 from hopwall_cli.main import parse
 from hopwall_cli.nats_server import NatsServer
 from hopwall_model.events import RestoreBegun
 from hopwall_runtime.follower import Record
 from hopwall_runtime.link import Link
-from tests.api.caller import EXAMPLES, Caller, endpoint, node, running_api
+from tests.api.caller import EXAMPLES, PATIENCE_S, Caller, endpoint, node, running_api
 from tests.support.ports import free_port
 
 pytestmark = pytest.mark.nats
@@ -134,7 +138,7 @@ async def test_a_restore_that_broke_off_holds_writes_until_it_is_gone_on_with(
         assert (await second.put("/v1/nodes/x", node("x"))).status == 503
         assert await hopwall(second, "restore", str(file), "--replace") == 0
         assert (await second.put("/v1/nodes/x", node("x"))).status == 201
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while (await caller.put("/v1/nodes/y", node("y"))).status != 201:
             await asyncio.sleep(0.05)
     assert (await caller.get("/v1/nodes/more1")).status == 404
@@ -161,6 +165,28 @@ async def test_two_restores_exclude_each_other(caller: Caller, link: Link) -> No
     assert (await caller.post("/v1/restore/end", {"file": "b" * 64})).status == 200
 
 
+async def test_a_file_with_a_bad_resource_is_refused_before_it_is_begun(
+    caller: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is kept from writing by a file that cannot be stored; where only the API finds it out, that is said."""
+    await fill(caller)
+    file = tmp_path / "b.jsonl"
+    await hopwall(caller, "backup", str(file))
+    file.write_text(file.read_text().replace('"10.65.0.21/32"', '"no address"'))
+    for more in (["--dry-run"], ["--replace"]):
+        with pytest.raises(
+            Failure, match=r"nothing is begun:\nWorkloadEndpoint .*/spec/ipNetworks/0"
+        ):
+            await hopwall(caller, "restore", str(file), "--edited", *more)
+        assert (await caller.put("/v1/nodes/x", node("x"))).status in (200, 201)
+    monkeypatch.setattr(backup_file, "faults", lambda _: [])
+    with pytest.raises(
+        Failure, match=r"ipNetworks.*\nThe restore has begun and is not ended.*--instead"
+    ):
+        await hopwall(caller, "restore", str(file), "--edited", "--replace")
+    (await caller.put("/v1/nodes/y", node("y"))).problem(503)
+
+
 async def test_a_bad_part_stores_nothing(caller: Caller) -> None:
     """A part with one resource that is refused is refused whole, and says where."""
     await caller.post("/v1/restore", {"file": "a"})
@@ -171,12 +197,16 @@ async def test_a_bad_part_stores_nothing(caller: Caller) -> None:
     (await caller.post("/v1/restore", {"no": 1})).problem(422)
 
 
-async def test_marks_do_not_disturb_reads_and_addresses(caller: Caller) -> None:
+async def test_marks_do_not_disturb_reads_and_addresses(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Events that are no resources count as revisions: nothing waits for them in vain."""
+    monkeypatch.setattr(desk, "_SEE_S", 2 * PATIENCE_S)
+    monkeypatch.setattr(writer, "_READ_OWN_WRITE_S", 2 * PATIENCE_S)
     await fill(caller)
     await caller.post("/v1/restore", {"file": "a", "replace": True})
     await caller.post("/v1/restore/end", {"file": "a"})
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(PATIENCE_S):
         answer = await caller.post("/v1/ipam/assign", ASSIGN)
         assert answer.status == 200
 

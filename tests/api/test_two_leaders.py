@@ -54,3 +54,21 @@ async def test_reports_of_a_stream_that_may_be_another_say_nothing(
     assert found["Accepted"] == ("True", "Stored")
     assert found["Computed"] == ("Unknown", "Reconnected")
     assert found["Programmed"][0] == "Unknown"
+
+
+async def test_the_end_of_a_restore_that_was_stored_is_no_refusal(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What begins and ends a restore knows its own event again, too."""
+    right = Link.append
+
+    async def both(self: Link, writes: Sequence[Append]) -> list[int]:
+        await right(self, writes)
+        monkeypatch.setattr(Link, "append", right)
+        raise Conflict("the leader of before is slower to learn of it than the new one to store")
+
+    for path in ("/v1/restore", "/v1/restore/end"):
+        monkeypatch.setattr(Link, "append", both)
+        answer = await caller.post(path, {"file": "f"})
+        assert answer.status == 200, answer.body
+    assert answer.json["resourceVersion"] == "2"

@@ -13,7 +13,7 @@ from hopwall_model import topics
 from hopwall_runtime.config import CommonSettings
 from hopwall_runtime.link import Link
 from hopwall_runtime.streams import LEAST_HISTORY, Usage, fitting_history
-from tests.api.caller import Caller, node, running_api
+from tests.api.caller import PATIENCE_S, Caller, node, running_api
 
 pytestmark = pytest.mark.nats
 
@@ -52,7 +52,7 @@ async def n_messages(api: Api, name: str) -> int:
 async def in_step(api: Api, caller: Caller) -> None:
     """Wait until the second replica shows what the first has written."""
     revision = int((await caller.get("/v1/nodes")).json["metadata"]["resourceVersion"])
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while api.store.revision < revision:
             await asyncio.sleep(0.01)
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from hopwall_cli.nats_server import NatsServer
-from tests.api.caller import Answer, Caller, endpoint, node
+from tests.api.caller import PATIENCE_S, Answer, Caller, endpoint, node
 
 pytestmark = pytest.mark.nats
 
@@ -46,7 +46,7 @@ async def test_every_write_is_refused_with_a_time_and_reads_go_on(
 
 
 async def _again(caller: Caller) -> Answer:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             answer = await caller.put(NODE, node("a", new="label"))
             if answer.status != 503:

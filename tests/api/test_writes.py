@@ -12,7 +12,16 @@ from hopwall_model.resource_names import MAX_RESOURCE_BYTES
 from hopwall_model.resources import Key
 from hopwall_runtime.follower import Record
 from hopwall_runtime.link import Append, Link
-from tests.api.caller import ENDPOINTS, EXAMPLES, Caller, Doc, endpoint, node, running_api
+from tests.api.caller import (
+    ENDPOINTS,
+    EXAMPLES,
+    PATIENCE_S,
+    Caller,
+    Doc,
+    endpoint,
+    node,
+    running_api,
+)
 
 pytestmark = pytest.mark.nats
 
@@ -222,7 +231,7 @@ async def test_racing_patches_are_all_kept(caller: Caller, nats_server: NatsServ
         await asyncio.gather(
             *(write((caller, other)[i % 2], f"l{i}") for i in range(16)),
         )
-        async with asyncio.timeout(10):  # the last write may have been the other's
+        async with asyncio.timeout(PATIENCE_S):  # the last write may have been the other's
             while (read := (await caller.get("/v1/nodes/a")).json["metadata"])["generation"] < 17:
                 await asyncio.sleep(0.01)
     assert set(read["labels"]) == {f"l{i}" for i in range(16)}

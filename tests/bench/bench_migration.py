@@ -2,7 +2,7 @@
 
 `python -m tests.bench.bench_migration --runs 50 --write` runs each variant that often in each kind of lab and writes
 the table of docs/design/migration.md. With `--lab`, `--only` or `--skip` it runs a part, and writes the rows of that
-part; the others stay. Nothing is written when a stream broke. Everything is real; a caller on a third host sends a datagram each
+part; the others stay. Nothing is written when a stream broke. Of a wrong turn it prints what led to it. Everything is real; a caller on a third host sends a datagram each
 millisecond, and each host is asked each millisecond which way it takes.
 
 Refuses to be part of `make bench`: there is no bare tool to compare with. `tests/e2e/test_migration.py` runs each
@@ -21,6 +21,7 @@ from hopwall_cli.lab.bgp import Routing, Topology
 from hopwall_cli.lab.lab import Lab
 from hopwall_cli.lab.topology import Workload
 from tests.support.moving import Vm
+from tests.support.moving_story import Story
 from tests.support.moving_variants import CONVERGENCE_S, TROUBLES, VARIANTS, Variant, wrong_turns
 from tests.support.talk import Talk
 
@@ -42,6 +43,8 @@ class Row:
         self.lab, self.variant = lab, variant
         self.blackouts_s: list[float] = []
         self.wrong: list[str] = []
+        #: What led to the wrong turns.
+        self.story: list[str] = []
 
     def quantile_ms(self, share: float) -> float:
         """Return the blackout that so large a share of the runs stays within."""
@@ -78,11 +81,14 @@ async def run_lab(label: str, runs: int, variants: dict[str, Variant]) -> tuple[
                 row = Row(label, name)
                 rows.append(row)
                 for _ in range(runs):
+                    story = Story(vm)
                     run = await variant(vm, "h2" if vm.at == "h1" else "h1")
                     await asyncio.sleep(0.05)
                     row.blackouts_s.append(vm.blackout_s(run.began_at))
-                    row.wrong += wrong_turns(vm, run)
-                lines = [" | ".join(row.cells()), *row.wrong]
+                    if wrong := wrong_turns(vm, run):
+                        row.wrong += wrong
+                        row.story += [*wrong, *story.tell(run)]
+                lines = [" | ".join(row.cells()), *row.story]
                 sys.stderr.write("".join(f"{line}\n" for line in lines))
             before = time.monotonic()
             await asyncio.sleep(3.0)

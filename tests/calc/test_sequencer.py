@@ -63,6 +63,16 @@ def test_batch_is_in_the_order_that_never_dangles() -> None:
     assert [scope.partition("/")[0] for scope in scopes] == ["policy", "set"]
 
 
+def test_a_flush_without_an_event_has_an_empty_range() -> None:
+    """Whom the last event concerns has been said, and is not said again of the hosts that change now."""
+    feed = Feed()
+    revision = feed.put(*TWO_HOSTS).revision
+    output = feed.graph.flush(recompute_all=True)
+    assert output is not None
+    assert (output.first, output.revision) == (revision + 1, revision)
+    assert feed.put(FROM_WEB).first == revision + 1
+
+
 def test_numbers_count_without_gaps() -> None:
     """Each host's batches are 1, 2, 3 …, whatever the others get."""
     feed = Feed()

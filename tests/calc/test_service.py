@@ -63,6 +63,22 @@ class Listener:
             await self.link.subscribe(topic, topic.pattern, self._keep(where))
         await self.link.flush()
 
+    @asynccontextmanager
+    async def in_order(self) -> AsyncIterator[list[HostBatch | CalcStatus]]:
+        """Give what is said to hosts and of them while the block runs, as it is said: on one subscription."""
+        heard: list[HostBatch | CalcStatus] = []
+
+        async def note(message: Any) -> None:
+            if message.subject.startswith(topics.HOST_BATCH.pattern.removesuffix("*")):
+                heard.append(topics.HOST_BATCH.decode(message.data))
+            elif message.subject == topics.CALC_STATUS.pattern:
+                heard.append(topics.CALC_STATUS.decode(message.data))
+
+        subscription = await self.link._nc.subscribe("hopwall.>", cb=note)
+        await self.link.flush()
+        yield heard
+        await subscription.unsubscribe()
+
     def _keep(self, kept: list[Any]) -> Callable[[Any, str], None]:
         def keep(value: Any, subject: str) -> None:
             del subject
@@ -98,10 +114,14 @@ class Listener:
             )
         )
 
+    def told(self, host: str) -> int:
+        """Return the revision of the last batch that a host was sent."""
+        return max((b.revision for b in self.batches if b.host == host), default=0)
+
     async def snapshot(self, host: str) -> HostBatch:
         """Ask as a host does."""
         body = await self.link.request_chunked(
-            topics.snapshot_subject(host), SnapshotRequest(host=host), timeout_s=5
+            topics.snapshot_subject(host), SnapshotRequest(host=host), timeout_s=60
         )
         return topics.HOST_BATCH.decode(body)
 
@@ -115,7 +135,7 @@ class Listener:
 
 async def eventually(question: Callable[[], T | None]) -> T:
     """Wait until the question has an answer, and return it."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not (answer := question()):
             await asyncio.sleep(0.01)
     return answer
@@ -136,7 +156,8 @@ async def listener(nats_server: NatsServer) -> AsyncIterator[Listener]:
 @asynccontextmanager
 async def running(nats_server: NatsServer, **more: Any) -> AsyncIterator[CalcService]:
     """Run a calc service."""
-    settings = CalcSettings(nats_url=(nats_server.url,), heartbeat_s=0.2, validate=True, **more)
+    given = {"heartbeat_s": 0.2, "validate": True, **more}
+    settings = CalcSettings(nats_url=(nats_server.url,), **given)
     service = CalcService(settings, Link("calc"))
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(service.run())
@@ -162,11 +183,25 @@ async def test_events_become_batches(nats_server: NatsServer, listener: Listener
         assert set(opened.hosts) == {"h1", "h2"}
         host = await listener.host("h2")
         before = len(listener.log)
-        await listener.put(*(r for r in POLICED if key_of(r) not in TWO_HOSTS.resources))
-        last = await listener.put(endpoint("web2", "h2", "10.65.0.7/32", labels={"role": "web"}))
-        status = await listener.resolved(last)
-        assert "h2" in status.hosts
-        for said in listener.log[before:]:
+        async with listener.in_order() as heard:
+            await listener.put(*(r for r in POLICED if key_of(r) not in TWO_HOSTS.resources))
+            last = await listener.put(
+                endpoint("web2", "h2", "10.65.0.7/32", labels={"role": "web"})
+            )
+            status = await listener.resolved(last)
+            assert "h2" in status.hosts
+            await eventually(
+                lambda: [s for s in heard if isinstance(s, CalcStatus) and s.revision == last]
+            )
+        told = 0
+        for said in heard:
+            if isinstance(said, HostBatch):
+                told = max(told, said.revision) if said.host == "h2" else told
+            elif said.first > opened.revision and "h2" in said.hosts:
+                assert told >= said.revision
+        await eventually(lambda: listener.told("h2") == last)
+        # Of different subscriptions the order is by chance: shared pieces go before the batches that name them.
+        for said in sorted(listener.log[before:], key=_place):
             if isinstance(said, SharedUpdate):
                 host.on_shared(said)
             elif isinstance(said, HostBatch) and said.host == "h2":
@@ -175,8 +210,11 @@ async def test_events_become_batches(nats_server: NatsServer, listener: Listener
         assert host.state() == Oracle(state.resources).state("h2")
         assert host.n_snapshots == 1
         assert host.revision == last
-        said_by = [type(x) for x in listener.log[before:]]
-        assert said_by.index(CalcStatus) > said_by.index(HostBatch)
+
+
+def _place(said: Any) -> tuple[int, bool]:
+    """Return where in calc's order a message is."""
+    return (said.revision, isinstance(said, HostBatch)) if hasattr(said, "revision") else (0, False)
 
 
 async def test_hosts_hear_of_bgp(nats_server: NatsServer, listener: Listener) -> None:
@@ -209,6 +247,24 @@ async def test_status_ranges_leave_no_gap(nats_server: NatsServer, listener: Lis
         expected = status[1] + 1
 
 
+async def test_a_report_is_repeated_with_all_hosts(
+    nats_server: NatsServer, listener: Listener
+) -> None:
+    """Whoever missed reports learns from the repeat whom they may concern; also of hosts that have nothing any more."""
+    last = await listener.put(*TWO_HOSTS)
+    async with running(nats_server, heartbeat_s=3600.0):
+        await listener.resolved(last)
+        for resource in TWO_HOSTS:
+            last = await listener.write(ResourceRemoved(key=key_of(resource)))
+        last = await listener.put(endpoint("late", "h3", "10.65.0.9/32"))
+        status = await listener.resolved(last)
+        assert (status.hosts, status.all_hosts) == (("h3",), None)
+        repeat = await eventually(
+            lambda: next((s for s in listener.statuses if s.revision == last and s.all_hosts), None)
+        )
+        assert (repeat.hosts, repeat.all_hosts) == (("h3",), ("h1", "h2", "h3"))
+
+
 async def test_nothing_is_said_before_the_stored_events_are_in(
     nats_server: NatsServer, listener: Listener
 ) -> None:
@@ -216,8 +272,8 @@ async def test_nothing_is_said_before_the_stored_events_are_in(
     last = await listener.put(*(endpoint(f"e{i}", "h1", f"10.1.0.{i}/32") for i in range(1, 200)))
     async with running(nats_server):
         status = await listener.resolved(0)
-    assert status.revision == last
-    assert listener.batches[0].revision == last
+        assert status.revision == last
+        assert (await eventually(lambda: listener.batches))[0].revision == last
 
 
 async def test_snapshot_is_the_whole_of_a_host(nats_server: NatsServer, listener: Listener) -> None:
@@ -240,6 +296,8 @@ async def test_heartbeat_repeats_the_last_number(
         await listener.resolved(last)
         await listener.write(ResourceRemoved(key=key_of(DB1)))
         await listener.resolved(last + 1)
+        second = {("h1", 2), ("h2", 2)}
+        await eventually(lambda: second <= {(b.host, b.number) for b in listener.batches})
         before = len(listener.batches)
         await eventually(lambda: len(listener.batches) > before + 4)
         numbers = {(b.host, b.number, b.updates) for b in listener.batches[before:]}
@@ -314,7 +372,7 @@ async def test_calc_accounts_for_what_an_event_took_away_or_moved(
         await listener.resolved(last)
         request = SnapshotRequest(host="h1", reason="missing", missing=tuple(names))
         body = await listener.link.request_chunked(
-            topics.snapshot_subject("h1"), request, timeout_s=5
+            topics.snapshot_subject("h1"), request, timeout_s=60
         )
         snapshot = topics.HOST_BATCH.decode(body)
     assert set(snapshot.accounted) == {name for name, explained in names.items() if explained}
@@ -409,6 +467,8 @@ async def test_hosts_stay_as_they_are_until_a_restore_ends(
         assert (await listener.snapshot("h1")).updates == before.updates
         assert len([b for b in listener.batches if b.updates]) == heard
         assert first._not_ready()
+    await listener.link.flush()
+    await asyncio.sleep(0.3)  # the last words of the first are heard
     n_statuses = len(listener.statuses)
     async with running(nats_server) as second:
         await eventually(lambda: second._graph.revision > last and not second._resyncing)

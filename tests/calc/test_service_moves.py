@@ -6,7 +6,7 @@ from hopwall_cli.nats_server import NatsServer
 from hopwall_model import topics
 from hopwall_model.status import Moved, MovedHere
 from hopwall_model.updates import EndpointId
-from tests.calc.test_service import Listener, listener, running
+from tests.calc.test_service import Listener, eventually, listener, running
 from tests.support.states_moves import PAIRED
 
 pytestmark = pytest.mark.nats
@@ -34,7 +34,7 @@ async def test_an_arrival_is_followed_while_calc_runs(
         await listener.link.publish(topics.moved_subject("h2"), ARRIVED)
         while not await is_switched(listener):
             pass
-        assert any("h1" in status.hosts for status in listener.statuses[n_statuses:])
+        await eventually(lambda: any("h1" in s.hosts for s in listener.statuses[n_statuses:]))
         await listener.link.publish(topics.moved_subject("h2"), Moved(host="h2"))
         while await is_switched(listener):
             pass

@@ -90,7 +90,7 @@ async def test_three_servers_keep_three_copies(tmp_path: Path) -> None:
     async with running_cluster(tmp_path) as servers:
         link = Link("test")
         await link.connect(CommonSettings(nats_url=tuple(s.url for s in servers)))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while True:
                 try:
                     await link.ensure_streams()

@@ -7,7 +7,15 @@ from hopwall_dataplane.iptables.static import to_set
 from hopwall_dataplane.kernel import Kernel
 from hopwall_dataplane.outcome import Family, Retry
 from hopwall_model.names import set_name
-from hopwall_model.updates import Entity, PolicyId, PolicySet, ResolvedRule, SetBucket, SetId
+from hopwall_model.updates import (
+    Entity,
+    NeedRemoved,
+    PolicyId,
+    PolicySet,
+    ResolvedRule,
+    SetBucket,
+    SetId,
+)
 from tests.dataplane.test_desired import endpoint, policy
 from tests.dataplane.test_kernel import turn
 from tests.support.fake_kernel import FakeHost
@@ -156,3 +164,53 @@ async def test_a_move_that_could_not_be_closed_for_is_not_made() -> None:
     assert (holds(host, "s:x"), holds(host, "s:y")) == (True, False)
     assert await turn(kernel) == ""
     assert (holds(host, "s:x"), holds(host, "s:y")) == (False, True)
+
+
+def a_stale_set_and_a_new_one() -> tuple[Watched, list[PolicySet]]:
+    """Return a host, looked at for whether an address is somebody's, and a policy by one set or by another."""
+    watched = Watched(lambda host: bool(mark(host)))
+    return watched, [rules("gnp/a", ("allow", name)) for name in ("s:x", "s:y")]
+
+
+async def test_a_policy_by_another_set_closes_nobody() -> None:
+    """The set stands from earlier, with other members: nothing names it until the policy is written."""
+    watched, (by_x, by_y) = a_stale_set_and_a_new_one()
+    await turn(
+        watched.kernel, members("s:x"), members("s:y"), by_x, endpoint(0, "gnp/a", address=9)
+    )
+    await turn(watched.kernel, NeedRemoved(scope="set/s:y"))
+    watched.seen.clear()
+
+    await turn(watched.kernel, members("s:y", PEER), by_y)
+
+    assert holds(watched.host, "s:y")
+    assert watched.seen == [True]
+
+
+async def test_a_policy_whose_set_moves_as_it_is_written_closes_whom_it_judges() -> None:
+    """The old rules must not be met with the new members; who has no memory knows as much of it."""
+    watched, (by_x, _) = a_stale_set_and_a_new_one()
+    await turn(watched.kernel, members("s:x"), by_x, endpoint(0, "gnp/a", address=9))
+    watched.seen.clear()
+    other = rules("gnp/a", ("deny", "s:x"))
+
+    await turn(watched.kernel, members("s:x", PEER), other)
+
+    assert watched.seen == [False, True]
+
+
+async def test_a_list_that_names_no_set_that_moves_is_not_closed_when_it_is_written() -> None:
+    """A policy of somebody else is by that set; known also to an agent that has just begun."""
+    watched, (by_x, by_y) = a_stale_set_and_a_new_one()
+    others = PolicySet(id=PolicyId("gnp/b"), version=1, ingress=by_y.ingress)
+    state = (endpoint(0, "gnp/a", address=9), endpoint(1, "gnp/b", address=1))
+    await turn(watched.kernel, members("s:x", PEER), members("s:y"), by_x, others, *state)
+    again = watched.host.agent()
+    await again.resync()
+    watched.seen.clear()
+
+    new = rules("gnp/a", ("allow", "s:x"), ("deny", "s:x"))
+    await turn(again, members("s:x", PEER), members("s:y", PEER), new, others, *state)
+
+    assert holds(watched.host, "s:y")
+    assert watched.seen == [True]

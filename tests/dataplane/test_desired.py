@@ -13,7 +13,7 @@ from hopwall_dataplane.desired import Desired
 from hopwall_dataplane.feed import Step
 from hopwall_dataplane.ipsets.elements import AddElements
 from hopwall_dataplane.iptables.render_policy import CLOSED, policy_chain
-from hopwall_dataplane.iptables.static import RenderSettings, from_set, to_set
+from hopwall_dataplane.iptables.static import RenderSettings, from_set, relay_set, to_set
 from hopwall_dataplane.iptables.table import plain
 from hopwall_dataplane.marks import layout
 from hopwall_dataplane.outcome import Family
@@ -207,6 +207,20 @@ def test_a_member_of_a_known_class_changes_no_chain() -> None:
     adds = [op for op in desired.identity.plan_additions() if isinstance(op, AddElements)]
     assert {op.spec.name for op in adds} == {"hw4-from", "hw4-to", "hw6-from", "hw6-to"}
     assert desired.routes.desired[Route("10.65.0.2/32", "link").key].interface == "tap1"
+
+
+def test_who_may_send_for_others_is_known_as_a_router_in_that_family_alone() -> None:
+    """Its addresses and prefixes are in the set of relays while it has prefixes, and nobody else's are."""
+    desired = fresh()
+    router = structs.replace(endpoint(0, address=1), extra_sources=("10.99.0.0/24",))
+    desired.apply(step(router, endpoint(1, address=2, tap=1)))
+    held = {
+        family: {e.cidr: m for e, m in desired.identity.content(relay_set(family)).desired.items()}
+        for family in Family
+    }
+    assert held == {Family.V4: {"10.65.0.1/32": None, "10.99.0.0/24": None}, Family.V6: {}}
+    desired.apply(step(endpoint(0, address=1)))
+    assert not desired.identity.content(relay_set(Family.V4)).desired
 
 
 def test_a_policy_change_dirties_only_its_own_chains() -> None:

@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from hopwall_cli import scene
+from hopwall_cli.client import path_of
 from hopwall_cli.demo import reached
 from hopwall_cli.kinds import kind_named
 from hopwall_cli.lab import netns
@@ -17,6 +18,7 @@ from hopwall_cli.lab import topology as topo
 from hopwall_cli.lab.lab import Lab, Proto
 from hopwall_cli.lab.rules import entrances
 from hopwall_cli.lab.topology import LabError, Workload
+from tests.support.flows import flows_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 
@@ -139,10 +141,20 @@ async def test_other_bookend_holds(lab: Lab, host: str) -> None:
             }
     finally:
         agent.signal(signal.SIGCONT)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while entrances(await lab.rules(host)) != before:
             await asyncio.sleep(0.1)
     assert await wrong(lab, scene.expected(isolated=True)) == []
+
+
+async def kill(lab: Lab, *names: str) -> None:
+    """kill -9 of services at once; return when each is another process."""
+    before = {name: lab.services[name].pid for name in names}
+    for name in names:
+        lab.services[name].signal(signal.SIGKILL)
+    async with asyncio.timeout(60):
+        while any(lab.services[name].pid in (0, pid) for name, pid in before.items()):
+            await asyncio.sleep(0.05)
 
 
 async def test_flow_does_not_notice_that_all_services_are_killed(lab: Lab) -> None:
@@ -151,19 +163,16 @@ async def test_flow_does_not_notice_that_all_services_are_killed(lab: Lab) -> No
     flows = (("vm21", "vm22", 4), ("vm24", "vm23", 6))
     for src, dst, version in flows:
         await lab.start_flow(src, dst, version=version)
-    await asyncio.sleep(0.3)
-    before = {name: child.pid for name, child in lab.services.items()}
-    for service in lab.services.values():
-        service.signal(signal.SIGKILL)
-    await asyncio.sleep(0.5)
-    await lab.client.ready(timeout_s=30.0)
+    for src, dst, _ in flows:
+        await flows_until(lab, src, dst, received=1)
+    await kill(lab, *lab.services)
+    await lab.client.ready(timeout_s=60.0)
     # A write that every host enforces shows that all of them are back.
     answer = await lab.client.apply(scene.isolation(), wait="programmed", timeout_s=60.0)
     for policy in scene.isolation():
         await lab.client.delete(GNP, namespace="", name=policy["metadata"]["name"])
     results = [await lab.stop_flow(src, dst) for src, dst, _ in flows]
     assert reached(answer), answer["status"]
-    assert all(child.pid != before[name] for name, child in lab.services.items())
     assert [result["sent"] - result["received"] for result in results] == [0, 0]
     assert all(result["sent"] > 50 for result in results)
 
@@ -175,10 +184,8 @@ async def test_what_was_acknowledged_survives_kill_9(lab: Lab) -> None:
         for n in range(20)
     ]
     await lab.client.apply(wanted)
-    for name in ("nats", "api", "calc"):
-        lab.services[name].signal(signal.SIGKILL)
-    await asyncio.sleep(0.5)
-    await lab.client.ready(timeout_s=30.0)
+    await kill(lab, "nats", "api", "calc")
+    await lab.client.ready(timeout_s=60.0)
     listed = await lab.client.list(GNS)
     assert {item["metadata"]["name"] for item in listed["items"]} == {
         item["metadata"]["name"] for item in wanted
@@ -204,16 +211,25 @@ async def test_endpoint_waits_for_its_interface(lab: Lab) -> None:
     late = Workload(name="late", host="h2", ipv4="10.65.0.67", profiles=(scene.OPEN_PROFILE,))
     answer = await lab.client.put(WEP, late.resource(), wait="programmed", timeout_s=1.0)
     assert not reached(answer)
-    assert "late" in answer["status"]["laggards"][0]["reason"]
     try:
+        async with asyncio.timeout(60):
+            while not any("late" in reason for reason in await held_up_by(lab, "late")):
+                await asyncio.sleep(0.1)
         await lab.add(late)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not await lab.reach("late", "vm24"):
                 await asyncio.sleep(0.05)
         assert await lab.reach("vm24", "late", "tcp")
     finally:
         await lab.client.delete(WEP, namespace="default", name="late", wait="programmed")
         await lab.remove("late")
+
+
+async def held_up_by(lab: Lab, name: str) -> list[str]:
+    """Return why an endpoint is not enforced yet, by its status."""
+    where = path_of(WEP, namespace="default", name=name)
+    status = (await lab.client.request("GET", where))["status"]
+    return [late["reason"] for late in status.get("laggards", ())]
 
 
 async def test_removed_endpoint_is_closed_and_unreachable(lab: Lab) -> None:
@@ -274,7 +290,7 @@ async def test_port_and_protocol_are_matched(lab: Lab) -> None:
 
 async def test_hosts_are_in_sync_and_without_complaint(lab: Lab) -> None:
     """After all of this no host refuses or waits for anything."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             hosts = (await lab.client.request("GET", "/v1/hosts"))["items"]
             if all(host["inSync"] and not host.get("lag") for host in hosts):
@@ -385,7 +401,8 @@ async def test_watch_shows_changes(lab: Lab) -> None:
             if event == "removed":
                 return
 
-    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+    # Each command is a Python that starts.
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
         tasks.create_task(follow())
         while ("bookmark", "") not in events:
             await asyncio.sleep(0.01)

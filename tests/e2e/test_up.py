@@ -53,7 +53,7 @@ class Machine:
                 yield process
             finally:
                 process.terminate()
-                process.wait(30)
+                process.wait(60)
 
     def run(self, *argv: str, text: str = "") -> str:
         """Run a `hopwall` command on the machine."""
@@ -79,7 +79,7 @@ class Machine:
         return [int(pid) for pid in listed.stdout.split()]
 
 
-def until(condition: object, log: Path, timeout_s: float = 30.0) -> None:
+def until(condition: object, log: Path, timeout_s: float = 60.0) -> None:
     """Wait until a callable is true; show the log when it does not become so."""
     assert callable(condition)
     end = time.monotonic() + timeout_s
@@ -109,8 +109,8 @@ def test_life_of_one_host(machine: Machine) -> None:
         assert "10.65.0.24 dev tapvm1" in machine.ns.run(["ip", "route"])
         assert len(machine.children()) == 4
         os.kill(process.pid, signal.SIGKILL)
-        process.wait(10)
-        until(lambda: not machine.children(), machine.folder / "up.log", 5.0)
+        process.wait(60)
+        until(lambda: not machine.children(), machine.folder / "up.log")
     with machine.up():
         items = json.loads(machine.run("get", "wep", "-o", "json"))["items"]
         assert [item["metadata"]["name"] for item in items] == ["vm1"]
@@ -154,7 +154,7 @@ def test_second_up_is_refused(machine: Machine) -> None:
             capture_output=True,
             text=True,
             check=False,
-            timeout=30,
+            timeout=60,
         )
         assert (again.returncode, again.stdout) == (1, "")
         assert again.stderr == f"hopwall: hopwall up is running already with {machine.folder}.\n"
@@ -168,7 +168,7 @@ def test_open_door_is_refused(machine: Machine, listen: str) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=60,
     )
     assert done.returncode == 1
     assert "loopback or a unix socket only" in done.stderr

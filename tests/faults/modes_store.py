@@ -59,6 +59,7 @@ async def _power_cuts(trial: Trial, kind: type[NatsServer]) -> Result:
             async with load.running():
                 while trial.goes_on():
                     await asyncio.sleep(pause(trial.chance, 0.3, 1.5))
+                    await load.recovered(clock.monotonic())  # there is something to lose
                     result.recovery.append(await _power_cut(server, disk, load))
                     result.tries += 1
             add(result, await judged(load, [server.url], await shown_by(socket)))

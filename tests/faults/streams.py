@@ -17,6 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from hopwall_cli.lab.flow import make_room
 from tests.support.netns import enter
 
 _NUMBER = struct.Struct("!Q")
@@ -28,8 +29,8 @@ _FIRST_PORT, _N_PORTS = 2000, 30000
 PERIOD_S = 0.01
 #: What is under way longer than this is lost.
 UNDER_WAY_S = 0.2
-#: A prober that is not heard for a while must find all that came meanwhile.
-_BUFFER_BYTES = 1 << 20
+#: What is later than this is worth a note.
+_LATE_S = 0.005
 
 #: What may become of a packet that is under way between two moments: True is that it comes through.
 May = Callable[[float, float], frozenset[bool]]
@@ -44,7 +45,7 @@ def always(is_open: bool) -> May:
 def socket_in(namespace: str, family: int, address: str = "", port: int = 0) -> socket.socket:
     """Open a UDP socket in a named namespace, bound where an address or port is given."""
     one = _opened(namespace, _DOMAIN[family], socket.SOCK_DGRAM)
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+    make_room(one)
     if address or port:
         one.bind((address, port))
     return one
@@ -75,8 +76,9 @@ def _opened(namespace: str, *kind: int) -> socket.socket:
 class Stream:
     """One direction of one family.
 
-    Shape: `sent` is packet number → when, by the monotonic clock; `wrong` the number of each packet of which
-           something else became than is legal → whether it came.
+    Shape: `sent` is packet number → when, by the monotonic clock, before it was handed to the kernel; `left` the same
+           after that: between them the sender may have had to wait for the machine. `wrong` is the number of each
+           packet of which something else became than is legal → whether it came.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Stream:
     target: socket.socket
     address: tuple[str, int]
     sent: "array[float]" = field(default_factory=lambda: array("d"))
+    left: "array[float]" = field(default_factory=lambda: array("d"))
     wrong: dict[int, bool] = field(default_factory=dict)
     _came: bytearray = field(default_factory=bytearray)
     n_judged: int = 0
@@ -104,6 +107,7 @@ class Stream:
             address = (address[0], 0)
         with contextlib.suppress(OSError):
             self.source.sendto(data, address)
+        self.left.append(time.monotonic())
 
     def drain(self) -> None:
         """Note what came. What comes after it was given up is judged again."""
@@ -116,8 +120,8 @@ class Stream:
 
     def judge(self, until: float) -> None:
         """Judge what was sent before a moment that lies so far back that it came or never will."""
-        while self.n_judged < len(self.sent) and self.sent[self.n_judged] < until:
-            self._judge(self.n_judged, self.sent[self.n_judged] + UNDER_WAY_S)
+        while self.n_judged < len(self.left) and self.left[self.n_judged] < until:
+            self._judge(self.n_judged, self.left[self.n_judged] + UNDER_WAY_S)
             self.n_judged += 1
 
     def _judge(self, number: int, until: float) -> None:
@@ -146,6 +150,8 @@ class Prober:
         """Take note of the streams, and of how far apart the packets of each are."""
         self.streams = streams
         self._period_s = period_s
+        #: When it came late to sending, and by how much: for so long the machine lets somebody wait.
+        self._late: list[tuple[float, float]] = []
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -167,6 +173,9 @@ class Prober:
         due = time.monotonic()
         while not self._stop.is_set():
             with self._lock:
+                late_s = time.monotonic() - due
+                if late_s > _LATE_S:
+                    self._late.append((time.monotonic(), late_s))
                 for one in self.streams:
                     one.send()
             due = max(due + self._period_s, time.monotonic() - 1.0)
@@ -206,6 +215,11 @@ class Prober:
             for number, came in sorted(one.wrong.items()):
                 found.setdefault((one.name, came), []).append(one.sent[number])
         return found
+
+    def latest_s(self, since: float) -> float:
+        """Return by how much it came late at most since a moment."""
+        with self._lock:
+            return max((late_s for at, late_s in self._late if at >= since), default=0.0)
 
     @property
     def n_judged(self) -> int:

@@ -6,7 +6,6 @@ Source: schemathesis (fuzzing and stateful phases, JSON report).
 
 import asyncio
 import json
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,16 +14,10 @@ import urllib.request
 from pathlib import Path
 
 from hopwall_cli.nats_server import NatsServer
+from tests.support.ports import free_port
 
 _CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 _PATIENCE_S = 1800
-
-
-def free_port() -> int:
-    """Return a TCP port of loopback that nothing uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def called(examples: int, seed: int) -> tuple[int, list[str]]:

@@ -219,7 +219,11 @@ def test_a_host_becomes_canonical() -> None:
     """A host's BGP address keeps its host bits; its number is an integer."""
     bgp = {"ipv4Address": "172.18.203.126/24", "ipv6Address": "FD00::A", "asNumber": "1.10"}
     addresses = [{"address": "172.18.203.126/24"}, {"address": "FD00::A", "type": "ExternalIP"}]
-    admitted = admit(document("Node", {"bgp": bgp, "addresses": addresses}))
+    more = {
+        "orchRefs": [{"orchestrator": "k8s", "nodeName": "a"}],
+        "interfaces": [{"name": "eth0", "addresses": ["10.0.0.1"]}],
+    }
+    admitted = admit(document("Node", {"bgp": bgp, "addresses": addresses, **more}))
     assert isinstance(admitted, Node)
     assert admitted.spec.bgp is not None
     assert admitted.spec.bgp.ipv4_address == "172.18.203.126/24"
@@ -250,6 +254,13 @@ def test_a_host_becomes_canonical() -> None:
         ({"addresses": [{"address": "x"}]}, "/spec/addresses/0/address", Code.VALUE),
         ({"addresses": [{"address": ""}]}, "/spec/addresses/0/address", Code.VALUE),
         ({"wireguard": {}}, "/spec/wireguard", Code.NOT_IMPLEMENTED),
+        ({"interfaces": [{"name": "eth0", "mtu": 1500}]}, "/spec/interfaces/0/mtu",
+         Code.UNKNOWN_FIELD),
+        ({"interfaces": [{"addresses": ["10.0.0.1", 2]}]}, "/spec/interfaces/0/addresses/1",
+         Code.SHAPE),
+        ({"orchRefs": [{"nodeName": "a"}]}, "/spec/orchRefs/0/orchestrator", Code.MISSING),
+        ({"orchRefs": [{"orchestrator": "k8s", "x": "y"}]}, "/spec/orchRefs/0/x",
+         Code.UNKNOWN_FIELD),
         ({"ipv4VXLANTunnelAddr": "10.0.0.1"}, "/spec/ipv4VXLANTunnelAddr", Code.NOT_IMPLEMENTED),
     ],
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from hopwall_model.resources import Resource, WorkloadEndpoint
@@ -168,8 +168,8 @@ def walk(host: Host, flow: Flow, *legs: Leg) -> Answer:
 
 
 def packet_of(flow: Flow) -> Packet:
-    """Return the flow's packet."""
-    return Packet(
+    """Return the flow's packet; an ICMP error is about one that went the other way."""
+    there = Packet(
         version=flow.version,
         source=int(address(flow.source)),
         destination=int(address(flow.destination)),
@@ -180,6 +180,8 @@ def packet_of(flow: Flow) -> Packet:
         icmp_code=flow.icmp_code,
         state=flow.state,
     )
+    back = replace(there, source=there.destination, destination=there.source)
+    return replace(there, quote=back.quoted())
 
 
 def _same_host(one: WorkloadEndpoint, other: WorkloadEndpoint) -> bool:

@@ -15,11 +15,16 @@ from typing import NamedTuple
 
 from tests.proof.kernel_sets import WITH_PORTS, Sets, protocol_number, value_and_mask
 from tests.proof.packets import NotUnderstood, Packet
+from tests.support import bpf
 
 MULTIPORT_SLOTS = 15
 ANY_ICMP_TYPE = 255
 #: iptables-extensions(8), u32: four bytes from the sixth, of which the last is the protocol's.
 _PROTOCOL_BYTE = re.compile(r"(?:0x)?6&0xff=0x([0-9a-f]+)", re.IGNORECASE)
+#: Our comment at the end of a line.
+_COMMENT = re.compile(r' -m comment --comment "[^"\\]*"$')
+#: What a shell takes as it is, and double quotes.
+_PLAIN = re.compile(r"[ -&(-\[\]-~]*")
 HEADERS = {"hop-by-hop": 0, "ipv6-route": 43, "ipv6-frag": 44, "ah": 51, "ipv6-opts": 60}
 
 Match = Callable[[Packet, Sets], bool]
@@ -53,7 +58,35 @@ def compiled(body: str, version: int) -> Line:
 
     Errors: NotUnderstood.
     """
+    # Lines of many chains differ by their comments alone.
+    bare = _COMMENT.sub("", body)
+    return _read(bare, version)._replace(text=body)
+
+
+@cache
+def _read(body: str, version: int) -> Line:
     return _Reader(body, version).line()
+
+
+def forget() -> None:
+    """Forget the lines that were read."""
+    compiled.cache_clear()
+    _read.cache_clear()
+
+
+def _words(body: str) -> list[str]:
+    """Split a line as a shell does. Most have nothing that needs a shell's care, but words in double quotes."""
+    parts = body.split('"')
+    outside = parts[::2]
+    apart = all(part.endswith(" ") for part in outside[:-1]) and all(
+        not part or part.startswith(" ") for part in outside[1:]
+    )
+    if len(parts) % 2 == 0 or not apart or not _PLAIN.fullmatch(body):
+        return shlex.split(body)
+    words = outside[0].split()
+    for quoted, part in zip(parts[1::2], outside[1:], strict=True):
+        words += [quoted, *part.split()]
+    return words
 
 
 class _Reader:
@@ -62,7 +95,7 @@ class _Reader:
     def __init__(self, body: str, version: int) -> None:
         self.text = body
         self.version = version
-        self.words = shlex.split(body)
+        self.words = _words(body)
         self.modules: set[str] = set()
         self.module = ""
         self.seen: set[str] = set()
@@ -283,6 +316,16 @@ def _bytes(reader: _Reader) -> Match:
     return lambda packet, sets: packet.protocol == wanted
 
 
+def _program(reader: _Reader) -> Match:
+    """Read a program over the bytes of a packet; one that the kernel would not take is none."""
+    text = reader.take()
+    try:
+        bpf.read(text)
+    except ValueError as error:
+        raise reader.error(str(error)) from error
+    return lambda packet, sets: bool(bpf.run(text, packet.head))
+
+
 def _headers(reader: _Reader) -> Match:
     """Read which headers must be carried; a packet here has none but its protocol's own."""
     named = reader.take().split(",")
@@ -307,6 +350,7 @@ def _comment(reader: _Reader) -> Match:
 
 _MODULES = frozenset(
     [
+        "bpf",
         "comment",
         "connmark",
         "conntrack",
@@ -343,6 +387,7 @@ _OPTIONS: dict[str, tuple[str, Callable[[_Reader], Match]]] = {
     "--mark": ("", _mark),
     "--match-set": ("set", _in_set),
     "--u32": ("u32", _bytes),
+    "--bytecode": ("bpf", _program),
     "--header": ("ipv6header", _headers),
     "--limit": ("limit", _limit),
     "--limit-burst": ("limit", _limit),

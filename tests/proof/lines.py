@@ -87,22 +87,23 @@ class Tables:
         """Return the verdict, or None when the packet goes back to where the chain was called."""
         if depth > MAX_DEPTH:
             raise NotUnderstood(f"chain {name} is more than {MAX_DEPTH} chains deep")
-        for line in chains[name]:
-            if not all(match(packet, self.sets) for match in line.matches):
-                continue
-            packet.trace.append(f"{name}: {line.text}")
-            target = line.target
-            if target.do is not None:
-                target.do(packet, self.sets)
-            verb = target.verb
-            if verb == "return":
-                return None
-            if verb == "goto":
-                return self._walk(chains, target.chain, packet, depth + 1)
-            if verb == "jump":
-                verdict = self._walk(chains, target.chain, packet, depth + 1)
-                if verdict is not None:
+        sets = self.sets
+        for matches, target, _, text in chains[name]:
+            for match in matches:
+                if not match(packet, sets):
+                    break
+            else:
+                packet.trace.append(f"{name}: {text}")
+                if target.do is not None:
+                    target.do(packet, sets)
+                verb = target.verb
+                if verb == "return":
+                    return None
+                if verb == "goto":
+                    return self._walk(chains, target.chain, packet, depth + 1)
+                verdict: str | None = verb
+                if verb == "jump":
+                    verdict = self._walk(chains, target.chain, packet, depth + 1)
+                if verdict not in (None, "go on"):
                     return verdict
-            elif verb != "go on":
-                return verb
         return None

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
+from hopwall_dataplane.iptables.quotes import ABOUT_ITS_OWN
+from hopwall_dataplane.outcome import Family
 from tests.proof.kernel_sets import read_sets
 from tests.proof.lines import Tables
 from tests.proof.packets import NotUnderstood, Packet
@@ -37,6 +39,15 @@ def packet(source: str = "10.0.0.2", protocol: int = 6, **more: object) -> Packe
         4, int.from_bytes(numbers), int.from_bytes(numbers), protocol,
         destination_port=80, came_in="tapa", **more,  # type: ignore[arg-type]
     )  # fmt: skip
+
+
+def error(version: int, source: int, destination: int, quoted: tuple[int, int]) -> Packet:
+    """Return an ICMP error about a packet from one address to another."""
+    protocol, kind = {4: (1, 3), 6: (58, 1)}[version]
+    about = Packet(version, *quoted, 17)
+    return Packet(
+        version, source, destination, protocol, icmp_type=kind, quote=about.quoted(), came_in="tapa"
+    )
 
 
 def passes(made: Tables, given: Packet, table: str = "filter") -> bool:
@@ -140,3 +151,21 @@ def test_what_is_not_understood_is_refused(question: Callable[[], object]) -> No
     """A judge that guesses is worth nothing."""
     with pytest.raises(NotUnderstood):
         question()
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_program_is_run_over_the_packet_with_what_it_quotes(version: int) -> None:
+    """An error about what its sender was sent is matched, one about the packets of others is not."""
+    made = Tables(version, {})
+    program = ABOUT_ITS_OWN[Family.V4 if version == 4 else Family.V6]
+    made.read(f'*raw\n:FORWARD DROP\n-A FORWARD -m bpf --bytecode "{program}" -j ACCEPT\n')
+    assert passes(made, error(version, 7, 8, (8, 7)), "raw")
+    assert not passes(made, error(version, 7, 8, (8, 9)), "raw")
+    assert not passes(made, error(version, 7, 8, (9, 7)), "raw")
+
+
+def test_a_program_that_the_kernel_would_not_take_is_none() -> None:
+    """It must have as many instructions as it says, end in a return, and jump only within."""
+    for program in ("2,6 0 0 1", "1,48 0 0 6", "2,21 1 0 1,6 0 0 1", "0"):
+        with pytest.raises(NotUnderstood):
+            tables(f'-m bpf --bytecode "{program}" -j DROP')

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
@@ -115,7 +114,6 @@ class BgpMachine(CloudMachine):
         self.put_one(resource)
 
 
-pytestmark = pytest.mark.timeout(600)
 TestBgpMachine = BgpMachine.TestCase
 TestBgpMachine.settings = settings(
     max_examples=60,

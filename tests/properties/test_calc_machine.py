@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -291,7 +290,6 @@ class CloudMachine(RuleBasedStateMachine):
             self.flush()
 
 
-pytestmark = pytest.mark.timeout(600)
 TestCloudMachine = CloudMachine.TestCase
 TestCloudMachine.settings = settings(
     max_examples=60,

@@ -1,9 +1,18 @@
-"""`python -m tests.simulator`: live many worlds by number, and show what went wrong in the first that failed."""
+"""`python -m tests.simulator`: live many worlds by number, and show what went wrong in the first that failed.
+
+SIGINT or SIGTERM ends it in order: what was lived by then counts.
+"""
 
 import argparse
+import signal
+import subprocess
 import sys
 import time
+from pathlib import Path
+from types import FrameType
 
+from hopwall_runtime import clock
+from tests.simulator.kept import KEPT, keep, kept_of
 from tests.simulator.run import Ending, Tally, run
 from tests.simulator.shrink import shrink
 
@@ -14,18 +23,39 @@ _TOLD = 30
 def main() -> int:
     """Run, print one line, and the shrunk history of the first failing seed; 1 if there is one."""
     given = _arguments()
+    signal.signal(signal.SIGTERM, _interrupt)
+    commit, day = _commit(), clock.now_text()[:10]
     begun, tally, first = time.monotonic(), Tally(), None
-    for ending in run(given.first, given.seeds, given.jobs):
-        tally = tally.plus(ending)
-        if ending.kinds and first is None:
-            first = ending
-            print(f"seed {ending.number} fails: {', '.join(sorted(ending.kinds))}", flush=True)
-        if tally.seeds % _SAY_EVERY == 0:
-            print(f"… {tally.line}", file=sys.stderr, flush=True)
+    try:
+        for ending in run(given.first, given.seeds, given.jobs):
+            tally = tally.plus(ending)
+            if ending.kinds and first is None:
+                first = ending
+                print(f"seed {ending.number} fails: {', '.join(sorted(ending.kinds))}", flush=True)
+            if tally.seeds % _SAY_EVERY == 0:
+                print(f"… {tally.line}", file=sys.stderr, flush=True)
+                _keep(given.keep, tally, given.first, commit, day)
+    except KeyboardInterrupt:
+        print("interrupted")
+    _keep(given.keep, tally, given.first, commit, day)
     print(f"{tally.line} ({time.monotonic() - begun:.0f} s)")
     if first is not None:
         _show(first)
     return int(first is not None)
+
+
+def _keep(path: Path | None, tally: Tally, first: int, commit: str, day: str) -> None:
+    if path is not None and tally.seeds:
+        keep(kept_of(tally, first=first, commit=commit, day=day), path)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _commit() -> str:
+    argv = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(argv, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _arguments() -> argparse.Namespace:
@@ -33,6 +63,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=100, metavar="N", help="how many worlds")
     parser.add_argument("--from", dest="first", type=int, default=0, metavar="S", help="the first")
     parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes")
+    parser.add_argument(
+        "--keep", type=Path, nargs="?", const=KEPT, metavar="FILE",
+        help="keep the counts for the page of docs/reliability.md (every 500 worlds, and at the end)",
+    )  # fmt: skip
     return parser.parse_args()
 
 

@@ -8,6 +8,7 @@ Source: NATS core (at most once, ordered per publisher and subscriber); docs/des
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from random import Random
 from typing import Any, TypeVar
 
@@ -289,6 +290,7 @@ class FakeLink:
                 yield topic.decode(body), subject
 
 
+@lru_cache(maxsize=100_000)
 def _matches(pattern: str, subject: str) -> bool:
     """Tell whether a subject is of a pattern. Source: NATS subjects (`*` one token, `>` the rest)."""
     if pattern == subject:

@@ -22,9 +22,9 @@ State = Mapping[Key, Resource]
 _BEARERS = frozenset({"WorkloadEndpoint", "Profile", "NetworkSet", "GlobalNetworkSet"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Probe:
-    """A packet at one end of its flow, at the host where that end is."""
+    """A packet at one end of its flow, at the host where that end is. Each is itself alone."""
 
     flow: Flow
     host: str
@@ -66,6 +66,7 @@ class History:
     def __init__(self) -> None:
         self.states: list[State] = [{}]
         self._semantics: dict[int, Semantics] = {}
+        self._said: dict[tuple[int, Probe], Verdict] = {}
 
     def put(self, state: State) -> None:
         """Note the state at the next revision."""
@@ -107,7 +108,10 @@ class History:
         return any(before != after for before, after in pairwise(lists))
 
     def _says(self, revision: int, probe: Probe) -> Verdict:
-        return _says(self._semantics_at(revision), probe)
+        said = self._said.get((revision, probe))
+        if said is None:
+            said = self._said[revision, probe] = _says(self._semantics_at(revision), probe)
+        return said
 
     def _semantics_at(self, revision: int) -> Semantics:
         semantics = self._semantics.get(revision)

@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tests.proof.line_text import compiled
+from tests.proof.line_text import forget
 from tests.simulator.world import N_STEPS, World, live
 
 #: Worlds that one process lives before it forgets the lines it has read.
@@ -128,7 +128,7 @@ def row(n_seeds: int, first: int = 0, jobs: int = 1) -> Row:
 
 def _ends_of(numbers: Iterable[int]) -> list[Ending]:
     logging.disable(logging.CRITICAL)
-    compiled.cache_clear()
+    forget()
     try:
         return [end_of(number) for number in numbers]
     finally:

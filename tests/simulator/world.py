@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cache
 from random import Random
 from typing import cast
 
@@ -102,7 +103,10 @@ class World:
         self.bus = Bus(self.chance)
         self.history = History()
         self.state: dict[Key, Resource] = {}
+        #: Exchanged whole when others come, never changed.
         self.probes: list[Probe] = []
+        self._sorted: list[Probe] | None = None
+        self._by_host: dict[str, list[Probe]] = {}
         #: Name → the endpoint that had it first.
         self._first: dict[str, WorkloadEndpoint] = {}
         self.hosts = {name: Host(name, FakeHost(name, LINKS)) for name in HOSTS}
@@ -202,8 +206,8 @@ class World:
         self._tell(f"revision {self.history.newest}: {_words(event)}")
         self.bus.append(event)
         if self._dice.random() < 0.5:
-            self.probes += probes_of(self.state, self._dice, 6)
-            self.probes = self.probes[-N_PROBES:]
+            more = probes_of(self.state, self._dice, 6)
+            self.probes = [*self.probes, *more][-N_PROBES:]
 
     def settle_in(self) -> None:
         """Begin with a cloud that stands."""
@@ -245,11 +249,19 @@ class World:
         self._note_floor(host)
         if host.floor < 0:
             return  # a kernel nobody has written to yet is another chapter
-        mine = [probe for probe in self.probes if probe.host == host.name]
+        mine = self._at(host)
         if about:
-            mine = [probe for probe in mine if _is_about(probe.flow, about)]
+            net = _span(about)
+            mine = [probe for probe in mine if _is_about(probe.flow, net)]
         if mine:
             self._ask(host, self._asking.sample(mine, min(n_asked, len(mine))))
+
+    def _at(self, host: Host) -> list[Probe]:
+        """Return the probes at a host."""
+        if self._sorted is not self.probes:
+            self._sorted = self.probes
+            self._by_host = {name: [p for p in self.probes if p.host == name] for name in HOSTS}
+        return self._by_host[host.name]
 
     def _note_floor(self, host: Host) -> None:
         if host.agent is not None and host.agent.progress.epoch:
@@ -348,7 +360,7 @@ class World:
         await asyncio.sleep(60.0)
         for host in self.hosts.values():
             self._note_floor(host)
-            self._ask(host, [probe for probe in self.probes if probe.host == host.name])
+            self._ask(host, self._at(host))
         await self._write()
 
     async def _write(self) -> None:
@@ -406,21 +418,39 @@ def live(world: World, steps: Iterable[int] = range(N_STEPS)) -> World:
 
 @contextmanager
 def _by_number(number: int) -> Iterator[None]:
-    """Let chance follow from the number, and calc not collect: each start would walk what earlier worlds left."""
-    urandom, collect = os.urandom, gc.collect
-    os.urandom, gc.collect = Random(f"{number} system").randbytes, lambda *_: 0
+    """Let chance follow from the number, and calc neither collect nor freeze.
+
+    Each start would walk what earlier worlds left, and keep it for ever.
+    """
+    urandom, collect, freeze = os.urandom, gc.collect, gc.freeze
+    os.urandom = Random(f"{number} system").randbytes
+    gc.collect, gc.freeze = lambda *_: 0, lambda: None
     try:
         yield
     finally:
-        os.urandom, gc.collect = urandom, collect
+        os.urandom, gc.collect, gc.freeze = urandom, collect, freeze
 
 
-def _is_about(flow: Flow, cidr: str) -> bool:
+@cache
+def _span(cidr: str) -> tuple[int, int, int]:
+    """Return the family of a network, and its first and last address."""
     net = network(cidr)
-    return any(
-        net.version == flow.version and address(one) in net
-        for one in (flow.source, flow.destination)
-    )
+    return net.version, int(net[0]), int(net[-1])
+
+
+@cache
+def _place(text: str) -> tuple[int, int]:
+    one = address(text)
+    return one.version, int(one)
+
+
+def _is_about(flow: Flow, net: tuple[int, int, int]) -> bool:
+    version, first, last = net
+    for text in (flow.source, flow.destination):
+        of, number = _place(text)
+        if of == version and first <= number <= last:
+            return True
+    return False
 
 
 def _words(event: ResourceSet | ResourceRemoved) -> str:

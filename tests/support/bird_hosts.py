@@ -27,8 +27,8 @@ from tests.support.netns import Netns
 AS = 64512
 
 
-def until(holds: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    """Wait until this holds."""
+def until(holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    """Wait until this holds: daemons that start on a busy machine, and try to connect every few seconds."""
     deadline_at = time.monotonic() + timeout_s
     while not holds():
         assert time.monotonic() < deadline_at, "it did not come to hold in time"
@@ -103,7 +103,7 @@ class BirdHost:
         """End BIRD in good order."""
         assert self._process is not None
         self.ask("down")
-        self._process.wait(timeout=20)
+        self._process.wait(timeout=60)
 
     def ask(self, question: str) -> Reply:
         """Ask BIRD one question."""

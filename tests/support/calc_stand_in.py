@@ -33,6 +33,8 @@ from hopwall_runtime.config import CommonSettings
 from hopwall_runtime.link import Link
 
 R = TypeVar("R")
+#: An agent is up in a second; on a busy machine its start alone may take ten.
+PATIENCE_S = 60.0
 
 
 class CalcStandIn:
@@ -142,14 +144,14 @@ class CalcStandIn:
         batch = self._batch(tuple(updates))
         await self.link.publish(topics.host_batch_subject(self.host), batch)
 
-    async def applied(self, timeout_s: float = 10.0) -> HostStatus:
+    async def applied(self, timeout_s: float = PATIENCE_S) -> HostStatus:
         """Wait until the host says that it enforces the last revision."""
         return await self.until(
             lambda s: s.in_sync and s.epoch == self.epoch and s.revision >= self.revision, timeout_s
         )
 
     async def until(
-        self, holds: Callable[[HostStatus], bool], timeout_s: float = 10.0
+        self, holds: Callable[[HostStatus], bool], timeout_s: float = PATIENCE_S
     ) -> HostStatus:
         """Wait for a status of which this holds."""
         async with asyncio.timeout(timeout_s):

@@ -7,7 +7,7 @@ this fake does not claim.
 
 import re
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from typing import Literal
 
 from hopwall_dataplane.iptables.parse import parse_save
@@ -157,12 +157,12 @@ class FakeTables:
                 raise FakeError(n, "Too many links")
 
 
-@cache
+@lru_cache(maxsize=20_000)
 def _jumps(body: str) -> tuple[str, ...]:
     return tuple(_JUMP.findall(body))
 
 
-@cache
+@lru_cache(maxsize=20_000)
 def _sets(body: str) -> frozenset[str]:
     return frozenset(_SET.findall(body))
 

@@ -29,7 +29,7 @@ WEP, LM = kind_named("wep"), kind_named("lm")
 TAP, HOST_MAC = "tapvm", "ee:ee:ee:ee:ee:ee"
 V6 = "fd65::4:0"
 NAMESPACE = topo.NAMESPACE
-_PATIENCE_S = 15.0
+_PATIENCE_S = 60.0
 #: What a move may take, and how many hand on the word of it, one after the other: the workload, the target's
 #: kernel and agent, the bus, calc, the bus again, the other host's agent and kernel, caller and answerer.
 BLACKOUT_S, HANDS = 1.0, 10
@@ -52,6 +52,9 @@ class Vm:
         self._numbers = itertools.count(1)
         self._stack = AsyncExitStack()
         self.watches: dict[str, Probe] = {}
+        self.changes: dict[str, Probe] = {}
+        #: What was done to it, and when; how it is told if a move goes wrong.
+        self.steps: list[tuple[float, str]] = []
         self.caller: Probe | None = None
         self._pace: Probe | None = None
 
@@ -65,9 +68,12 @@ class Vm:
                 watch = Probe(self.lab.namespace(host), "watch", self.v4)
                 self.watches[host] = watch
                 stack.callback(watch.close)
+                self.changes[host] = Probe(self.lab.namespace(host), "changes", self.v4)
+                stack.callback(self.changes[host].close)
             self._pace = Probe(self._bench, "pace", _NOWHERE)
             stack.callback(self._pace.close)
-            while not all(watch.lines() for watch in self.watches.values()):
+            probes = (*self.watches.values(), *self.changes.values())
+            while not all(probe.lines() for probe in probes):
                 await asyncio.sleep(0.02)
             self._stack = stack.pop_all()
         return self
@@ -171,22 +177,39 @@ class Vm:
     async def declare(self, there: str) -> str:
         """Declare the migration and the target, and wait for it; return the migration's name."""
         migration = self.migration(there)
+        self._step(f"declaring the move to {there}")
         answer = await self.lab.client.apply([migration, self.endpoint(there)], wait="programmed")
         assert reached(answer), answer["status"]
+        self._step("it is declared")
         return str(migration["metadata"]["name"])
+
+    async def declare_back(self, there: str) -> str:
+        """Declare the migration to where an endpoint still is, and wait for it; return the migration's name."""
+        migration = self.migration(there)
+        self._step(f"declaring the move back to {there}")
+        await self.lab.client.put(LM, migration, wait="programmed")
+        self._step("it is declared")
+        return str(migration["metadata"]["name"])
+
+    def _step(self, text: str) -> None:
+        self.steps.append((time.monotonic(), text))
 
     async def switch(self, migration: str) -> None:
         """Make the call that says that it has arrived."""
+        self._step("calling the switch")
         path = f"/v1/namespaces/{NAMESPACE}/livemigrations/{migration}/switch"
         await self.lab.client.request("POST", path)
 
     async def end(self, migration: str) -> None:
         """Remove the migration."""
+        self._step("ending the migration")
         await self.lab.client.delete(LM, namespace=NAMESPACE, name=migration, wait="programmed")
+        self._step("it has ended")
 
     async def remove(self, host: str) -> None:
         """Remove the endpoint of a host."""
         name = f"{host}-vm"
+        self._step(f"removing the endpoint of {host}")
         await self.lab.client.delete(WEP, namespace=NAMESPACE, name=name, wait="programmed")
 
     # ------------------------------------------------------------ what a hypervisor does
@@ -197,6 +220,7 @@ class Vm:
         lines = [f"link set {self.at} nomaster", f"link set {there} master br0"]
         await netns.batch(self._bench, lines if self.at != there else lines[1:])
         self.at = there
+        self._step(f"the cable is at {there}")
         if sign:
             self.say(sign)
         return began_at
@@ -205,6 +229,7 @@ class Vm:
         """Let the workload say that it runs: `garp`, `rarp` or `na`."""
         assert self._process is not None
         assert self._process.stdin is not None
+        self._step(f"the workload says {sign}")
         self._process.stdin.write(f"{sign}\n".encode())
 
     # ------------------------------------------------------------ what is seen
@@ -221,6 +246,7 @@ class Vm:
             seen = {host: self.now(host) for host in self.lab.hosts}
             assert time.monotonic() < deadline_at, f"not found at {there}: {seen}"
             await asyncio.sleep(0.002)
+        self._step(f"found at {there}")
 
     def now(self, host: str) -> str:
         """Return the way a host takes now."""
@@ -241,11 +267,12 @@ class Vm:
         if blackout <= BLACKOUT_S + HANDS * late_s:
             return []
         seen = [f"no answer for {blackout:.3f} s; the machine was late by {late_s:.3f} s at most"]
-        for host, watch in self.watches.items():
-            for at, way in watch.lines():
-                if float(at) >= since:
-                    seen.append(f"+{float(at) - since:.3f} {host} → {way}")
-        return seen
+        return [*seen, *(f"{host}: {self.turns(host, since)}" for host in self.watches)]
+
+    def turns(self, host: str, since: float) -> str:
+        """Say when a host took which way since then."""
+        lines = [(float(at) - since, way) for at, way in self.watches[host].lines()]
+        return ", ".join(f"+{at:.3f} {way}" for at, way in lines if at >= 0)
 
     def blackout_s(self, since: float) -> float:
         """Return for how long the caller had no answer since then."""

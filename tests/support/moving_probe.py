@@ -2,13 +2,15 @@
 
 Run in a namespace: `python -m tests.support.moving_probe call ADDRESS PORT` sends a numbered datagram each
 millisecond and writes `number sent_at` for each that is answered; `… watch ADDRESS` asks the kernel each
-millisecond which way it would send, and writes `at way` whenever that is another one; `… pace ADDRESS` writes a
+millisecond which way it would send, and writes `at way` whenever that is another one; `… changes ADDRESS` writes
+`at + or - way by … metric …` for each change of the routes to that very address; `… pace ADDRESS` writes a
 route to that address 200 times a second and writes `at late_s` whenever it came late to it, or the kernel was late:
 what the machine makes anybody wait. Times are of the system-wide monotonic clock.
 """
 
 import itertools
 import os
+import select
 import selectors
 import socket
 import struct
@@ -18,20 +20,23 @@ import tempfile
 import time
 from pathlib import Path
 
+from hopwall_cli.lab.flow import make_room
 from hopwall_dataplane.netlink.codec import Failure, attribute, attribute_table, message
 from hopwall_dataplane.netlink.socket import NETLINK_ROUTE, NetlinkSocket
 
 INTERVAL_S = 0.001
 _NUMBER = struct.Struct("!Id")
+_ROUTE_GROUPS, _RTA_PRIORITY, _BY = 0x40 | 0x400, 6, {12: "bird", 80: "us"}
 _RTMSG = struct.Struct("=BBBBBBBBI")
 _RTM_GETROUTE, _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH = 26, 1, 4, 5, 9
 _UNICAST = 1
 _RTM_NEWROUTE, _BLACKHOLE, _CREATE_OR_REPLACE = 24, 6, 0x500
+_SIGNS = {24: "+", 25: "-"}
 _PACE_S, _LATE_S = 0.005, 0.005
 
 
 class Probe:
-    """One of the two, running in a namespace; what it has seen can be asked at any time."""
+    """One of them, running in a namespace; what it has seen can be asked at any time."""
 
     def __init__(self, namespace: str, *argv: str) -> None:
         """Start it."""
@@ -88,6 +93,7 @@ def latest_s(probe: Probe, since: float) -> float:
 def _call(address: str, port: int) -> None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     end = socket.socket(family, socket.SOCK_DGRAM)
+    make_room(end)
     end.setblocking(False)
     end.connect((address, port))
     waiting = selectors.DefaultSelector()
@@ -130,6 +136,24 @@ def _watch(address: str) -> None:
         time.sleep(INTERVAL_S)
 
 
+def _changes(address: str) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    packed = socket.inet_pton(family, address)
+    kernel = NetlinkSocket(NETLINK_ROUTE, groups=_ROUTE_GROUPS)
+    sys.stdout.write(f"{time.monotonic():.4f} listening\n")
+    while True:
+        sys.stdout.flush()
+        select.select([kernel], [], [])
+        for kind, body in kernel.events():
+            at = time.monotonic()
+            parts = attribute_table(body, _RTMSG.size, len(body))
+            if kind not in _SIGNS or parts.get(_RTA_DST) != packed or body[1] != 8 * len(packed):
+                continue
+            metric = int.from_bytes(parts.get(_RTA_PRIORITY, b""), sys.byteorder)
+            by = _BY.get(body[5], body[5])
+            sys.stdout.write(f"{at:.4f} {_SIGNS[kind]} {_way(body)} by {by} metric {metric}\n")
+
+
 def _pace(address: str) -> None:
     head = _RTMSG.pack(socket.AF_INET, 32, 0, 0, 254, 250, 0, _BLACKHOLE, 0)
     to = attribute(_RTA_DST, socket.inet_aton(address))
@@ -155,13 +179,15 @@ def _way(answer: bytes | Failure) -> str:
         return "several"
     if gateway := parts.get(_RTA_GATEWAY):
         return socket.inet_ntop(socket.AF_INET6 if len(gateway) == 16 else socket.AF_INET, gateway)
-    return socket.if_indextoname(int.from_bytes(parts[_RTA_OIF], sys.byteorder))
+    index = int.from_bytes(parts[_RTA_OIF], sys.byteorder)
+    try:
+        return socket.if_indextoname(index)
+    except OSError:  # it went with the route
+        return str(index)
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "call":
         _call(sys.argv[2], int(sys.argv[3]))
-    elif sys.argv[1] == "pace":
-        _pace(sys.argv[2])
     else:
-        _watch(sys.argv[2])
+        {"pace": _pace, "changes": _changes, "watch": _watch}[sys.argv[1]](sys.argv[2])

@@ -1,13 +1,15 @@
 """The inside of a workload that moves: it echoes datagrams, and says that it has arrived when it is told to.
 
 Run in its namespace as `python -m tests.support.moving_vm`; orders are lines on standard input: `garp`, `rarp`,
-`na`. Standard library only, so that it starts fast.
+`na`. Little is imported, so that it starts fast.
 """
 
 import selectors
 import socket
 import struct
 import sys
+
+from hopwall_cli.lab.flow import make_room
 
 PORT = 7000
 INTERFACE = "eth0"
@@ -41,6 +43,7 @@ def main() -> None:
     wire.bind((INTERFACE, 0))
     mac = wire.getsockname()[4]
     echo = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    make_room(echo)
     echo.bind(("::", PORT))
     waiting = selectors.DefaultSelector()
     waiting.register(echo, selectors.EVENT_READ)

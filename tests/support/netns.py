@@ -81,7 +81,7 @@ class NetnsError(AssertionError):
 class Netns:
     """One network namespace with `lo` up, as a context manager."""
 
-    def __init__(self, label: str = "test", *, patience_s: float = 60.0) -> None:
+    def __init__(self, label: str = "test", *, patience_s: float = 120.0) -> None:
         """Choose the name, and how long `python` may take; nothing is made before the `with`."""
         self._patience_s = patience_s
         self.name = f"hwt-{label}-{os.getpid()}-{next(_counter)}"
@@ -119,7 +119,7 @@ class Netns:
         *,
         text: str | None = None,
         check: bool = True,
-        timeout_s: float = 30.0,
+        timeout_s: float = 60.0,
     ) -> str:
         """Run a command inside, with `text` as its input, and return its standard output.
 
@@ -142,7 +142,7 @@ class Netns:
         """Write a setting, named as under /proc/sys: without the tool, which a small machine lacks."""
         self.run(["tee", f"/proc/sys/{name}"], text=value)
 
-    def succeeds(self, argv: list[str], *, timeout_s: float = 30.0) -> bool:
+    def succeeds(self, argv: list[str], *, timeout_s: float = 60.0) -> bool:
         """Run a command inside and return whether it ended with 0."""
         done = subprocess.run(
             self.command(argv), capture_output=True, check=False, timeout=timeout_s
@@ -152,7 +152,7 @@ class Netns:
     def python(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function in a forked child inside the namespace and return what it returns.
 
-        Errors: `NetnsError` with the child's traceback when it raises, or dies, or takes over 60 s.
+        Errors: `NetnsError` with the child's traceback when it raises, or dies, or takes too long.
         """
         read_end, write_end = os.pipe()
         sys.stdout.flush()

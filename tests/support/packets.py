@@ -11,6 +11,7 @@ from typing import Literal
 
 from hopwall_dataplane.outcome import Family
 from hopwall_model.updates import Entity, ResolvedRule, SetId
+from tests.support import bpf
 
 Verdict = Literal["accept", "drop", "return", "end"]
 
@@ -32,6 +33,8 @@ class Packet:
     icmp: tuple[int, int] = (8, 0)
     extensions: frozenset[int] = frozenset()
     mark: int = 0
+    #: From the IP header on, for programs; no policy asks for more than the fields above.
+    head: bytes = b""
 
     @property
     def family(self) -> Family:
@@ -161,6 +164,7 @@ _CONDITIONS: dict[str, _Condition] = {
     "--icmpv6-type": lambda _, values, packet: _icmp(values, packet),
     "--mark": lambda _, values, packet: _marked(values, packet),
     "--u32": lambda _, values, packet: _first_byte(values, packet),
+    "--bytecode": lambda _, values, packet: bool(bpf.run(values[0], packet.head)),
     "--header": lambda _, values, packet: _EXTENSIONS[values[0]] in packet.extensions,
     "--soft": lambda _, values, packet: True,
     # A packet alone is within every rate.

@@ -135,7 +135,7 @@ class RouteWatch:
             for network in self.gone_since(began_s)
         }
 
-    async def until(self, networks: Collection[str], *, timeout_s: float = 30.0) -> float:
+    async def until(self, networks: Collection[str], *, timeout_s: float = 60.0) -> float:
         """Wait until all of these stand; return when the last of them came.
 
         Errors: TimeoutError.
@@ -144,7 +144,7 @@ class RouteWatch:
         await self._until(lambda: wanted <= self.standing, timeout_s)
         return max(self.came_s[network] for network in wanted)
 
-    async def until_gone(self, networks: Collection[str], *, timeout_s: float = 30.0) -> float:
+    async def until_gone(self, networks: Collection[str], *, timeout_s: float = 60.0) -> float:
         """Wait until none of these stands; return when the last of them went.
 
         Errors: TimeoutError.

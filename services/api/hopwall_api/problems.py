@@ -117,8 +117,7 @@ def unsupported_type(detail: str) -> ApiProblem:
 def kept_by_service(kind: str) -> str:
     """Return why nobody may write this kind himself."""
     return (
-        f"A {kind} is written by address management alone; use /v1/ipam/assign and"
-        " /v1/ipam/release."
+        f"{kind} is written by address management alone; use /v1/ipam/assign and /v1/ipam/release."
     )
 
 

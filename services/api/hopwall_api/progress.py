@@ -87,6 +87,13 @@ class Progress(Struct, frozen=True, kw_only=True):
         return hosts.failed > 0 and hosts.programmed + hosts.failed == hosts.desired
 
 
+class _Everybody(Struct, frozen=True):
+    """The hosts that events up to a revision may concern; of no revision at first."""
+
+    revision: int = -1
+    hosts: tuple[str, ...] = ()
+
+
 class Tracker:
     """The last word of calc and of each host."""
 
@@ -94,7 +101,8 @@ class Tracker:
         self.calc: CalcStatus | None = None
         self.hosts: dict[str, HostStatus] = {}
         self._reports: list[CalcStatus] = []
-        self._named: set[str] = set()
+        #: No event up to a revision concerns another host than these.
+        self._everybody = _Everybody()
         self._doubted = ""
 
     # ------------------------------------------------------------ folding
@@ -104,7 +112,7 @@ class Tracker:
         self._doubted = self.calc.epoch if self.calc is not None else ""
         self.calc = None
         self._reports.clear()
-        self._named.clear()
+        self._everybody = _Everybody()
 
     def fold_calc(self, status: CalcStatus, shown: int) -> None:
         """Fold one report of calc; another epoch than the last forgets what came before.
@@ -115,11 +123,13 @@ class Tracker:
             return
         if self.calc is not None and self.calc.epoch != status.epoch:
             self._reports.clear()
-            self._named.clear()
+            self._everybody = _Everybody()
         elif self.calc is not None and status.revision < self.calc.revision:
             return
         self.calc = status
-        self._named.update(status.hosts)
+        everybody = status.hosts if status.first == 0 else status.all_hosts
+        if everybody is not None:
+            self._everybody = _Everybody(status.revision, everybody)
         if not self._reports or status.revision > self._reports[-1].revision:
             self._reports.append(status)
             if len(self._reports) > MAX_REPORTS:
@@ -195,19 +205,22 @@ class Tracker:
         return _condition("Programmed", "False", "NoPair", message)
 
     def _concerned(self, targets: Sequence[Target]) -> tuple[dict[str, list[Target]], bool]:
-        """Return the hosts each target concerns, and whether that is known for all of them.
+        """Return the hosts each target concerns, and whether none of them can be missing.
 
-        Where it is not (the report was missed, or is forgotten), every host that is known counts.
+        Where the report was missed, or is forgotten, all hosts count that calc says there are. Until it does, those
+        that have reported; but who has not may be concerned as well.
         """
         hosts: dict[str, list[Target]] = {}
         sure = True
         for target in targets:
             report = self._covering(target.revision)
             names: Iterable[str]
-            if report is None:
-                sure, names = False, self._named | self.hosts.keys()
-            else:
+            if report is not None:
                 names = report.hosts
+            elif target.revision <= self._everybody.revision:
+                names = self._everybody.hosts
+            else:
+                sure, names = False, self.hosts
             for name in names:
                 hosts.setdefault(name, []).append(target)
         self._add_faulty(hosts, targets)
@@ -285,6 +298,8 @@ _OBJECTS = {
     "GlobalNetworkPolicy": "policy gnp/{1}",
     "Profile": "policy profile/{1}",
 }
+#: What a host's kernel cannot do, whatever is declared.
+_LACKING = "kernel without "
 _WAY = "way to NATS of "
 #: What calc finds wrong with one resource, and is the matter of nobody else.
 _ITS_OWN = ("rules of ", "address ", "profile ")
@@ -303,12 +318,14 @@ def _bears_on(refused: str, target: Target) -> bool:
     """Tell whether a refusal may mean that this resource is not enforced.
 
     An endpoint or a policy that is refused is another resource's matter; so are, whatever is written, a
-    policy's rules, and an endpoint's address or profile, that calc finds at fault. A route is that of the
+    policy's rules, an endpoint's address or profile that calc finds at fault, and what the kernel lacks. A route is that of the
     endpoint with its address, or of the host it leads to. That a host endpoint would close the way to NATS
     may be the work of any policy, or of what policies name. Anything else (a set, a sysctl) cannot be told
     apart here and counts against every write that concerns the host.
     """
     key = target.key
+    if refused.startswith(_LACKING):
+        return False
     if refused.startswith("route "):
         return refused.removeprefix("route ") in target.addresses or key.kind == "Node"
     if refused.startswith(_WAY) and key.kind != "HostEndpoint":
@@ -326,8 +343,8 @@ def _programmed(n: int, late: Sequence[Laggard], failed: int, sure: bool) -> Con
     if failed:
         message = f"{failed} of {n} hosts refuse a part of it and keep it closed; see laggards."
         return _condition("Programmed", "False", "Refused", message)
-    if not sure and (late or not n):
-        message = "Which hosts this concerns was reported before this API began to listen."
+    if not sure:
+        message = "Which hosts this concerns was reported before this API began to listen; calc says it again."
         return _condition("Programmed", "Unknown", "HostsUnknown", message)
     if late:
         message = f"{done} of {n} hosts enforce it; see laggards."

@@ -39,10 +39,14 @@ _READS_AT_ONCE = 64
 #: The server holds at most 50 unfinished batches of a stream (NATS ADR-50).
 _BATCHES_AT_ONCE = 16
 
+_UNKNOWN = (
+    "It is unknown whether the write was stored: read the resource, or repeat the request with the same"
+    " Idempotency-Key."
+)
 #: Of a conflict with nothing: what a server says that was the leader, or a write of which nobody knows stands before.
 _NO_LEADER = (
-    "NATS refuses the write and does not hold another one in its place: it may not agree who leads. It is unknown"
-    " whether the write was stored: read the resource, or repeat the request with the same Idempotency-Key."
+    "NATS refuses the write and does not hold another one in its place: it may not agree who leads."
+    f" {_UNKNOWN}"
 )
 
 Planner = Callable[[Mapping[Key, Held], Stamp], Sequence[Plan]]
@@ -82,7 +86,7 @@ class Writer:
                 the outcome is unknown.
         """
         asked: dict[Key, Held] | None = None
-        sent: list[_Sent] = []
+        sent: list[Sent] = []
         with_nothing = False
         for attempt in range(MAX_TRIES):
             held = asked or {key: self._store.held(key) for key in keys}
@@ -106,16 +110,14 @@ class Writer:
                 self.n_conflicts += 1
                 # Later tries wait a random while, so that many writers do not march in step.
                 await asyncio.sleep(os.urandom(1)[0] / 255 * 0.002 * attempt)
-                if (written := await self._stored_after_all(sent)) is not None:
-                    return written
-                before, asked = asked, await self.ask(keys)
-                with_nothing = _same(before, asked)
-        if with_nothing:
-            raise problems.unavailable(_NO_LEADER, retry_after_s=5)
-        raise problems.conflict("Too many writers changed the same resource at once; try again.")
+                if (found := await self.stored_after_all(sent)) is not None:
+                    return found.written
+                asked = await self.ask(keys, sent=True)
+                with_nothing = is_with_nothing(plans, asked)
+        raise too_many("resource", with_nothing=with_nothing)
 
     async def store_all(
-        self, plans: Sequence[Plan], source: Source, sent: "list[_Sent] | None" = None
+        self, plans: Sequence[Plan], source: Source, sent: "list[Sent] | None" = None
     ) -> tuple[Written, ...]:
         """Store what the plans say, all or nothing, and return when reads show it; note in `sent` what was tried.
 
@@ -127,7 +129,7 @@ class Writer:
         if writes:
             appends = [self._append(plan, source) for plan in writes]
             if sent is not None:
-                sent.append(_Sent(plans, appends))
+                sent.append(Sent(plans, appends))
             revisions = await self._append_all(appends)
         return await self._all_written(plans, revisions)
 
@@ -142,16 +144,16 @@ class Writer:
         of_key = dict(zip((plan.key for plan in writes), revisions, strict=True))
         return tuple(_written(plan, of_key.get(plan.key)) for plan in plans)
 
-    async def _stored_after_all(self, sent: Sequence["_Sent"]) -> tuple[Written, ...] | None:
-        """Return what became of an earlier try if the stream holds it, though it was said to conflict.
+    async def stored_after_all(self, sent: Sequence["Sent"]) -> "Found | None":
+        """Return which of these tries the stream holds, though it was said to conflict; None: none.
 
         For a moment after a partition two servers take themselves for the leader, and both hear a write: the old one
         refuses it, the new one stores it, and the refusal may be the first to arrive.
         """
-        for one in sent:
+        for index, one in enumerate(sent):
             revisions = await self._found(one.appends)
             if revisions is not None:
-                return await self._all_written(one.plans, revisions)
+                return Found(index, await self._all_written(one.plans, revisions))
         return None
 
     def _check_restore(self, source: Source) -> None:
@@ -169,17 +171,22 @@ class Writer:
         Shape:  `decide` is asked with the last one, as the server has it.
         Errors: ApiProblem: what `decide` raises; 409 after too many races; 503.
         """
+        sent: set[str] = set()
         for _ in range(MAX_TRIES):
             try:
                 last = await self._link.last(topics.event_subject(key))
             except Unavailable as error:
-                raise problems.unavailable(f"{error}; nothing was stored. Try again.") from error
-            event = decide(last.event if isinstance(last, Record) else None)
-            expected = last.revision if last is not None else 0
-            try:
-                [revision] = await self._append_all([self._event(key, event, expected, source)])
-            except Conflict:
-                continue
+                raise silent(error, sent=bool(sent)) from error
+            revision = last.revision if last is not None else 0
+            # One of ours may be stored although it was said to conflict (`stored_after_all`).
+            if not isinstance(last, Record) or last.headers.get("ce-id") not in sent:
+                event = decide(last.event if isinstance(last, Record) else None)
+                append = self._event(key, event, revision, source)
+                sent.add(append.headers["ce-id"])
+                try:
+                    [revision] = await self._append_all([append])
+                except Conflict:
+                    continue
             self.stored = max(self.stored, revision)
             await self.shown(_READ_OWN_WRITE_S)
             return revision
@@ -201,13 +208,9 @@ class Writer:
             stored = await self._found(appends)
             if stored is not None:
                 return stored
-            raise problems.unavailable(
-                f"{error}. It is unknown whether the write was stored: read the resource, or repeat"
-                " the request with the same Idempotency-Key.",
-                retry_after_s=5,
-            ) from error
+            raise silent(error, sent=True) from error
         except Unavailable as error:
-            raise problems.unavailable(f"{error}; nothing was stored. Try again.") from error
+            raise silent(error, sent=False) from error
 
     async def _found(self, appends: Sequence[Append]) -> list[int] | None:
         """Return the revisions if the stream holds these very writes after all."""
@@ -220,10 +223,10 @@ class Writer:
             return list(range(held.revision - len(appends) + 1, held.revision + 1))
         return None
 
-    async def ask(self, keys: Sequence[Key]) -> dict[Key, Held]:
+    async def ask(self, keys: Sequence[Key], *, sent: bool = False) -> dict[Key, Held]:
         """Return what the server itself holds of these keys.
 
-        Errors: ApiProblem 503.
+        Errors: ApiProblem 503; with `sent` a write is on its way already, and what became of it is unknown.
         """
         held: dict[Key, Held] = {}
         try:
@@ -236,7 +239,7 @@ class Writer:
                     {key: self._held(key, one) for key, one in zip(some, found, strict=True)}
                 )
         except Unavailable as error:
-            raise problems.unavailable(f"{error}; nothing was stored. Try again.") from error
+            raise silent(error, sent=sent) from error
         return held
 
     def _held(self, key: Key, found: Record | Unreadable | None) -> Held:
@@ -284,16 +287,37 @@ class Writer:
         )
 
 
-class _Sent(NamedTuple):
+class Sent(NamedTuple):
     """One try of a write: what was meant, and the events that were sent for it."""
 
     plans: Sequence[Plan]
     appends: Sequence[Append]
 
 
-def _same(before: Mapping[Key, Held] | None, after: Mapping[Key, Held]) -> bool:
-    """Tell whether the last word on each key is the same: then a conflict was met that is not there."""
-    return before is not None and all(before[key].last == after[key].last for key in after)
+class Found(NamedTuple):
+    """A try that is stored, by its number, and what was written by it."""
+
+    number: int
+    written: tuple[Written, ...]
+
+
+def is_with_nothing(plans: Sequence[Plan], asked: Mapping[Key, Held]) -> bool:
+    """Tell whether a conflict was met that is not there: the server holds what each write expected."""
+    return all(plan.expected == asked[plan.key].last for plan in plans if plan.event is not None)
+
+
+def too_many(what: str, *, with_nothing: bool) -> ApiProblem:
+    """Return what is said after the last try has met a conflict."""
+    if with_nothing:
+        return problems.unavailable(_NO_LEADER, retry_after_s=5)
+    return problems.conflict(f"Too many writers changed the same {what} at once; try again.")
+
+
+def silent(why: Unavailable | str, *, sent: bool) -> ApiProblem:
+    """Return what is said where NATS does not answer; with `sent` a write was on its way to it."""
+    if sent:
+        return problems.unavailable(f"{why}. {_UNKNOWN}", retry_after_s=5)
+    return problems.unavailable(f"{why}; nothing was stored. Try again.")
 
 
 def check_batch(n: int) -> None:

@@ -123,7 +123,8 @@ class Sequencer:
             for host in self._bgp.changed if self._bgp is not None else ():
                 changes.setdefault(host, _HostChange()).bgp = self._bgp_of(host)
         batches = tuple(self._batch(host, revision, changes[host]) for host in sorted(changes))
-        first, self._revision = min(self._revision + 1, revision), revision
+        # Without a new event the range is empty: whom the last one concerned has been said.
+        first, self._revision = self._revision + 1, revision
         return Output(
             shared=tuple(shared),
             batches=batches,

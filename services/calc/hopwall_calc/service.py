@@ -11,6 +11,8 @@ import logging
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 
+from msgspec.structs import replace
+
 from hopwall_calc.graph import Graph
 from hopwall_calc.metrics import Metrics
 from hopwall_calc.sequencer import Output
@@ -28,6 +30,8 @@ log = logging.getLogger(__name__)
 
 #: Larger bodies are not published: the host asks for a snapshot, which travels in chunks.
 MAX_BODY_BYTES = 768 * 1024
+#: After this time what was reported is repeated, with all hosts: for whoever begins to listen later.
+_REPEAT_S = 1.0
 #: Hosts that asked and are not known yet hear heartbeats too, up to this many.
 MAX_STRANGERS = 10_000
 
@@ -49,6 +53,8 @@ class CalcService:
         self._in_sync = False
         self._revision_at_reset = 0
         self._status: CalcStatus | None = None
+        #: There is something to repeat.
+        self._reported = asyncio.Event()
         #: What came in and is not folded yet.
         self._inbox: list[Followed] = []
         self._said: list[Moved] = []
@@ -67,6 +73,7 @@ class CalcService:
                 await self._follow_arrivals()
                 async with serve_health(health, self._not_ready, self._metrics.registry):
                     tasks.create_task(self._heartbeat(), name="heartbeat")
+                    tasks.create_task(self._keep_repeating(), name="repeats")
                     tasks.create_task(self._follow(), name="events")
                     await self._work()
         finally:
@@ -191,6 +198,7 @@ class CalcService:
             )
             self._stream_changed = True
         self._resyncing = False
+        self._reported.set()
         if not self._restoring:
             self._settle_epoch()
 
@@ -250,6 +258,7 @@ class CalcService:
             moves_nobody=self._graph.moves_nobody(),
         )
         await self._send_status(self._status)
+        self._reported.set()
 
     async def _send_batch(self, batch: HostBatch) -> None:
         body = codec.encode(batch)
@@ -290,8 +299,22 @@ class CalcService:
             ):
                 body = codec.encode(sequencer.heartbeat(host))
                 await self._send("heartbeat", topics.host_batch_subject(host), body)
-            if self._status is not None:
-                await self._send_status(self._status)
+            await self._repeat()
+
+    async def _keep_repeating(self) -> None:
+        """Repeat what was reported soon after it, and after the stream was read again: the last status may be gone."""
+        while True:
+            await self._reported.wait()
+            await asyncio.sleep(_REPEAT_S)
+            self._reported.clear()
+            if self._link.settled:
+                await self._repeat()
+
+    async def _repeat(self) -> None:
+        """Say the last status again, with all hosts that it may be of use to know of."""
+        sequencer = self._graph.sequencer
+        if self._status is not None and self._status.epoch == sequencer.epoch:
+            await self._send_status(replace(self._status, all_hosts=tuple(sequencer.hosts())))
 
     def _measure(self) -> None:
         nodes, metrics = self._graph.nodes, self._metrics

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hopwall_model.problems import Invalid
 from hopwall_model.resources import KINDS
+from hopwall_model.validate import admit
 
 Json = dict[str, Any]
 Name = tuple[str, str, str]  # kind, namespace, name
@@ -176,6 +178,23 @@ def parts(difference: Difference) -> Iterator[tuple[list[Json], list[Name]]]:
         yield some, []
     for start in range(0, len(difference.removed), MOST_ITEMS):
         yield [], list(difference.removed[start : start + MOST_ITEMS])
+
+
+def faults(difference: Difference, *, most: int = 20) -> list[str]:
+    """Return lines that say what of the resources that are to be set is none that can be stored."""
+    lines = []
+    for value in (*difference.added, *difference.changed):
+        name = name_of(value)
+        assert name is not None  # it was read
+        try:
+            admit(value)
+        except Invalid as error:
+            lines += [
+                f"{_said(name)}, {p.pointer or 'document'}: {p.reason}" for p in error.problems
+            ]
+    if len(lines) > most:
+        lines[most:] = [f"… and {len(lines) - most} more"]
+    return lines
 
 
 def summary(difference: Difference, *, most: int = 20) -> list[str]:

@@ -17,8 +17,11 @@ from typing import Any
 from hopwall_cli import nats_config
 from hopwall_cli.child import bound
 from hopwall_cli.nats_config import Cluster, Storage
+from hopwall_runtime import clock
 
 _READY = "Server is ready"
+#: It takes a tenth of a second, and far longer where it reads a large store on a busy machine.
+_START_S = 60.0
 #: With so much free a stuck server may go on.
 ROOM_BYTES = 32 * 1024 * 1024
 
@@ -135,7 +138,8 @@ class NatsServer:
         log_path = self._folder / "nats-server.log"
         process, said_before = self._spawn(log_path)
         self._process = process
-        for _ in range(500):
+        until = clock.monotonic() + _START_S
+        while clock.monotonic() < until:
             said = log_path.read_bytes()[said_before:].decode(errors="replace")
             if _READY in said:
                 return

@@ -122,6 +122,7 @@ class Agent:
 
     async def _on_reconnect(self) -> None:
         self.arrivals.tell_again()
+        self._reported = None  # the server may keep it no more
         self.asking.again("reconnect")
 
     # ------------------------------------------------------------ the loop
@@ -136,6 +137,7 @@ class Agent:
             tasks.create_task(self._join(), name="bus")
             tasks.create_task(self.keeper.run(), name="last-good")
             tasks.create_task(self.asking.run(), name="snapshots")
+            tasks.create_task(self.arrivals.run(), name="rivals")
             tasks.create_task(self._keep_refreshing(), name="refresh")
             tasks.create_task(self._keep_reporting(), name="heartbeat")
             tasks.create_task(self._keep_telling(), name="hindrances")

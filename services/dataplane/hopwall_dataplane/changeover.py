@@ -46,13 +46,31 @@ def change_over(
     if named or desired.identity.remarks:
         rewritten = desired.chains.rewritten(tables)
     if rewritten and named:
-        # What they said is known to the kernel alone.
-        unsafe |= desired.chains.lists_by_chain(rewritten)
+        unsafe |= _mixed(desired, tables, rewritten)
     late = _rerouted(desired)
     closings = desired.identity.plan_closings(
         _marks(desired, unsafe), late, everybody=named or bool(rewritten)
     )
     return Changeover(closings, _in_order(desired, transition.order), late)
+
+
+def _mixed(
+    desired: Desired, tables: Mapping[tuple[Family, TableName], TableState], rewritten: Set[str]
+) -> set[PolicyList]:
+    """Return the lists that are about to be written otherwise, and in the kernel are met by what moves before it.
+
+    What they say there is not known, but which sets they name. A list that names none of those that move is the same
+    until it is written, however many of the new one's members come before it.
+    """
+    moving = {name for name in desired.members.moving() if desired.sets.id_of(name) is not None}
+    met = {
+        chain
+        for state in tables.values()
+        for chain in state.chains
+        if (names := state.names.get(chain)) is None or not moving.isdisjoint(names)
+    }
+    lists = desired.chains.lists_by_chain
+    return lists(rewritten) & lists(met)
 
 
 def in_time(ops: Iterable[SetOp], late: Set[str]) -> list[SetOp]:

@@ -32,6 +32,10 @@ class Claims(Generic[K, Owner, V]):
             if not held:
                 del self._claims[key]
 
+    def __contains__(self, key: K) -> bool:
+        """Tell whether anybody claims it."""
+        return key in self._claims
+
     def winner(self, key: K) -> V | None:
         """Return what the lowest owner claims; None when nobody does."""
         held = self._claims.get(key)

@@ -24,9 +24,9 @@ from hopwall_dataplane.feed import Step
 from hopwall_dataplane.host_endpoints import HostEndpoints, Way
 from hopwall_dataplane.ipsets.elements import Element, Mark, SetSpec
 from hopwall_dataplane.ipsets.plan import AddressSets
-from hopwall_dataplane.iptables.static import RenderSettings, from_set, to_set
+from hopwall_dataplane.iptables.static import RenderSettings, from_set, relay_set, to_set
 from hopwall_dataplane.moves.phases import Expected, Moves
-from hopwall_dataplane.moves.places import claims_of, elevated, expected
+from hopwall_dataplane.moves.places import claims_of, expected, standing
 from hopwall_dataplane.nat import Pools, Translations
 from hopwall_dataplane.outcome import Family
 from hopwall_dataplane.placed import ElementKey, LinkState, Placed
@@ -99,7 +99,7 @@ class Desired:
     _roomless: set[EndpointId] = field(default_factory=set)
     #: Object → why it is not as calc wants it, of what is not an endpoint.
     _faults: dict[str, str] = field(default_factory=dict)
-    _identities: Claims[ElementKey, EndpointId, Mark] = field(default_factory=Claims)
+    _identities: Claims[ElementKey, EndpointId, Mark | None] = field(default_factory=Claims)
 
     def __post_init__(self) -> None:
         """Want what every host has: the identity sets, the static chains, the link-local gateway."""
@@ -113,6 +113,8 @@ class Desired:
         for family in self.families:
             source = SetSpec(from_set(family), "hash:net,iface", family, skbinfo=True)
             self.identity.set_desired(source)
+            relays = SetSpec(relay_set(family), "hash:net,iface", family)
+            self.identity.set_desired(relays)
             local = SetSpec(to_set(family), "hash:ip", family, skbinfo=True)
             self.identity.set_desired(local)
         if self.link_local_gateway:
@@ -174,6 +176,11 @@ class Desired:
         if arrived:
             self._place_routes(self._placed[endpoint_id])
         return arrived
+
+    def let_yield(self, endpoint_id: EndpointId) -> None:
+        """Let a source yield to others, as none is known yet."""
+        if self.moves.rivals_gone(endpoint_id):
+            self._place_routes(self._placed[endpoint_id])
 
     def tick(self, now: float) -> None:
         """Let the migrations whose time has come be over."""
@@ -371,7 +378,7 @@ class Desired:
             elements = {} if policy_class is None else self._elements(update, policy_class)
             after = Placed(update, fault, policy_class, elements)
             self._placed[update.id] = after
-            self.moves.put(update, () if before else elevated(update, self.routes.actual))
+            self.moves.put(update, {} if before else standing(update, self.routes.actual))
         else:
             self.moves.drop(update.id)
         self._closed.discard(update.id)
@@ -421,11 +428,10 @@ class Desired:
         for key, mark in are.items():
             self._identities.put(key, endpoint_id, mark)
         for key in were.keys() | are.keys():
-            winner = self._identities.winner(key)
-            if winner is None:
-                self.identity.remove_element(*key)
+            if key in self._identities:
+                self.identity.set_element(*key, self._identities.winner(key))
             else:
-                self.identity.set_element(*key, winner)
+                self.identity.remove_element(*key)
 
     def _join(self, endpoint: EndpointSet) -> PolicyClass | None:
         try:
@@ -452,14 +458,19 @@ class Desired:
         if after is not None and not after.fault:
             self._by_interface.setdefault(after.endpoint.interface, set()).add(endpoint_id)
 
-    def _elements(self, endpoint: EndpointSet, policy_class: PolicyClass) -> dict[ElementKey, Mark]:
+    def _elements(
+        self, endpoint: EndpointSet, policy_class: PolicyClass
+    ) -> dict[ElementKey, Mark | None]:
         marks = self.settings.marks
         source = Mark(marks.source.place(policy_class.number), marks.source.mask)
         destination = Mark(marks.destination.place(policy_class.number), marks.destination.mask)
-        elements: dict[ElementKey, Mark] = {}
+        elements: dict[ElementKey, Mark | None] = {}
+        relayed = {Family.of(cidr) for cidr in endpoint.extra_sources}
         for cidr in (*endpoint.addresses, *endpoint.extra_sources):
             if self._programs(cidr):
                 elements[from_set(Family.of(cidr)), Element(cidr, endpoint.interface)] = source
+                if Family.of(cidr) in relayed:
+                    elements[relay_set(Family.of(cidr)), Element(cidr, endpoint.interface)] = None
         for cidr in endpoint.addresses:
             if self._programs(cidr):
                 elements[to_set(Family.of(cidr)), Element(cidr)] = destination

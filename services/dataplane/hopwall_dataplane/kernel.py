@@ -34,7 +34,7 @@ from hopwall_dataplane.iptables.lint import suspicious
 from hopwall_dataplane.iptables.plan import plan_table, plan_wall
 from hopwall_dataplane.iptables.quarantine import closed
 from hopwall_dataplane.iptables.render_policy import DIRECTIONS
-from hopwall_dataplane.iptables.static import TABLES, from_set, to_set
+from hopwall_dataplane.iptables.static import TABLES, from_set, relay_set, to_set
 from hopwall_dataplane.iptables.stub import stub_of
 from hopwall_dataplane.iptables.table import TableName, TableState
 from hopwall_dataplane.iptables.transaction import Applied, Failed, Transaction, record
@@ -52,7 +52,9 @@ log = logging.getLogger(__name__)
 #: Long enough for the kernel to let go of what freed lines named, and for a burst of changes to pass: a
 #: transaction that frees lines makes the next one wait (8-24 ms).
 SWEEP_AFTER_S = 0.25
-_IDENTITY_SETS = {name for family in Family for name in (from_set(family), to_set(family))}
+_IDENTITY_SETS = {
+    name for family in Family for name in (from_set(family), relay_set(family), to_set(family))
+}
 
 
 @dataclass(slots=True)

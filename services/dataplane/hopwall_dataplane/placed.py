@@ -33,5 +33,5 @@ class Placed:
     endpoint: EndpointSet
     fault: str
     policy_class: PolicyClass | None
-    elements: dict[ElementKey, Mark]
+    elements: dict[ElementKey, Mark | None]
     routes: frozenset[str] = frozenset()

@@ -120,7 +120,7 @@ def _untold(like: Desired) -> Desired:
         reserved=like.reserved,
         ipv6=like.ipv6,
         nats=like.nats,
-        moves=Moves(like.moves.convergence_s),
+        moves=Moves(like.moves.convergence_s, like.moves.with_bgp),
     )
     twin.identity.replace_actual(like.identity.actual)
     twin.members.replace_actual(like.members.actual)

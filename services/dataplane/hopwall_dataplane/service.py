@@ -16,7 +16,12 @@ from hopwall_dataplane.desired import Desired
 from hopwall_dataplane.failsafe import parse_failsafe
 from hopwall_dataplane.guard import Guard, Limits
 from hopwall_dataplane.ipsets.driver import IpsetDriver
-from hopwall_dataplane.iptables.backend import choose, why_no_flow_limit, why_no_log
+from hopwall_dataplane.iptables.backend import (
+    choose,
+    why_no_bpf,
+    why_no_flow_limit,
+    why_no_log,
+)
 from hopwall_dataplane.iptables.driver import Restore
 from hopwall_dataplane.iptables.static import RenderSettings
 from hopwall_dataplane.kernel import Kernel
@@ -30,6 +35,7 @@ from hopwall_dataplane.marks import MarkMaskError, layout
 from hopwall_dataplane.metrics import Metrics
 from hopwall_dataplane.moves.carrier import Carrier
 from hopwall_dataplane.moves.phases import Moves
+from hopwall_dataplane.moves.rivals import Rivals
 from hopwall_dataplane.outcome import Family
 from hopwall_dataplane.placed import LinkState
 from hopwall_dataplane.reserved import nats_addresses, reserved_cidrs
@@ -42,6 +48,8 @@ from hopwall_runtime.health import serve_health
 from hopwall_runtime.link import Link
 
 log = logging.getLogger(__name__)
+
+_OPEN_TO_ERRORS = "A workload that guesses a flow of others can send an ICMP error about it: load the kernel module xt_bpf."
 
 
 def render_settings(settings: DataplaneSettings) -> RenderSettings:
@@ -89,6 +97,10 @@ async def open_kernel(
     if rendering.log.denied and (reason := await why_no_log(backend, families)):
         log.warning("denied packets are not logged, as this kernel has no NFLOG: %s", reason)
         rendering = replace(rendering, log=replace(rendering.log, denied=False))
+    no_bpf = await why_no_bpf(backend, families)
+    if no_bpf:
+        log.warning("%s %s", _OPEN_TO_ERRORS, no_bpf)
+        rendering = replace(rendering, check_errors=False)
     if rendering.max_flows and (reason := await why_no_flow_limit(backend, families)):
         raise ConfigError(
             f"max_flows needs connlimit, which this kernel has not ({reason}): set it to 0."
@@ -105,8 +117,10 @@ async def open_kernel(
         reserved=reserved_cidrs(nats, settings.link_local_gateway),
         ipv6=settings.ipv6,
         nats=nats,
-        moves=Moves(settings.migration_convergence_s),
+        moves=Moves(settings.migration_convergence_s, settings.bgp),
     )
+    if no_bpf:
+        desired.shortfalls.lacking["xt_bpf"] = f"{_OPEN_TO_ERRORS} {no_bpf}"
     flows = None
     if settings.revoke_flows:
         flows = Revocation(desired, ConntrackDriver(), metrics or Metrics())
@@ -177,6 +191,7 @@ async def serve(settings: DataplaneSettings) -> None:
             agent.look_again,
             kernel.desired.reserved,
         )
+        agent.arrivals.rivals = Rivals(kernel.desired, agent.speaker.hears_of, agent.look_again)
 
     def on_links(links: Mapping[str, NetworkLink]) -> None:
         states = {n: LinkState(link.index, link.up, link.addresses) for n, link in links.items()}

@@ -1,4 +1,4 @@
-"""What calc says is not as declared, so that whoever declared it is told: kept for the status alone.
+"""What is not as declared, or not as this host should have it, so that people are told: for the status alone.
 
 A policy that denies everything because its tier is not there, an endpoint whose profile is not, an address that an
 older endpoint owns. Nothing is decided here: what calc sends is closed already.
@@ -27,6 +27,8 @@ class Shortfalls:
 
     def __init__(self) -> None:
         """Begin with none."""
+        #: What this kernel cannot do → what is open, or missing, for that.
+        self.lacking: dict[str, str] = {}
         self._policies: dict[PolicyId, str] = {}
         self._absent: set[PolicyId] = set()
         #: A profile → the endpoints that name it.
@@ -68,6 +70,8 @@ class Shortfalls:
 
     def refusals(self, host_endpoints: Iterable[HostEndpointSet]) -> Iterable[Refusal]:
         """List them, each with the resource whose matter it is."""
+        for feature, effect in sorted(self.lacking.items()):
+            yield Refusal(object=f"kernel without {feature}", reason=effect)
         for policy_id, fault in sorted(self._policies.items()):
             yield Refusal(object=f"rules of policy {policy_id}", reason=fault)
         yield from self._without_profile(host_endpoints)

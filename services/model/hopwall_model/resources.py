@@ -236,13 +236,27 @@ class NodeAddress(Shape, frozen=True):
     type: Literal["CalicoNodeIP", "InternalIP", "ExternalIP"] = "InternalIP"
 
 
+class OrchRef(Shape, frozen=True):
+    """What an orchestrator calls a host; for whoever reads it."""
+
+    orchestrator: str
+    node_name: str = ""
+
+
+class NodeInterface(Shape, frozen=True):
+    """An interface that a host is said to have; for whoever reads it: hosts look at their own."""
+
+    name: str = ""
+    addresses: tuple[str, ...] = ()
+
+
 class NodeSpec(Shape, frozen=True):
     """A host: a machine that runs the dataplane service."""
 
     bgp: NodeBgp | None = None
     addresses: tuple[NodeAddress, ...] = ()
-    orch_refs: tuple[dict[str, str], ...] = ()
-    interfaces: tuple[dict[str, Any], ...] = ()
+    orch_refs: tuple[OrchRef, ...] = ()
+    interfaces: tuple[NodeInterface, ...] = ()
     ipv4_vxlan_tunnel_addr: str = field(default="", name="ipv4VXLANTunnelAddr")
     ipv6_vxlan_tunnel_addr: str = field(default="", name="ipv6VXLANTunnelAddr")
     vxlan_tunnel_mac_addr: str = field(default="", name="vxlanTunnelMACAddr")

@@ -127,7 +127,8 @@ class CalcStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """calc has resolved every event from `first` to `revision`, and these hosts' state changed by it.
 
     Published after the updates it speaks of. `first..revision` ranges of one epoch leave no gap; the
-    first of an epoch starts at 0 and names every host that has anything.
+    first of an epoch starts at 0 and names every host that has anything. What changes without an event
+    is told with an empty range, `first` after `revision`.
     """
 
     epoch: str
@@ -139,6 +140,9 @@ class CalcStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     rejected_messages: int = 0
     #: All that there are now, whichever event made them so.
     moves_nobody: tuple[MovesNobody, ...] = ()
+    #: Every host that was told anything in this epoch: no event up to `revision` concerns another. Said in
+    #: repeats, for whoever missed reports; None where it is not said.
+    all_hosts: tuple[str, ...] | None = None
 
 
 class MovedHere(Struct, frozen=True, array_like=True, order=True):

@@ -93,8 +93,12 @@ def _advertisement(
     found: Findings, pointer: str, given: PrefixAdvertisement, named: dict[str, str]
 ) -> PrefixAdvertisement:
     for index, text in enumerate(given.communities):
-        if text not in named:
-            _community(found, step(step(pointer, "communities"), index), text)
+        place = step(step(pointer, "communities"), index)
+        if text not in named and _COMMUNITY_NAME.fullmatch(text):
+            reason = f"No community here has the name {text}; give it a value in communities."
+            found.add(place, reason)
+        elif text not in named:
+            _community(found, place, text)
     return replace(given, cidr=found.parsed(step(pointer, "cidr"), cidr.parse_cidr, given.cidr))
 
 

@@ -16,7 +16,7 @@ from hopwall_cli.pki import tokens
 from hopwall_model import topics
 from hopwall_model.resources import Key
 from hopwall_runtime.link import Link
-from tests.api.caller import Answer, Caller, Doc, endpoint, node, running_api
+from tests.api.caller import PATIENCE_S, Answer, Caller, Doc, endpoint, node, running_api
 
 pytestmark = pytest.mark.nats
 
@@ -210,7 +210,7 @@ async def events(
     found: list[tuple[str, Doc]] = []
     headers = {**api.header(who), "Accept": "text/event-stream"}
     async with (
-        asyncio.timeout(20),
+        asyncio.timeout(PATIENCE_S),
         api.caller.session.get(f"http://api{path}", headers=headers) as response,
     ):
         assert response.status == 200
@@ -299,7 +299,8 @@ async def test_a_refused_caller_is_refused_before_his_body(api: Guarded) -> None
         f"Authorization: Bearer {api.secret['rita']}\r\nContent-Length: 1000000\r\n\r\n"
     )
     writer.write(head.encode())
-    async with asyncio.timeout(3):
+    # A body that does not come is waited for half a minute, where it is waited for.
+    async with asyncio.timeout(20):
         received = await reader.readuntil(b"\r\n")
     assert b" 403 " in received
     writer.close()

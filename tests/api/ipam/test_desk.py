@@ -14,7 +14,7 @@ from hopwall_model.resources import Key
 from hopwall_runtime.config import CommonSettings
 from hopwall_runtime.follower import Record
 from hopwall_runtime.link import Append, Link
-from tests.api.caller import Caller, node
+from tests.api.caller import PATIENCE_S, Caller, node
 from tests.api.ipam.test_calls import RELEASE, addresses, ask, declare, pool
 
 pytestmark = pytest.mark.nats
@@ -29,7 +29,7 @@ async def api(nats_server: NatsServer, caller: Caller) -> AsyncIterator[Api]:
     api = Api(link)
     async with asyncio.TaskGroup() as tasks:
         following = tasks.create_task(api.follow_events())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while not api.store.in_sync:
                 await asyncio.sleep(0.01)
         yield api
@@ -64,7 +64,7 @@ async def test_an_event_names_one_actor_and_every_request(api: Api, link: Link) 
         done = await api.ipam.carry_out(wanted, actor=actor, request_id=f"r{n}")
         told.setdefault(done.revision, set()).add((actor, f"r{n}"))
 
-    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
         listening = tasks.create_task(listen())
         while not events:
             await asyncio.sleep(0.01)
@@ -116,7 +116,7 @@ async def test_an_outage_costs_no_acknowledged_address(
             await asyncio.sleep(0.005)
         await nats_server.start()
 
-    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(2 * PATIENCE_S), asyncio.TaskGroup() as tasks:
         for number in range(8):
             tasks.create_task(client(number))
         tasks.create_task(kill())

@@ -53,6 +53,30 @@ def test_who_was_there_meanwhile_is_not_forgotten(between: list[BgpSession]) -> 
     assert forgotten(absences, [mesh(1, 2)], 1000.0) == frozenset()
 
 
+@pytest.mark.parametrize(
+    "later",
+    [
+        ["10:00:00.001", "09:59:59.999", "10:00:00.005"],
+        ["10:00:00.001", "2026-11-26", "2026-11-27"],
+    ],
+    ids=["printed apart", "told by its day after 20 hours"],
+)
+def test_an_absence_goes_on_while_only_its_words_differ(later: list[str]) -> None:
+    """BIRD prints one moment in several ways: the count does not begin again."""
+    absences = noted({}, [down()], 0.0)
+    for look, since in enumerate(later, 1):
+        absences = noted(absences, [down(since)], look * 300.0)
+    assert forgotten(absences, [mesh(1, 2)], 900.0) == {"mesh/h2"}
+
+
+def test_the_same_time_of_another_day_is_a_new_absence() -> None:
+    """A session that was down since yesterday at ten, and is down since today at ten, was up meanwhile."""
+    absences = noted({}, [down()], 0.0)
+    for look, since in enumerate(["2026-11-26", "10:00:00.000"], 1):
+        absences = noted(absences, [down(since)], look * 80_000.0)
+    assert forgotten(absences, [mesh(1, 2)], 160_000.0) == frozenset()
+
+
 def texts(bgp: Bgp) -> tuple[Rendered, Rendered]:
     """Return the configuration, and the one that waits for nobody."""
     names = [session.name for session in bgp.sessions]

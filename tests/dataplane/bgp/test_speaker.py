@@ -3,15 +3,19 @@
 import asyncio
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from hopwall_dataplane.bgp import render as render_module
 from hopwall_dataplane.bgp import speaker as speaker_module
 from hopwall_dataplane.bgp.control import Control
+from hopwall_dataplane.bgp.driver import BirdDriver, Seen
 from hopwall_dataplane.bgp.faults import Fault
 from hopwall_dataplane.bgp.process import start_file
+from hopwall_dataplane.bgp.render import Rendered
 from hopwall_dataplane.bgp.speaker import Speaker, wanted
 from hopwall_dataplane.feed import Step
 from hopwall_model.bgp import Bgp, PrefixRange, Session
@@ -98,6 +102,41 @@ def test_bird_comes_late_dies_and_comes_back(host: BirdHost) -> None:
         again = await until(found, lambda s: s.in_sync and s.n_sessions == 2)
         assert {s.name for s in again.sessions} == {"mesh/h2", "mesh/h3"}
 
+    run(host, scenario)
+
+
+@pytest.mark.kernel
+def test_a_moment_that_bird_prints_apart_is_no_change(
+    host: BirdHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It makes wall time anew at each print: a look at which nothing but that differs is not told."""
+    see, n_seen, n_told = BirdDriver.see, 0, 0
+
+    async def printed_apart(self: BirdDriver, rendered: Rendered) -> Seen:
+        nonlocal n_seen
+        n_seen += 1
+        seen = await see(self, rendered)
+        daemon = replace(seen.daemon, last_reconfigured=f"2026-11-27 10:00:00.00{n_seen % 10}")
+        sessions = {
+            name: structs.replace(one, state="Active", since=f"10:00:00.00{n_seen % 10}")
+            for name, one in seen.sessions.items()
+        }
+        return Seen(daemon, sessions)
+
+    def told() -> None:
+        nonlocal n_told
+        n_told += 1
+
+    async def scenario(found: Speaker) -> None:
+        found.on_change = told
+        found.fold(step(ONE, full=True))
+        await until(found, lambda s: s.in_sync)
+        before, n_before = found.status, (n_seen, n_told)
+        await until(found, lambda _: n_seen >= n_before[0] + 4)
+        assert (found.status, n_told) == (before, n_before[1])
+
+    monkeypatch.setattr(BirdDriver, "see", printed_apart)
+    host.start()
     run(host, scenario)
 
 

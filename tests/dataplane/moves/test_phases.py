@@ -2,7 +2,14 @@
 
 import pytest
 
-from hopwall_dataplane.moves.phases import ELEVATED, NORMAL, YIELDING, Moves, Phase
+from hopwall_dataplane.moves.phases import (
+    ELEVATED,
+    NORMAL,
+    PATIENCE_S,
+    YIELDING,
+    Moves,
+    Phase,
+)
 from hopwall_model.status import MovedHere
 from hopwall_model.updates import EndpointId, EndpointSet, Move
 
@@ -109,6 +116,59 @@ def test_who_is_moved_on_yields_at_once(before: tuple[Move | None, ...]) -> None
     assert moves.arrived() == ()
 
 
+def test_who_is_moved_on_had_arrived() -> None:
+    """A target that nobody heard of is where the workload is if it is the source of the next migration."""
+    moves = moved(TARGET, move("source", "default/on/2"))
+    assert {one.move for one in moves.take_fresh().values()} == {TARGET}
+
+
+BACK = move("source", "default/back/2")
+
+
+@pytest.mark.parametrize(
+    ("before", "stands"),
+    [((), NORMAL), ((TARGET, SWITCHED), ELEVATED), ((SWITCHED, None), ELEVATED)],
+)
+def test_with_bgp_a_source_yields_once_older_news_are_over(
+    before: tuple[Move | None, ...], stands: int
+) -> None:
+    """Its route stands where it stood until nobody else is known to have the address, or time is up."""
+    for ends in ("nobody", "time"):
+        moves = Moves(30.0, with_bgp=True)
+        for part in (*before, BACK, BACK):
+            moves.put(endpoint(part))
+            moves.tick(100.0)
+        assert moves.priority(VM, SHARED) == stands
+        assert moves.waiting() == {VM: frozenset({SHARED})}
+        assert moves.due_at == 100.0 + PATIENCE_S
+        if ends == "nobody":
+            assert moves.rivals_gone(VM)
+        else:
+            assert moves.tick(100.0 + PATIENCE_S) == [VM]
+        moves.put(endpoint(BACK))  # another word about it does not begin the wait anew
+        assert moves.priority(VM, SHARED) == YIELDING
+        assert moves.waiting() == {}
+        assert moves.due_at is None
+        assert not moves.rivals_gone(VM)
+
+
+def test_a_source_that_waits_has_no_route_once_it_is_said_that_the_workload_has_gone() -> None:
+    """calc's word does not wait for older news, and nobody is asked for them any more."""
+    moves = Moves(30.0, with_bgp=True)
+    moves.put(endpoint(BACK))
+    moves.put(endpoint(move("source", "default/back/2", switched=True)))
+    assert moves.priority(VM, SHARED) is None
+    assert moves.waiting() == {}
+
+
+def test_without_memory_who_yielded_goes_on_yielding() -> None:
+    """News that came after the last agent let it yield are not older ones; before, it stands where it stood."""
+    for stood, stands in ((YIELDING, YIELDING), (ELEVATED, ELEVATED), (None, NORMAL)):
+        moves = Moves(30.0, with_bgp=True)
+        moves.put(endpoint(BACK), {} if stood is None else {SHARED: stood})
+        assert moves.priority(VM, SHARED) == stands
+
+
 @pytest.mark.parametrize("before", [SWITCHED, SOURCE, None])
 def test_another_migration_begins_at_the_beginning(before: Move | None) -> None:
     """A target of a migration declared anew waits for its workload, whatever it was."""
@@ -129,15 +189,15 @@ def test_a_sign_counts_only_for_who_is_expected() -> None:
 def test_an_agent_without_memory_goes_on_where_the_last_one_was() -> None:
     """An elevated route in the kernel says that the workload had arrived, while the migration lasts and after."""
     moves = Moves(30.0)
-    moves.put(endpoint(TARGET), (SHARED,))
+    moves.put(endpoint(TARGET), {SHARED: ELEVATED})
     assert moves.phase(VM) is Phase.LIVE
     moves = Moves(30.0)
-    moves.put(endpoint(None), (SHARED,))
+    moves.put(endpoint(None), {SHARED: ELEVATED})
     assert moves.phase(VM) is Phase.CONVERGE
     assert moves.tick(0.0) == []
     assert moves.tick(30.0) == [VM]
     moves = Moves(30.0)
-    moves.put(endpoint(SOURCE), (SHARED,))
+    moves.put(endpoint(SOURCE), {SHARED: ELEVATED})
     assert moves.phase(VM) is Phase.SOURCE
 
 

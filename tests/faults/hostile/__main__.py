@@ -38,8 +38,6 @@ def table(found: list[Result]) -> str:
         for backend in backends:
             one = per[backend]
             arrived = "arrives" if one.shape.passes else "0"
-            if one.shape.flaw:
-                arrived = f"arrives, a known flaw: {one.shape.flaw}"
             cells.append(f"**{one.fault}**" if one.fault else arrived)
         lines.append(f"| {name} | v{family} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -59,11 +57,7 @@ def main() -> int:
     ]
     leaks = [one for one in found if one.fault]
     per = Counter(one.shape.family for one in found if one.backend == backends[0])
-    flaws = {one.shape.name for one in found if one.shape.flaw}
-    summary = (
-        f"{per[4]} shapes of IPv4 and {per[6]} of IPv6 with {' and '.join(backends)}: {len(leaks)} leaks, "
-        f"and known flaws: {', '.join(sorted(flaws)) or 'none'}."
-    )
+    summary = f"{per[4]} shapes of IPv4 and {per[6]} of IPv6 with {' and '.join(backends)}: {len(leaks)} leaks."
     text = table(found)
     print(text if not leaks else table(leaks) if len(backends) == 1 else text)
     print(summary)

@@ -14,7 +14,7 @@ from scapy.layers.l2 import Dot3, Ether
 from scapy.packet import Raw
 
 OPEN, SHUT = 7000, 7001
-#: The source port of a flow that the victim b has with the remote machine.
+#: The source port of the flows that the victim b has with the remote machine and with the hostile workload.
 FLOW = 5000
 #: A prefix that nobody has: it must not become a route or an address of anybody.
 BAD_PREFIX = "2001:db8:bad::"
@@ -36,15 +36,13 @@ class Places(NamedTuple):
 class Shape:
     """One thing to send.
 
-    Shape: `passes` are the places where it rightly arrives; only genuine ones have any. `flaw` says why it
-           passes though it must not: it is one of the known flaws, and a test sees that it still is.
+    Shape: `passes` are the places where it rightly arrives; only genuine ones have any.
     """
 
     name: str
     family: int
     frames: tuple[bytes, ...]
     passes: frozenset[str] = frozenset()
-    flaw: str = ""
 
 
 def marker(name: str, family: int) -> bytes:
@@ -71,14 +69,13 @@ class Maker:
         *packets: Any,
         passes: tuple[str, ...] = (),
         ether: Any = None,
-        flaw: str = "",
     ) -> Shape:
         """Put packets into frames; what is a frame already stays so."""
         frames = tuple(
             bytes(one) if isinstance(one, Ether | Dot3) else bytes((ether or self.ether) / one)
             for one in packets
         )
-        return Shape(name, self.family, frames, frozenset(passes), flaw)
+        return Shape(name, self.family, frames, frozenset(passes))
 
     def load(self, name: str) -> Any:
         """Return the payload that is looked for."""

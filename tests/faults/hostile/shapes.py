@@ -19,7 +19,6 @@ from scapy.layers.inet import (
     IPOption_Timestamp,
 )
 from scapy.layers.inet6 import (
-    ICMPv6DestUnreach,
     ICMPv6EchoRequest,
     IPv6,
     IPv6ExtHdrDestOpt,
@@ -34,7 +33,8 @@ from scapy.layers.vxlan import VXLAN
 from scapy.packet import Raw
 
 from tests.faults.hostile.claims import neighbours4, neighbours6
-from tests.faults.hostile.maker import FLOW, OPEN, SHUT, Maker, Places, Shape, marker
+from tests.faults.hostile.errors import errors
+from tests.faults.hostile.maker import OPEN, SHUT, Maker, Places, Shape, marker
 
 
 def shapes(p: Places) -> list[Shape]:
@@ -51,6 +51,7 @@ def _v4(p: Places) -> Iterator[Shape]:
     yield from _options4(p)
     yield from neighbours4(p)
     yield from _transport(p, 4)
+    yield from errors(p, 4)
 
 
 def _v6(p: Places) -> Iterator[Shape]:
@@ -61,6 +62,7 @@ def _v6(p: Places) -> Iterator[Shape]:
     yield from _extensions6(p)
     yield from neighbours6(p)
     yield from _transport(p, 6)
+    yield from errors(p, 6)
 
 
 def _sources(p: Places, family: int) -> Iterator[Shape]:
@@ -316,17 +318,3 @@ def _transport(p: Places, family: int) -> Iterator[Shape]:
             else IPv6(src=p.a[6], dst=p.b[6], nh=number)
         )
         yield make.shape(name, head / Raw(b"\0" * 16 + marker(name, family)))
-    # To mend it, lines would have to compare two addresses of one packet: xt_bpf could.
-    name = "an error about a flow of others"
-    inner = (
-        make.ip(src=p.b[family], dst=p.remote[family])
-        / UDP(sport=FLOW, dport=OPEN)
-        / make.load(name)
-    )
-    error = ICMP(type=3, code=1) if family == 4 else ICMPv6DestUnreach(code=1)
-    yield make.shape(
-        name,
-        make.ip(src=p.a[family], dst=p.b[family]) / error / inner,
-        passes=("b",),
-        flaw="conntrack takes it for RELATED",
-    )

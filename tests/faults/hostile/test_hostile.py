@@ -1,12 +1,18 @@
 """What a hostile workload sends comes nowhere, and what it takes up is bounded."""
 
+import contextlib
 import socket
 
 import pytest
+from msgspec import structs
+from scapy.layers.inet import ICMP, UDP
+from scapy.layers.inet6 import ICMPv6TimeExceeded
 
+from hopwall_dataplane import service
+from hopwall_model.updates import EndpointSet
 from tests.faults.hostile.__main__ import results
-from tests.faults.hostile.maker import OPEN
-from tests.faults.hostile.rig import state
+from tests.faults.hostile.maker import FLOW, OPEN, Maker
+from tests.faults.hostile.rig import Rig, state
 from tests.support.site import REMOTE, WORKLOAD, Site, seen_by
 
 pytestmark = pytest.mark.kernel
@@ -47,8 +53,8 @@ def _flood(family: int, n: int) -> None:
             one.sendto(b"x", (REMOTE[family], OPEN))
 
 
-def _connected(family: int) -> bool:
-    return bool(seen_by(REMOTE[family], 80, 1.0))
+def _connected(family: int, patience_s: float) -> bool:
+    return bool(seen_by(REMOTE[family], 80, patience_s))
 
 
 @pytest.mark.parametrize("backend", ["nft", "legacy"])
@@ -62,5 +68,58 @@ def test_a_workload_has_as_many_flows_as_it_may_and_others_are_not_its_matter(ba
             count = site.host.run(["cat", "/proc/sys/net/netfilter/nf_conntrack_count"])
             # The limit of this family, and of the other one before it, and what neighbours ask.
             assert 100 <= int(count) <= 100 * (1 if family == 4 else 2) + 20
-            assert not a.python(_connected, family)
-            assert b.python(_connected, family)
+            assert not a.python(_connected, family, 1.0)
+            assert b.python(_connected, family, 20.0)
+
+
+def _hello(family: int, other: str) -> None:
+    kind = socket.AF_INET if family == 4 else socket.AF_INET6
+    with socket.socket(kind, socket.SOCK_DGRAM) as one:
+        one.bind((WORKLOAD["b"][family], FLOW))
+        one.sendto(b"hello", (other, OPEN))
+
+
+@pytest.mark.parametrize("backend", ["nft", "legacy"])
+def test_only_who_may_send_for_others_reports_on_packets_to_another_address(backend: str) -> None:
+    """A router of workloads behind it, known by the prefixes it may send from, says what became of their packets."""
+    inner = {4: "10.65.0.12", 6: "fd65::12"}
+    policy, a, *others = state()
+    assert isinstance(a, EndpointSet)
+    both = structs.replace(a, addresses=(*a.addresses, "10.65.0.12/32", "fd65::12/128"))
+    router = structs.replace(both, extra_sources=("10.65.0.10/32", "fd65::10/128"))
+    with Site(backend) as site, contextlib.closing(Rig(site)) as rig:
+        for address in both.addresses[2:]:
+            site.workloads["a"].run(["ip", "addr", "add", address, "dev", "v0"])
+        for endpoint, came in ((both, []), (router, ["b"])):
+            assert not site.apply(policy, endpoint, *others)
+            for family, other in inner.items():
+                site.workloads["b"].python(_hello, family, other)
+                make = Maker(rig.places, family)
+                name = f"report of {len(endpoint.extra_sources)}"
+                quote = make.ip(src=WORKLOAD["b"][family], dst=other) / UDP(sport=FLOW, dport=OPEN)
+                kind = ICMP(type=11) if family == 4 else ICMPv6TimeExceeded()
+                head = make.ip(src=WORKLOAD["a"][family], dst=WORKLOAD["b"][family])
+                shape = make.shape(name, head / kind / quote / make.load(name), passes=tuple(came))
+                assert rig.send(shape) == ""
+
+
+@pytest.mark.parametrize("backend", ["nft", "legacy"])
+def test_a_kernel_without_programs_has_all_other_lines_and_says_so(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where `xt_bpf` is not there, errors about others pass, the status says it, and nothing else is worse."""
+
+    async def missing(*_: object) -> str:
+        return "no such match"
+
+    monkeypatch.setattr(service, "why_no_bpf", missing)
+    with Site(backend) as site:
+        (said,) = site.apply(*state())
+        assert said.startswith("kernel without xt_bpf: ")
+        assert said.endswith("no such match")
+        assert "bpf" not in site.tables()
+        with contextlib.closing(Rig(site)) as rig:
+            faults = {f"v{r.shape.family} {r.shape.name}" for r in rig.run("error") if r.fault}
+    assert "v4 error about a flow of others, fragmentation needed" in faults
+    assert "v6 error about a flow of others, packet too big" in faults
+    assert not [name for name in faults if "genuine" in name]

@@ -22,7 +22,17 @@ from hopwall_api.ipam.plan import Assigned, Refused, Released, Times, assign, re
 from hopwall_api.ipam.view import View
 from hopwall_api.news import News
 from hopwall_api.store import Held, Store
-from hopwall_api.writer import MAX_TRIES, Source, Writer, check_batch
+from hopwall_api.writer import (
+    MAX_TRIES,
+    Found,
+    Sent,
+    Source,
+    Writer,
+    check_batch,
+    is_with_nothing,
+    silent,
+    too_many,
+)
 from hopwall_model import topics
 from hopwall_model.resources import IPAMBlock, Key, Metadata
 from hopwall_runtime import clock
@@ -63,6 +73,19 @@ class _Lane:
         self.waiting: list[_Demand] = []
         #: Held by the demand that writes for all that wait; given on in the order of arrival.
         self.turn = asyncio.Lock()
+
+
+class _Tries:
+    """What was tried to meet some demands: a refusal does not say that nothing of it is stored."""
+
+    def __init__(self) -> None:
+        #: One after the other; each with what it gives, and the blocks it claims.
+        self.sent: list[Sent] = []
+        self.planned: list[tuple[list[Result | Refused], frozenset[str]]] = []
+        #: Blocks that those which are stored have claimed.
+        self.claimed: set[str] = set()
+        self.asked: Mapping[Key, Held] = {}
+        self.with_nothing = False
 
 
 class Desk:
@@ -111,34 +134,48 @@ class Desk:
     async def _settle(self, demands: list[_Demand]) -> list[_Demand]:
         """Carry out the demands in one write; return those that did not fit into it."""
         current = False
-        asked: Mapping[Key, Held] = {}
+        tries = _Tries()
         for attempt in range(MAX_TRIES):
-            self.view.follow(self._store)
+            if await self._lost_a_claim(tries):
+                continue
             sheet = Sheet(self.view)
             results = _planned(sheet, demands)
-            plans = self._plans(sheet, asked)
-            claimed = [name for name in sheet.drafts if name not in self.view.blocks]
+            plans = self._plans(sheet, tries.asked)
             writes = [plan for plan in plans if plan.event is not None]
             if not current and (not writes or not all(_changes(one) for one in results)):
-                await self._catch_up()
+                await self._catch_up(sent=bool(tries.sent))
                 current = True
                 continue
             check_batch(len(writes))
+            claims = frozenset(name for name in sheet.drafts if name not in self.view.blocks)
+            tries.planned.append((results, claims))
+            source = _source(demands[: len(results)])
             try:
-                written = await self._writer.store_all(writes, _source(demands[: len(results)]))
+                written = await self._writer.store_all(writes, source, tries.sent)
             except Conflict:
-                self._writer.n_conflicts += 1
                 await asyncio.sleep(os.urandom(1)[0] / 255 * 0.002 * attempt)
-                asked = await self._writer.ask([plan.key for plan in writes])
-                await self._see(asked)
-                continue
-            if await self._lost_a_claim(claimed):
+                found = await self._after_conflict(tries, writes)
+                if found is None:
+                    continue
+                (results, claims), written = tries.planned[found.number], found.written
+            tries.claimed |= claims
+            if await self._lost_a_claim(tries):
                 continue
             revision = max((one.revision for one in written), default=self._store.revision)
             for demand, result in zip(demands, results, strict=False):
                 _answer(demand, result, revision)
             return demands[len(results) :]
-        raise problems.conflict("Too many writers changed the same blocks at once; try again.")
+        raise too_many("blocks", with_nothing=tries.with_nothing)
+
+    async def _after_conflict(self, tries: "_Tries", writes: Sequence[Plan]) -> Found | None:
+        """Return the try that is stored after all; without one, wait until reads show what came before."""
+        self._writer.n_conflicts += 1
+        found = await self._writer.stored_after_all(tries.sent)
+        if found is None:
+            tries.asked = await self._writer.ask([plan.key for plan in writes], sent=True)
+            tries.with_nothing = is_with_nothing(writes, tries.asked)
+            await self._see(tries.asked)
+        return found
 
     def _plans(self, sheet: Sheet, asked: Mapping[Key, Held]) -> list[Plan]:
         stamp = Stamp(uid=str(uuid.uuid4()), at=clock.now_text())
@@ -156,48 +193,52 @@ class Desk:
                 plans.append(intent.plan_removal(key, held))
         return plans
 
-    async def _catch_up(self) -> None:
+    async def _catch_up(self, *, sent: bool) -> None:
         """Wait until reads show everything that the stream holds now.
 
-        Errors: ApiProblem 503.
+        Errors: ApiProblem 503; with `sent` a write is on its way already, and what became of it is unknown.
         """
         try:
             last = await self._link.last(topics.EVENT.pattern)
         except Unavailable as error:
-            raise problems.unavailable(f"{error}; nothing was stored. Try again.") from error
+            raise silent(error, sent=sent) from error
         # A message that nobody can read is no word on any block.
         if isinstance(last, Record):
             revision = last.revision
-            await self._until(lambda: self._store.revision >= revision)
+            await self._until(lambda: self._store.revision >= revision, sent=sent)
 
     async def _see(self, asked: Mapping[Key, Held]) -> None:
         """Wait until reads show what the server was seen to hold."""
         revisions = [held.stored.revision for held in asked.values() if held.stored is not None]
         revisions += [held.last for held in asked.values() if held.stored is None]
-        await self._until(lambda: self._store.revision >= max(revisions, default=0))
+        await self._until(lambda: self._store.revision >= max(revisions, default=0), sent=True)
 
-    async def _until(self, holds: Callable[[], bool]) -> None:
+    async def _until(self, holds: Callable[[], bool], *, sent: bool) -> None:
         if not await self._news.until(holds, _SEE_S):
-            raise problems.unavailable(
-                "The API does not see what the stream holds; nothing was stored. Try again."
-            )
+            raise silent("The API does not see what the stream holds", sent=sent)
 
-    async def _lost_a_claim(self, claimed: Sequence[str]) -> bool:
-        """Give back a block whose range another claimed before; tell whether there was one.
+    async def _lost_a_claim(self, tries: "_Tries") -> bool:
+        """Give back blocks of these tries whose range another claimed before; tell whether there was one.
 
         Blocks of one name exclude each other by compare-and-set. Blocks of two sizes (a pool's blockSize
         was just changed) or of overlapping pools do not: the stream's order decides, which every process
         sees alike, and the later gives way before anybody is told of an address in it.
         """
         self.view.follow(self._store)
-        lost = [name for name in claimed if self._is_later(name)]
+        lost = sorted(name for name in tries.claimed if self._is_later(name))
         for name in lost:
             key = Key("IPAMBlock", "", name)
             plan = intent.plan_removal(key, self._store.held(key))
             try:
                 await self._writer.store_all([plan], _WITHDRAWN)
+                tries.claimed.discard(name)
             except Conflict:
-                continue  # looked at again by the next try
+                # Looked at again by the next try, when reads show what came before.
+                await self._see(await self._writer.ask([key], sent=True))
+        if lost:
+            # What these tries gave is not all there any more: no answer is to come of them.
+            tries.sent.clear()
+            tries.planned.clear()
         return bool(lost)
 
     def _is_later(self, name: str) -> bool:

@@ -14,6 +14,11 @@ from hopwall_cli.backup_file import Backup, BackupError, Difference
 from hopwall_cli.client import Client, Problem
 from hopwall_cli.errors import Failure
 
+#: What is to be said of a restore that stops half-way.
+_BEGUN = (
+    "The restore has begun and is not ended: hosts go on with what they have, and other writes are refused until it"
+    " is. Say the same again; or restore another file with --instead, which gives this one up."
+)
 _TRIES = 30
 _ROUNDS = 5
 
@@ -41,13 +46,20 @@ async def run(args: argparse.Namespace, client: Client) -> int:
     sys.stdout.write(f"backup: {wanted.says}\nstore:  {now.says}\n")
     for line in backup_file.summary(todo):
         sys.stdout.write(line + "\n")
+    if bad := backup_file.faults(todo):
+        # Before it is begun: a restore that is not ended keeps all others from writing.
+        told = "\n".join(bad)
+        raise Failure(f"{args.file} holds what cannot be stored, so nothing is begun:\n{told}")
     if args.dry_run:
         sys.stdout.write("dry run: nothing was written.\n")
         return 0
     begin = {"file": wanted.sha256, "replace": args.replace, "instead": args.instead}
     await _post(client, "", begin)
-    await _make(client, wanted, todo)
-    await _post(client, "/end", {"file": wanted.sha256})
+    try:
+        await _make(client, wanted, todo)
+        await _post(client, "/end", {"file": wanted.sha256})
+    except Failure as failure:
+        raise Failure(f"{failure}\n{_BEGUN}") from failure
     sys.stdout.write("restored; the hosts take over what is different.\n")
     return 0
 

@@ -24,7 +24,7 @@ from hopwall_cli.lab import bgp, build, declared, netns, routes, rules
 from hopwall_cli.lab import topology as topo
 from hopwall_cli.lab.bgp import Routing, Topology
 from hopwall_cli.lab.birds import Birds, installed
-from hopwall_cli.lab.prober import Prober
+from hopwall_cli.lab.prober import Prober, reached
 from hopwall_cli.lab.responder import DEFAULT_PORT
 from hopwall_cli.lab.run_folder import Description, RunFolder
 from hopwall_cli.lab.services import Services
@@ -40,8 +40,8 @@ from hopwall_model.topics import Role
 Proto = Literal["icmp", "tcp", "udp"]
 NATS_LISTEN = f"{topo.PREFIX4}.1:4222"
 #: Until every BGP session is up: BIRD tries again after 5 s where the other side was not there yet.
-_SESSIONS_S = 60.0
-_ROUTES_S = 20.0
+_SESSIONS_S = 120.0
+_ROUTES_S = 60.0
 
 
 def quiet(_: str) -> None:
@@ -162,7 +162,7 @@ class Lab:
             await self._start_bgp()
         for machine in self.machines:
             self._start_machine(machine)
-        await self._services.until(self.client.ready(timeout_s=60.0))
+        await self._services.until(self.client.ready(timeout_s=120.0))
         pools = [("lab-v4", topo.POOL4), ("lab-v6", topo.POOL6)]
         items = [topo.resource("IPPool", name, {"cidr": cidr}) for name, cidr in pools]
         if self.routing == "bgp":
@@ -398,9 +398,9 @@ class Lab:
         prober = await self.prober(src)
         if port != DEFAULT_PORT and dst in self.workloads:
             await self._probers[dst].ask("listen", {"port": port})
-        address = self.address(dst, version)
-        answer = await prober.ask(proto, {"dst": address, "port": port}, timeout_s=timeout_s)
-        return bool(answer["ok"])
+        far = [self._probers[dst]] if dst in self._probers else self._probers.values()
+        probe = {"dst": self.address(dst, version), "port": port}
+        return await reached(prober, far, proto, probe, timeout_s)
 
     def address(self, place: str, version: Literal[4, 6] = 4) -> str:
         """Return the address of a workload or a machine; an address is returned as it is."""
@@ -458,8 +458,11 @@ class Lab:
 
     async def stop_flow(self, src: str, dst: str) -> dict[str, Any]:
         """End a flow and return what was `sent`, `received`, and the `longest_gap_ms`."""
-        prober = await self.prober(src)
-        return await prober.ask("flow-stop", {"name": dst}, timeout_s=5.0)
+        return await (await self.prober(src)).ask("flow-stop", {"name": dst}, timeout_s=20.0)
+
+    async def flow_so_far(self, src: str, dst: str) -> dict[str, Any]:
+        """Return the same of a flow that goes on, and `last_at`: when its last answer came, by the monotonic clock."""
+        return await (await self.prober(src)).ask("flow-look", {"name": dst})
 
     async def routes(self, host: str) -> tuple[routes.Route, ...]:
         """Return the IPv4 routing table of a host."""

@@ -6,16 +6,22 @@ import itertools
 import json
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from hopwall_cli.child import bound
 from hopwall_cli.lab.netns import inside
+from hopwall_cli.lab.responder import DEFAULT_PORT
 from hopwall_cli.lab.topology import LabError
+from hopwall_runtime import clock
 
 #: Beyond a probe's own time: until the answer is here on a busy machine.
-_GRACE_S = 10.0
+_GRACE_S = 60.0
+_START_S = 60.0
+#: Of a probe that nobody answers: so often it is asked again, where an end of it was late; and who answers an order
+#: within this share of a probe's time has had the time to answer the probe.
+_TRIES, _AWAKE = 5, 0.25
 
 
 class Prober:
@@ -51,7 +57,7 @@ class Prober:
         # A loop method, not a TaskGroup: the reader lives until `close`, across the callers' tasks.
         self._reader = loop.create_task(self._read(self._process))
         try:
-            async with asyncio.timeout(20.0):
+            async with asyncio.timeout(_START_S):
                 await ready
         except TimeoutError as error:
             await self.close()
@@ -106,3 +112,22 @@ class Prober:
                 future.set_exception(LabError(f"the responder in {self.namespace} has ended."))
                 future.exception()  # nobody may be waiting any more
         self._waiting.clear()
+
+
+async def reached(
+    near: Prober, far: Iterable[Prober], op: str, probe: Mapping[str, object], timeout_s: float
+) -> bool:
+    """Tell whether a probe is answered.
+
+    That it is not says something only where those who would answer ran meanwhile: else it is asked again.
+    """
+    ends = list(far)
+    for _ in range(_TRIES):
+        answer = await near.ask(op, probe, timeout_s=timeout_s)
+        if answer["ok"]:
+            return True
+        asked_at = clock.monotonic()
+        await asyncio.gather(*(end.ask("listen", {"port": DEFAULT_PORT}) for end in ends))
+        if clock.monotonic() - asked_at < timeout_s * _AWAKE:
+            break
+    return False

@@ -1,6 +1,7 @@
 """Count packets on a wire, beside whoever filters them: the proof that a packet was there, or was not."""
 
 import asyncio
+import contextlib
 import socket
 from typing import Any
 
@@ -26,20 +27,22 @@ class Witness:
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_ALL))
         sock.setblocking(False)
         sock.bind((key[0], _ETH_P_ALL))
-        wanted = socket.inet_aton(key[1]) + socket.inet_aton(key[2])
         self._sockets[key] = sock
         self._counts[key] = 0
-
-        def look() -> None:
-            self._counts[key] += sock.recv(2048)[12:20] == wanted
-
-        asyncio.get_running_loop().add_reader(sock, look)
+        asyncio.get_running_loop().add_reader(sock, self._look, key, sock)
         return {"ok": True}
+
+    def _look(self, key: tuple[str, str, str], sock: socket.socket) -> None:
+        wanted = socket.inet_aton(key[1]) + socket.inet_aton(key[2])
+        self._counts[key] += sock.recv(2048)[12:20] == wanted
 
     async def stop(self, order: dict[str, Any]) -> dict[str, Any]:
         """End a count and return it."""
         key = (order["interface"], order["src"], order["dst"])
         sock = self._sockets.pop(key)
         asyncio.get_running_loop().remove_reader(sock)
+        with contextlib.suppress(BlockingIOError):  # what has come already counts
+            while True:
+                self._look(key, sock)
         sock.close()
         return {"ok": True, "count": self._counts.pop(key)}

@@ -7,6 +7,7 @@ away for longer than routes are kept there is nothing left to wait for.
 
 from collections.abc import Iterable, Mapping
 
+from hopwall_dataplane.bgp.times import kept, same
 from hopwall_model.bgp import Session
 from hopwall_model.status import BgpSession
 
@@ -20,15 +21,17 @@ _HOLD_S, _KEEPALIVES = 240, 3
 def noted(before: Absences, seen: Iterable[BgpSession], now_s: float) -> Absences:
     """Return the sessions that are down and hold no routes, after a look.
 
-    One that was up between two looks is new: the daemon's `since` is another.
+    One that was up between two looks is new: the daemon's `since` is another moment.
     """
     found: dict[str, tuple[str, float]] = {}
     for session in seen:
         if session.state == "Established" or session.imported:
             continue
         known = before.get(session.name)
-        same = known is not None and known[0] == session.since
-        found[session.name] = known if known and same else (session.since, now_s)
+        if known and same(known[0], session.since):
+            found[session.name] = (kept(known[0], session.since), known[1])
+        else:
+            found[session.name] = (session.since, now_s)
     return found
 
 

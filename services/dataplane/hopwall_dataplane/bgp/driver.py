@@ -128,6 +128,18 @@ class BirdDriver:
             protocols = await bird.ask("show protocols all")
             return Seen(daemon, parse.sessions(protocols, rendered.sessions))
 
+    async def hears_of(self, networks: Iterable[str]) -> bool:
+        """Tell whether any peer says that it has one of these very networks.
+
+        Errors: `Unreachable`.
+        """
+        async with Control(self.socket) as bird:
+            for network in networks:
+                question = f"show route {network} where source = RTS_BGP"
+                if parse.has_routes(await bird.ask(question)):
+                    return True
+        return False
+
     async def _configure(self, bird: Control, rendered: Rendered) -> Done | Retry | NotAccepted:
         self._write_candidate(rendered.text)
         try:

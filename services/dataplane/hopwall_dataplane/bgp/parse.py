@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from hopwall_model.status import BgpSession
 
 EVALUATED = 23
+_ROUTE = 1007
 CONFIG_ERROR = 8002
 _FIRST_ERROR = 8000
 
@@ -69,6 +70,11 @@ def reply(lines: Sequence[str]) -> Reply:
 def evaluated(answer: Reply) -> str | None:
     """Return the value of `eval`; None when the running configuration does not know the name."""
     return answer.lines[-1][1] if answer.code == EVALUATED else None
+
+
+def has_routes(answer: Reply) -> bool:
+    """Tell whether `show route` has shown any."""
+    return any(code == _ROUTE for code, _ in answer.lines)
 
 
 @dataclass(frozen=True, slots=True)

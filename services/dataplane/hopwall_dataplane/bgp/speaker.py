@@ -8,7 +8,7 @@ back-off.
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from hopwall_dataplane.bgp.absent import Absences, forgotten, noted
@@ -17,6 +17,7 @@ from hopwall_dataplane.bgp.driver import BirdDriver, NotAccepted
 from hopwall_dataplane.bgp.faults import Fault
 from hopwall_dataplane.bgp.lint import Suspicious
 from hopwall_dataplane.bgp.render import IDLE, Rendered, Secret, render
+from hopwall_dataplane.bgp.times import steady
 from hopwall_dataplane.bgp.waker import keep_awake
 from hopwall_dataplane.feed import Step
 from hopwall_dataplane.outcome import Retry
@@ -81,6 +82,15 @@ class Speaker:
             self._said = True
             self._news.set()
 
+    async def hears_of(self, networks: Iterable[str]) -> bool:
+        """Tell whether others may be known here to have one of these networks: a BIRD that is away may know."""
+        if self._bgp is None:
+            return False
+        try:
+            return await self.driver.hears_of(networks)
+        except Unreachable:
+            return True
+
     async def run(self) -> None:
         """Keep BIRD as wanted until cancelled; it is left as it is."""
         async with asyncio.TaskGroup() as tasks:
@@ -105,7 +115,7 @@ class Speaker:
         before = (self.status, self.refusals)
         self._away = False
         reason = await self._apply()
-        self.status = await self._see(reason)
+        self.status = steady(before[0], await self._see(reason))
         self._lay_start()
         self._retry_s = self._pause_s(reason)
         if (self.status, self.refusals) != before:

@@ -25,6 +25,8 @@ _TRIAL_CHAIN = f"{CHAIN_PREFIX}trial"
 _LOG_LINE = f'-j NFLOG --nflog-prefix "{COMMENT_PREFIX}'
 _LOG = f'-m limit --limit 1/second --limit-burst 1 {_LOG_LINE}"'
 
+_PROGRAM = '-m bpf --bytecode "'
+
 
 class BackendError(Exception):
     """No usable iptables; the text says what was tried and what to do."""
@@ -68,6 +70,15 @@ async def why_no_flow_limit(backend: Backend, families: Sequence[Family]) -> str
     """Return why this kernel cannot limit the flows of an address, "" when it can; as `why_no_log`."""
     line = "-m connlimit --connlimit-above 1 --connlimit-saddr -j RETURN"
     return await asyncio.to_thread(_why_not, backend, families, (), line, "")
+
+
+async def why_no_bpf(
+    backend: Backend, families: Sequence[Family], *, command_prefix: tuple[str, ...] = ()
+) -> str:
+    """Return why this kernel cannot run a program over a packet, "" when it can; as `why_no_log`."""
+    return await asyncio.to_thread(
+        _why_not, backend, families, command_prefix, f'{_PROGRAM}1,6 0 0 0" -j RETURN', _PROGRAM
+    )
 
 
 def _why_not(

@@ -29,6 +29,7 @@ DenialKind = Literal[
     "profiles-end",
     "unknown",
     "anti-spoof",
+    "foreign-error",
     "invalid",
     "revoked",
     "to-host",
@@ -77,6 +78,7 @@ _PLACES: dict[DenialKind, str] = {
     "profiles-end": "end of profiles",
     "unknown": "unknown workload",
     "anti-spoof": "anti-spoof",
+    "foreign-error": "ICMP error about a packet of others",
     "invalid": "invalid connection",
     "revoked": "connection that policy has come to deny",
     "to-host": "workload to host",
@@ -86,6 +88,7 @@ _PLACES: dict[DenialKind, str] = {
 }
 
 ANTI_SPOOF = Denial("anti-spoof", "egress")
+FOREIGN_ERROR = Denial("foreign-error", "egress")
 INVALID = Denial("invalid")
 REVOKED = Denial("revoked")
 TO_HOST = Denial("to-host", "egress")
@@ -93,6 +96,7 @@ FLOW_LIMIT = Denial("flow-limit", "egress")
 #: Every denial that is the same on all hosts.
 FIXED: tuple[Denial, ...] = (
     ANTI_SPOOF,
+    FOREIGN_ERROR,
     INVALID,
     REVOKED,
     TO_HOST,

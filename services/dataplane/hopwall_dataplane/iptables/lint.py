@@ -42,6 +42,7 @@ _MATCHES = (
     rf"-m limit --limit {_INT}/(?:second|minute|hour|day) --limit-burst {_INT}",
     r"-m ipv6header (?:! )?--header [a-z-]{2,12} --soft",
     r"-m u32 (?:! )?--u32 6&0xff=0x0",
+    r'-m bpf --bytecode "[0-9]{1,2}(?:,[0-9]{1,3} [0-9]{1,3} [0-9]{1,3} [0-9]{1,10}){1,64}"',
     rf"-m connlimit --connlimit-above {_INT} --connlimit-mask (?:32|128) --connlimit-saddr",
 )
 _TARGETS = (

@@ -1,7 +1,8 @@
 """What the tools print → values: `iptables-save` tables, and what `iptables-restore` complains about.
 
 The only place that reads text of these tools. From a saved table it takes chain names and our
-comments, and the text of our own lines in kernel chains; rule text is never interpreted.
+comments, the sets our chains name, and the text of our own lines in kernel chains; other rule text is never
+interpreted.
 """
 
 import re
@@ -15,6 +16,7 @@ from hopwall_dataplane.iptables.table import (
     KernelLine,
     TableState,
     is_ours,
+    sets_in,
 )
 
 # A quote inside a foreign comment is printed as \", so neither form can be forged by one.
@@ -33,6 +35,7 @@ def parse_save(text: str) -> TableState:
     Source: iptables-save(8): `:chain policy [counters]`, policy `-` for all but kernel chains.
     """
     ours: dict[str, list[str | None]] = {}
+    named: dict[str, set[str]] = {}
     kernel: dict[str, list[KernelLine]] = {}
     notes = []
     for line in text.splitlines():
@@ -40,13 +43,15 @@ def parse_save(text: str) -> TableState:
             chain, _, body = line[3:].partition(" ")
             if chain in ours:
                 ours[chain].append(_hash_in(body))
+                if "-set " in body:
+                    named[chain] |= sets_in((body,))
             elif chain in kernel:
                 line_hash = _hash_in(body)
                 kernel[chain].append(KernelLine(line_hash, body) if line_hash else FOREIGN)
         elif line.startswith(":"):
             chain, _, policy = line[1:].partition(" ")
             if is_ours(chain):
-                ours[chain] = []
+                ours[chain], named[chain] = [], set()
             elif not policy.startswith("-"):
                 kernel[chain] = []
         elif note := _NOTE.match(line):
@@ -55,6 +60,7 @@ def parse_save(text: str) -> TableState:
         {name: tuple(hashes) for name, hashes in ours.items()},
         {name: tuple(lines) for name, lines in kernel.items()},
         tuple(notes),
+        {name: frozenset(sets) for name, sets in named.items()},
     )
 
 

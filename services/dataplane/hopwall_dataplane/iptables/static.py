@@ -3,6 +3,7 @@
 The path of a new packet from a workload to a workload of the same host:
 
     raw     PREROUTING  → hw-PREROUTING → hw-antispoof      (source, interface) must be in hw?-from
+                          → hw-errors (ICMP alone)          an error must be about what its sender was sent
     mangle  FORWARD     → hw-FORWARD → hw-mark              addresses → classes, in the mark
     filter  FORWARD     → hw-FORWARD → hw-known             established: accepted here
                           → hw-from (tree) → egress chain of the source's class → policies
@@ -27,12 +28,14 @@ from hopwall_dataplane.failsafe import Failsafe
 from hopwall_dataplane.iptables.identity import (
     ANTI_SPOOF,
     FLOW_LIMIT,
+    FOREIGN_ERROR,
     INVALID,
     REVOKED,
     TO_HOST,
     Denial,
 )
 from hopwall_dataplane.iptables.nflog import LogSettings, denial
+from hopwall_dataplane.iptables.quotes import ABOUT_ITS_OWN
 from hopwall_dataplane.iptables.table import Jump, TableName, bearing
 from hopwall_dataplane.marks import MarkLayout
 from hopwall_dataplane.outcome import Family
@@ -44,6 +47,7 @@ FROM_TREE = "hw-from"
 TO_TREE = "hw-to"
 ALLOWED = "hw-allowed"
 KNOWN = "hw-known"
+ERRORS = "hw-errors"
 #: Where host endpoints' chains are found by interface; each is there while a host endpoint needs it.
 HOST_INPUT = "hw-host-in"
 HOST_OUTPUT = "hw-host-out"
@@ -55,6 +59,10 @@ HOST_UNTRACKED_OUT = "hw-host-untracked-out"
 
 #: Router and neighbour solicitation, neighbour advertisement: what a workload needs to find its next hop.
 _ND_TYPES = (133, 135, 136)
+#: Echo and the messages of mobility: what may stand behind extension headers and is no error (RFC 4890, 4.3).
+_INFORMATIONAL = (128, 129, 144, 145, 146, 147)
+
+_ICMP = {Family.V4: "icmp", Family.V6: "ipv6-icmp"}
 
 WorkloadToHost = Literal["drop", "accept", "return"]
 
@@ -71,6 +79,8 @@ class RenderSettings:
     revoke_flows: bool = True
     #: How many tracked flows each address of a workload may have begun; 0 for any number.
     max_flows: int = 0
+    #: Whether an ICMP error must be about a packet that its sender was sent; the kernel needs xt_bpf.
+    check_errors: bool = True
     #: What no host endpoint closes, to the host and from it.
     failsafe_in: tuple[Failsafe, ...] = ()
     failsafe_out: tuple[Failsafe, ...] = ()
@@ -84,6 +94,11 @@ def from_set(family: Family) -> str:
 def to_set(family: Family) -> str:
     """Name the set of local workload addresses, mapped to the destination's class."""
     return f"hw{family[1]}-to"
+
+
+def relay_set(family: Family) -> str:
+    """Name the set of (source, interface) of who may send for others, and so reports on their packets."""
+    return f"hw{family[1]}-relay"
 
 
 JUMPS: Mapping[TableName, tuple[Jump, ...]] = {
@@ -159,10 +174,26 @@ def _raw(
         ),
         "hw-antispoof": (
             *exempt,
+            *((f"-p {_ICMP[family]} -j {ERRORS}",) if settings.check_errors else ()),
             f"-m set --match-set {from_set(family)} src,src -j RETURN",
             *denial(ANTI_SPOOF, settings.log),
         ),
+        **({ERRORS: _errors(family, settings)} if settings.check_errors else {}),
     }
+
+
+def _errors(family: Family, settings: RenderSettings) -> tuple[str, ...]:
+    """Return what drops errors about the packets of others: conntrack takes them for RELATED, whoever sent them.
+
+    Here addresses are still as the sender wrote them, in the header and in the quote.
+    """
+    behind_headers = _INFORMATIONAL if family is Family.V6 else ()
+    return (
+        f'-m bpf --bytecode "{ABOUT_ITS_OWN[family]}" -j RETURN',
+        *(f"{_icmpv6(number)} -j RETURN" for number in behind_headers),
+        f"-m set --match-set {relay_set(family)} src,src -j RETURN",
+        *denial(FOREIGN_ERROR, settings.log),
+    )
 
 
 def _mangle(family: Family, settings: RenderSettings) -> dict[str, tuple[str, ...]]:

@@ -12,7 +12,7 @@ Refuses to understand rule text: what a line matches is the renderer's business.
 import base64
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -33,6 +33,7 @@ _BEARING = ' -m comment --comment "hw::'
 #: Ends what was put in front of a chain's former lines: as if the chain ended there.
 GUARD = "-j RETURN"
 
+_NAMED_SET = re.compile(r"--match-set (\S+)")
 _PLAIN = re.compile(r"[A-Za-z0-9._-]+")
 
 Chain = tuple[str, ...]
@@ -76,6 +77,7 @@ class TableState:
 
     Shape:  `chains`: our chain → the hash of each line, None for a line that is not ours.
             `kernel`: kernel chain → its lines in order.
+            `names`: our chain → the sets its lines name; without those whose text could not be read.
             `notes`: what the tool said besides, for people.
     Owner:  the agent's task alone; `transaction.record` is the only function that changes it.
     """
@@ -83,6 +85,12 @@ class TableState:
     chains: dict[str, Hashes] = field(default_factory=dict)
     kernel: dict[str, tuple[KernelLine, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    names: dict[str, frozenset[str]] = field(default_factory=dict, compare=False)
+
+
+def sets_in(bodies: Iterable[str]) -> frozenset[str]:
+    """Return the sets that lines name."""
+    return frozenset(name for body in bodies for name in _NAMED_SET.findall(body))
 
 
 def is_ours(chain: str) -> bool:

@@ -18,6 +18,7 @@ from hopwall_dataplane.iptables.table import (
     TableState,
     chain_hashes,
     check_chain,
+    sets_in,
     with_hash,
 )
 
@@ -204,7 +205,10 @@ def record(actual: TableState, tx: Transaction) -> None:
     """
     for write in tx.writes:
         actual.chains[write.name] = write.after
+        # Of what packets meet: what is behind a guard does not count.
+        actual.names[write.name] = sets_in(write.bodies)
     for edit in tx.edits:
         actual.kernel[edit.builtin] = edit.after
     for name in tx.removals:
         actual.chains.pop(name, None)
+        actual.names.pop(name, None)

@@ -11,6 +11,7 @@ from hopwall_dataplane.desired import Desired
 from hopwall_dataplane.moves.carrier import Carrier
 from hopwall_dataplane.moves.ears import Ears
 from hopwall_dataplane.moves.neighbours import forget
+from hopwall_dataplane.moves.rivals import Rivals
 from hopwall_model import topics
 from hopwall_model.status import Moved, MovedHere
 from hopwall_model.updates import EndpointId
@@ -27,6 +28,8 @@ class Arrivals:
     wake: Callable[[], None]
     #: None where flows are not carried along.
     carrier: Carrier | None = None
+    #: None where BGP is nothing to this host.
+    rivals: Rivals | None = None
     _ears: Ears = field(init=False)
     _signs: list[EndpointId] = field(default_factory=list)
     #: What calc was last told; None when it must be told again.
@@ -45,17 +48,26 @@ class Arrivals:
         if self.carrier is not None:
             await self.carrier.serve()
 
+    async def run(self) -> None:
+        """Find out when sources may yield, until cancelled."""
+        if self.rivals is not None:
+            await self.rivals.run()
+
     def fold(self, now: float) -> None:
-        """Let the workloads that were heard arrive, and migrations that have converged be over."""
+        """Let the workloads that were heard arrive, sources yield, and migrations that have converged be over."""
         signs, self._signs = self._signs, []
         for endpoint_id in signs:
             if self.desired.arrive(endpoint_id):
                 log.info("workload of endpoint %s has arrived here", endpoint_id)
+        if self.rivals is not None:
+            self.rivals.fold()
         self.desired.tick(now)
 
     def listen(self) -> None:
         """Listen to the interfaces where somebody is expected."""
         self._ears.listen(self.desired.expected())
+        if self.rivals is not None:
+            self.rivals.look()
 
     def welcome(self) -> None:
         """Do what else follows for the workloads that have arrived, whose routes stand now."""

@@ -5,15 +5,21 @@
     converge  the migration has ended; elevated still, until everybody has heard
     source    the workload is here, or was: a route that yields to any other
 
-Restartable: who is seen for the first time with an elevated route in the kernel was live before.
+With BGP a source yields only once older news are over: what its workload's last host said of the address may still
+be on its way, and looks like the news that the workload has gone back there. Until BIRD here knows of nobody else
+(`rivals`), the route stays where it stood.
+
+Restartable: who is seen for the first time with an elevated route in the kernel was live before, and a route that
+yields goes on yielding.
 Pure: time is a parameter.
 
 Source: Calico, felix/dataplane/linux/live_migration.go: Base, Target, Live, TimeWait.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 
 from hopwall_dataplane.moves.departures import Departures
 from hopwall_model.status import MovedHere
@@ -24,6 +30,11 @@ NORMAL = 0
 #: Source: Calico, ipv4ElevatedRoutePriority.
 ELEVATED = 512
 YIELDING = 4096
+#: How long older news are waited for at most: as long as a BIRD sleeps that nobody wakes (`bgp.waker`).
+PATIENCE_S = 3.0
+
+#: Of an endpoint of which nothing special stands in the kernel.
+NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
 class Phase(StrEnum):
@@ -61,7 +72,9 @@ class _State:
     addresses: frozenset[str]
     #: None once the migration has ended.
     move: Move | None
-    #: When convergence ends; None until the clock was asked.
+    #: Of a source that waits for older news to be over: where its route stands meanwhile.
+    stands: int | None = None
+    #: When convergence, or that wait, ends; None until the clock was asked.
     until: float | None = None
 
 
@@ -73,31 +86,51 @@ class Moves:
     """
 
     convergence_s: float = 30.0
+    #: Whether others may be told of an address by BGP, so that older news of it may be about.
+    with_bgp: bool = False
     departures: Departures = field(default_factory=Departures)
     _states: dict[EndpointId, _State] = field(default_factory=dict)
     _fresh: dict[EndpointId, Arrival] = field(default_factory=dict)
 
-    def put(self, endpoint: EndpointSet, elevated: Iterable[str] = ()) -> None:
-        """Take an endpoint as calc wants it; `elevated` are its addresses that were live before we were.
+    def put(self, endpoint: EndpointSet, standing: Mapping[str, int] = NOTHING) -> None:
+        """Take an endpoint as calc wants it; `standing` is what an agent before us left of migrations.
 
-        Shape: `elevated` is only given for an endpoint seen for the first time.
+        Shape: `standing` maps addresses to where their routes stand, if not at the normal priority; it is only given
+               for an endpoint seen for the first time.
         """
         before, move = self._states.get(endpoint.id), endpoint.move
+        elevated = frozenset(a for a, priority in standing.items() if priority == ELEVATED)
         if move is None or (move.role, move.migration) != _part(before):
             self._depart(endpoint.id)
         if move is None:
-            self._end(endpoint, before, frozenset(elevated))
+            self._end(endpoint, before, elevated)
             return
         addresses = frozenset(move.addresses)
         if move.role == "source":
-            phase = Phase.SOURCE
-        elif move.switched or addresses & set(elevated) or _is_live(before, move):
+            self._states[endpoint.id] = self._as_source(endpoint, before, move, standing)
+            return
+        if move.switched or addresses & elevated or _is_live(before, move):
             phase = Phase.LIVE
         else:
             phase = Phase.TARGET
         if phase is Phase.LIVE and before is not None and before.phase is Phase.TARGET:
             self._fresh[endpoint.id] = Arrival(endpoint.interface, move)
         self._states[endpoint.id] = _State(endpoint.interface, phase, addresses, move)
+
+    def _as_source(
+        self, endpoint: EndpointSet, before: _State | None, move: Move, standing: Mapping[str, int]
+    ) -> _State:
+        """Return the state of an endpoint that is a source (still, or from now on)."""
+        state = _State(endpoint.interface, Phase.SOURCE, frozenset(move.addresses), move)
+        if before is not None and before.phase is Phase.TARGET and before.move is not None:
+            # It is moved on, so it had arrived, though nobody heard of it.
+            self._fresh[endpoint.id] = Arrival(endpoint.interface, before.move)
+        if before is not None and before.phase is Phase.SOURCE:
+            state.stands, state.until = before.stands, before.until
+        elif self.with_bgp and YIELDING not in standing.values():
+            was_live = before is not None or ELEVATED in standing.values()
+            state.stands = ELEVATED if was_live else NORMAL
+        return state
 
     def _end(self, endpoint: EndpointSet, before: _State | None, elevated: frozenset[str]) -> None:
         """Note that the endpoint is in no migration (any more)."""
@@ -142,24 +175,38 @@ class Moves:
         fresh, self._fresh = self._fresh, {}
         return fresh
 
+    def rivals_gone(self, endpoint_id: EndpointId) -> bool:
+        """Let a source yield, as nobody else is known to have its addresses; return whether that is news."""
+        state = self._states.get(endpoint_id)
+        if state is None or state.stands is None:
+            return False
+        state.stands = state.until = None
+        return True
+
+    def waiting(self) -> dict[EndpointId, frozenset[str]]:
+        """Return the addresses of the sources that wait for older news to be over."""
+        states = self._states.items()
+        return {e: s.addresses for e, s in states if s.stands is not None and not _has_left(s)}
+
     def tick(self, now: float) -> list[EndpointId]:
-        """Return the endpoints whose convergence has ended; begin to count for those that have just begun."""
+        """Return the endpoints whose convergence or wait has ended; begin to count for those that have just begun."""
         self.departures.tick(now)
         ended = []
         for endpoint_id, state in self._states.items():
-            if state.phase is not Phase.CONVERGE:
+            if state.phase is not Phase.CONVERGE and state.stands is None:
                 continue
             if state.until is None:
-                state.until = now + self.convergence_s
+                state.until = now + (PATIENCE_S if state.move else self.convergence_s)
             if state.until <= now:
                 ended.append(endpoint_id)
         for endpoint_id in ended:
-            del self._states[endpoint_id]
+            if not self.rivals_gone(endpoint_id):
+                del self._states[endpoint_id]
         return ended
 
     @property
     def due_at(self) -> float | None:
-        """When the next convergence ends, or somebody is forgotten; None when nothing is counted."""
+        """When the next convergence or wait ends, or somebody is forgotten; None when nothing is counted."""
         ends = [self.departures.due_at, *(state.until for state in self._states.values())]
         return min((at for at in ends if at is not None), default=None)
 
@@ -189,7 +236,9 @@ class Moves:
             return None
         if state.phase is not Phase.SOURCE:
             return ELEVATED
-        return None if state.move is not None and state.move.switched else YIELDING
+        if _has_left(state):
+            return None
+        return YIELDING if state.stands is None else state.stands
 
     def expected(self) -> dict[EndpointId, frozenset[str]]:
         """Return the addresses of the endpoints whose workload is still to arrive."""
@@ -209,6 +258,11 @@ class Moves:
                 if state.phase is Phase.LIVE and state.move is not None
             )
         )
+
+
+def _has_left(source: _State) -> bool:
+    """Tell whether it is known that the workload of a source has gone."""
+    return source.move is not None and source.move.switched
 
 
 def _part(state: _State | None) -> tuple[str, str] | None:

@@ -3,10 +3,10 @@
 Pure.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from hopwall_dataplane.destinations import Local
-from hopwall_dataplane.moves.phases import ELEVATED, Expected, Moves
+from hopwall_dataplane.moves.phases import ELEVATED, YIELDING, Expected, Moves
 from hopwall_dataplane.nat import externals
 from hopwall_dataplane.placed import LinkState, Placed
 from hopwall_dataplane.routes.route import TABLE_MAIN, Route, RouteKey
@@ -23,12 +23,15 @@ def claims_of(endpoint: EndpointSet, interface: str, moves: Moves) -> dict[str, 
     return claims
 
 
-def elevated(endpoint: EndpointSet, actual: Mapping[RouteKey, Route]) -> Iterator[str]:
-    """Return the addresses that have an elevated route to the endpoint: what an agent before us left."""
+def standing(endpoint: EndpointSet, actual: Mapping[RouteKey, Route]) -> dict[str, int]:
+    """Return where routes to the endpoint stand by a migration: what an agent before us left."""
+    found = {}
     for cidr in (*endpoint.addresses, *externals(endpoint)):
-        route = actual.get(RouteKey(cidr, TABLE_MAIN, ELEVATED))
-        if route is not None and route.interface == endpoint.interface:
-            yield cidr
+        for priority in (YIELDING, ELEVATED):
+            route = actual.get(RouteKey(cidr, TABLE_MAIN, priority))
+            if route is not None and route.interface == endpoint.interface:
+                found[cidr] = priority
+    return found
 
 
 def expected(
