@@ -6,6 +6,7 @@ this fake does not claim.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
@@ -231,13 +232,18 @@ class FakeRestore:
             return outcome
         return parse_save(self.tables.save(table))
 
-    def trim(self, table: TableName, chain: str, guard: str) -> bool:
-        """Take out the lines of a chain behind its guard, and the guard, if they are all ours."""
-        held = self.tables.tables[table].get(chain)
-        hashes = parse_save(self.tables.save(table)).chains.get(chain, ())
-        if held is None or guard not in hashes or None in hashes[hashes.index(guard) :]:
+    def trim(self, table: TableName, guards: Mapping[str, str]) -> bool:
+        """Take out the lines of chains behind their guards, if they are all ours."""
+        held, stands = self.tables.tables[table], parse_save(self.tables.save(table)).chains
+        at = {
+            chain: stands[chain].index(guard)
+            for chain, guard in guards.items()
+            if guard in stands.get(chain, ())
+        }
+        if len(at) < len(guards) or any(None in stands[chain][n:] for chain, n in at.items()):
             return False
-        del held.lines[hashes.index(guard) :]
+        for chain, n in at.items():
+            del held[chain].lines[n:]
         return True
 
     async def close(self) -> None:

@@ -134,9 +134,9 @@ class _Restore(FakeRestore):
         self._host.settled()
         return outcome
 
-    def trim(self, table: TableName, chain: str, guard: str) -> bool:
+    def trim(self, table: TableName, guards: Mapping[str, str]) -> bool:
         """Take out what no packet meets, and tell."""
-        done = super().trim(table, chain, guard)
+        done = super().trim(table, guards)
         self._host.told()
         self._host.settled()
         return done

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from hopwall_dataplane.chains import TableChains
+from hopwall_dataplane.chains import Bodies, TableChains
 from hopwall_dataplane.iptables.driver import Restore
 from hopwall_dataplane.iptables.plan import Plan
 from hopwall_dataplane.iptables.table import TableState, dead_lines
@@ -45,29 +45,28 @@ class DeadLines:
         """Take them out; return the tables that are not as believed, and must be read again."""
         doubtful = set()
         for key, names in self._chains.items():
-            for name in sorted(names):
-                bodies = desired[key].desired.get(name)
-                if not _trim(restores[key[0]], key, name, tables[key], bodies):
-                    doubtful.add(key)
+            wanted, table = desired[key].desired, tables[key]
+            dead = {name: guard for name in sorted(names) if (guard := _dead(name, wanted, table))}
+            if dead and not _trim(restores[key[0]], key, dead):
+                doubtful.add(key)
+                continue
+            for name in dead:
+                table.chains[name] = table.chains[name][: len(wanted[name])]
         self._chains.clear()
         return doubtful
 
 
-def _trim(
-    restore: Restore,
-    key: TableKey,
-    name: str,
-    table: TableState,
-    bodies: tuple[str, ...] | None,
-) -> bool:
-    stands = table.chains.get(name)
+def _dead(name: str, wanted: Mapping[str, Bodies], table: TableState) -> str:
+    """Return the hash of a chain's guard; "" where it is another chain by now."""
+    bodies, stands = wanted.get(name), table.chains.get(name)
     if bodies is None or stands is None or not dead_lines(name, bodies, stands):
-        return True  # it is another chain by now
+        return ""
+    return stands[len(bodies)] or ""
+
+
+def _trim(restore: Restore, key: TableKey, guards: Mapping[str, str]) -> bool:
     try:
-        done = restore.trim(key[1], name, stands[len(bodies)] or "")
+        return restore.trim(key[1], guards)
     except OSError as error:
-        log.warning("lines of %s that nothing meets stay for now: %s", name, error)
-        done = False
-    if done:
-        table.chains[name] = stands[: len(bodies)]
-    return done
+        log.warning("lines of table %s that nothing meets stay for now: %s", key[1], error)
+        return False

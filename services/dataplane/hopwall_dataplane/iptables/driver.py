@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -324,22 +324,19 @@ class Restore:
         """Whether a line that is made waits for the kernel to let go of those that were taken out."""
         return self.backend.kind == "nft"
 
-    def trim(self, table: TableName, chain: str, guard: str) -> bool:
-        """Take out the lines of a chain behind its guard, and the guard; False where they are not as believed.
+    def trim(self, table: TableName, guards: Mapping[str, str]) -> bool:
+        """Take out the lines of chains behind their guards, and the guards, all or none.
 
-        Each by its handle, from the end on: whoever changes the chain meanwhile, none is bared by it.
-
+        Shape:  chain → hash of its guard. False where they are not as believed. Each line goes by its handle: whoever
+                changes a chain meanwhile, none behind a guard is bared.
         Errors: OSError.
-        Cost:   60 µs a line.
+        Cost:   0.2 ms and 20 µs a line.
         """
         with self._nft_lock:
-            nft = self._nft = self._nft or NftDriver(self.family)
-            handles = nft.behind(table, chain, guard)
-            if handles is None:
-                return False
-            nft.delete(table, chain, handles)
-        self.n_commits += len(handles)
-        return True
+            self._nft = self._nft or NftDriver(self.family)
+            done = self._nft.trim(table, guards)
+        self.n_commits += done
+        return done
 
     async def counts(self) -> dict[str, Count]:
         """Read how often each rule of this family was met, in all tables.
