@@ -41,7 +41,7 @@ from hopwall_dataplane.transition import SetUses
 from hopwall_model.updates import PolicyId, PolicySet, SetId, SetKind
 
 Bodies = tuple[str, ...]
-_POLICY_PREFIXES = ("hw-pe-", "hw-pi-", "hw-pm-")
+POLICY_PREFIXES = ("hw-pe-", "hw-pi-", "hw-pm-")
 
 #: Every form a policy may be needed in; at egress there is only the one that marks.
 _FORMS: tuple[tuple[Direction, TableName, bool], ...] = (
@@ -153,7 +153,7 @@ class ChainBook:
             for key, state in actual.items()
             for chains in (self.tables[key],)
             for name in chains.dirty
-            if name.startswith(_POLICY_PREFIXES)
+            if name.startswith(POLICY_PREFIXES)
             and (bodies := chains.desired.get(name)) is not None
             and (stands := state.chains.get(name)) is not None
             and dead_lines(name, bodies, stands) is None

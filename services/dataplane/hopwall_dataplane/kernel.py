@@ -19,6 +19,7 @@ from msgspec import structs
 
 from hopwall_dataplane import drift
 from hopwall_dataplane.as_of import AS_OF, AsOf
+from hopwall_dataplane.chains import POLICY_PREFIXES
 from hopwall_dataplane.changeover import change_over, in_time
 from hopwall_dataplane.classes import class_chain, numbers_in
 from hopwall_dataplane.conntrack.revocation import Revocation
@@ -361,7 +362,8 @@ class Kernel:
             if not chains.dirty and key not in self._compare_all:
                 continue
             dirty = None if key in self._compare_all else set(chains.dirty)
-            wanted, front = (chains.desired, chains.jumps), self.restores[family].waits_for_freed
+            front = POLICY_PREFIXES if self.restores[family].waits_for_freed else ()
+            wanted = (chains.desired, chains.jumps)
             plan = plan_table(table, *wanted, self._tables[key], dirty=dirty, in_front=front)
             if plan.later is not None:
                 self._later.setdefault(key, set()).update(plan.later.removals)

@@ -25,7 +25,7 @@ KEY: TableKey = (Family.V4, "filter")
 
 async def put(restore: Restore, actual: TableState, bodies: Chain) -> Plan:
     """Write the chain, in front of what it has."""
-    plan = plan_table("filter", {CHAIN: bodies}, (), actual, in_front=True)
+    plan = plan_table("filter", {CHAIN: bodies}, (), actual, in_front=(CHAIN,))
     assert plan.now is not None
     assert isinstance(await restore.apply(plan.now), Applied)
     record(actual, plan.now)

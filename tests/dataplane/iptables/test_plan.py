@@ -17,6 +17,7 @@ from hopwall_dataplane.iptables.table import (
 from hopwall_dataplane.iptables.transaction import record
 from tests.support.fake_iptables import FakeTables
 
+FRONT = ("hw-",)
 NAMES = [f"hw-{letter}" for letter in "abcdef"]
 BODIES = st.sampled_from([f"-p tcp --dport {n} -j ACCEPT" for n in range(4)] + ["-j DROP"])
 ALL_JUMPS = [
@@ -137,7 +138,7 @@ def test_in_front_nothing_is_freed_and_packets_meet_what_is_wanted(
     for step in path:
         turn(fake, step, actual)
     before = dict(actual.chains)
-    planned = plan_table("filter", *want, actual, in_front=True)
+    planned = plan_table("filter", *want, actual, in_front=FRONT)
     if planned.now is not None:
         fake.restore(planned.now.text)
         record(actual, planned.now)
@@ -151,7 +152,7 @@ def test_in_front_nothing_is_freed_and_packets_meet_what_is_wanted(
         assert (name in planned.dead) == (len(lines) > len(bodies)) == replaced
         if replaced:
             assert actual.chains[name][len(bodies) + 1 :] == had
-    again = plan_table("filter", *want, actual, in_front=True)
+    again = plan_table("filter", *want, actual, in_front=FRONT)
     assert (again.now, again.dead) == (None, planned.dead)
 
 
@@ -161,7 +162,7 @@ def test_a_long_chain_is_written_plainly() -> None:
     turn(fake, ({"hw-a": ("-j DROP",)}, ()))
     for n_lines, is_dead in ((64, True), (65, False)):
         bodies = tuple(f"-p tcp --dport {n} -j ACCEPT" for n in range(n_lines))
-        planned = plan_table("filter", {"hw-a": bodies}, (), state(fake), in_front=True)
+        planned = plan_table("filter", {"hw-a": bodies}, (), state(fake), in_front=FRONT)
         assert planned.now is not None
         assert (bool(planned.dead), planned.now.frees) == (is_dead, not is_dead)
 

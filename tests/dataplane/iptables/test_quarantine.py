@@ -53,7 +53,8 @@ async def test_exactly_the_bad_are_closed(
     }
     actual = await restore.read("filter")
     assert isinstance(actual, TableState)
-    tx = plan_table("filter", wanted, (Jump("FORWARD", "hw-0"),), actual, in_front=in_front).now
+    front = ("hw-",) if in_front else ()
+    tx = plan_table("filter", wanted, (Jump("FORWARD", "hw-0"),), actual, in_front=front).now
     assert tx is not None
     outcome = await restore.apply_with_quarantine(tx, stub)
     assert isinstance(outcome, Applied)

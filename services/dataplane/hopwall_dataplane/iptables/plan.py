@@ -48,12 +48,12 @@ def plan_table(
     actual: TableState,
     *,
     dirty: Set[str] | None = None,
-    in_front: bool = False,
+    in_front: tuple[str, ...] = (),
 ) -> Plan:
     """Find the transactions that turn actual into desired.
 
-    With `dirty` only chains of these names are compared, kernel chains included. With `in_front` what replaces a
-    short chain is put before it, so that `now` frees no line.
+    With `dirty` only chains of these names are compared, kernel chains included. Of chains whose names begin with
+    one of `in_front`, what replaces a short one is put before it, so that its lines are not freed by `now`.
 
     Errors: ValueError for a chain or jump that cannot be ours.
     Cost:   O(text of the compared chains); without `dirty`, of all.
@@ -67,7 +67,8 @@ def plan_table(
             continue
         n_dead = dead_lines(name, bodies, have) if have is not None else None
         if have is None or n_dead is None:
-            over = have if in_front and have is not None and _has_room(bodies, have) else ()
+            stays = have is not None and name.startswith(in_front) and _has_room(bodies, have)
+            over = have if have is not None and stays else ()
             writes.append(ChainWrite(name, bodies, have is None, over))
             n_dead = len(over)
         if n_dead:
