@@ -107,7 +107,7 @@ def handles_behind(rules: Iterable[bytes], guard: str) -> list[int] | None:
 
     None where the guard is not there, or a rule behind it is not ours.
     """
-    found = []
+    found: list[int] = []
     for body in reversed([*rules]):
         held = attribute_table(body, _NFGENMSG.size, len(body))
         line_hash = hash_in_comment(_comment(held))
