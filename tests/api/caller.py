@@ -280,4 +280,6 @@ async def said(caller: Caller, link: Link, *statuses: CalcStatus | HostStatus) -
 
 async def _heard(caller: Caller, status: HostStatus) -> bool:
     answer = await caller.get(f"/v1/hosts/{status.host}")
-    return answer.status == 200 and answer.json.get("revision") == status.revision
+    # What is zero is not said.
+    view = answer.json if answer.status == 200 else {}
+    return bool(view.get("reported")) and view.get("revision", 0) == status.revision

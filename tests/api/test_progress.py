@@ -7,13 +7,14 @@ from msgspec import structs
 
 from hopwall_api.progress import Progress, Target, Tracker
 from hopwall_model.resources import Key
-from hopwall_model.status import CalcStatus, MovesNobody, Refusal, Waiting
+from hopwall_model.status import BgpStatus, CalcStatus, MovesNobody, Refusal, Waiting
 from tests.api.caller import calc_status, host_status
 
 VM = Key("WorkloadEndpoint", "default", "vm1")
 HOST_A, HOST_B = (Key("HostEndpoint", "", name) for name in "ab")
 TIER = Key("Tier", "", "security")
 POLICY = Key("GlobalNetworkPolicy", "", "isolate")
+PEER, OTHER_PEER = (Key("BGPPeer", "", name) for name in ("tor", "to"))
 
 
 #: What reads show, where that is no matter.
@@ -244,14 +245,17 @@ def test_a_refused_route_is_the_matter_of_the_endpoint_with_its_address() -> Non
     ("refused", "concerned"),
     [
         ("host endpoint a", {HOST_A}),
-        ("way to NATS of host endpoint a", {HOST_A, POLICY, TIER}),
-        ("nat 192.0.2.10/32 of endpoint default/vm1", {VM, TIER}),
-        ("endpoint default/vm1", {VM, TIER}),
-        ("set s:1", {VM, HOST_A, HOST_B, POLICY, TIER}),
+        ("way to NATS of host endpoint a", {HOST_A, POLICY, TIER, PEER, OTHER_PEER}),
+        ("nat 192.0.2.10/32 of endpoint default/vm1", {VM, TIER, PEER, OTHER_PEER}),
+        ("endpoint default/vm1", {VM, TIER, PEER, OTHER_PEER}),
+        ("set s:1", {VM, HOST_A, HOST_B, POLICY, TIER, PEER, OTHER_PEER}),
         ("rules of policy gnp/isolate", {POLICY}),
         ("address 10.65.0.9/32 of endpoint default/vm1", {VM}),
         ("profile absent of endpoint default/vm1", {VM}),
         ("profile absent of host endpoint a", {HOST_A}),
+        ("bgp", {PEER, OTHER_PEER}),
+        ("bgp peer/tor/192.0.2.1", {PEER}),
+        ("bgp mesh/h2/192.0.2.2", {PEER, OTHER_PEER}),
     ],
 )
 def test_a_refusal_holds_up_what_it_bears_on_and_no_other(
@@ -260,9 +264,22 @@ def test_a_refusal_holds_up_what_it_bears_on_and_no_other(
     """One host endpoint with a bad interface does not make the host's other writes look refused."""
     status = host_status("h1", 5, refused=(Refusal(object=refused, reason="x"),))
     tracker = tracked(calc_status(0, 5, "h1"), status)
-    keys = (VM, HOST_A, HOST_B, POLICY, TIER)
+    keys = (VM, HOST_A, HOST_B, POLICY, TIER, PEER, OTHER_PEER)
     late = {key for key in keys if programmed(tracker, 5, key) == ("False", "Refused")}
     assert late == concerned
+
+
+def test_what_is_bird_s_is_in_force_when_bird_has_it() -> None:
+    """The kernel is there before BIRD: a BGPPeer waits for BIRD, an endpoint does not; without BGP nobody waits."""
+    late = BgpStatus(in_sync=False, reason="BIRD does not answer.")
+    tracker = tracked(calc_status(0, 5, "h1"), host_status("h1", 5, bgp=late))
+    assert programmed(tracker, 5, VM) == ("True", "Enforced")
+    progress = tracker.progress([Target(PEER, 5)])
+    assert stages(progress)["Programmed"] == ("False", "Pending")
+    assert progress.laggards[0].reason == "Host h1: BIRD does not answer."
+    for bgp in (BgpStatus(in_sync=True), None):
+        tracker.fold_host(host_status("h1", 5, bgp=bgp))
+        assert programmed(tracker, 5, PEER) == ("True", "Enforced")
 
 
 def test_a_fault_of_the_resource_itself_is_told_whatever_write_brought_it() -> None:

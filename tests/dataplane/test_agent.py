@@ -62,6 +62,13 @@ def sh(command: str) -> str:
     return subprocess.run(command.split(), capture_output=True, text=True, check=True).stdout
 
 
+async def eventually(holds: Callable[[], bool]) -> None:
+    """Wait until this holds."""
+    async with asyncio.timeout(60):
+        while not holds():
+            await asyncio.sleep(0.05)
+
+
 def save(backend: str, counters: str = "") -> str:
     """Return what both families' tables hold."""
     return sh(f"iptables-{backend}-save {counters}") + sh(f"ip6tables-{backend}-save {counters}")
@@ -165,7 +172,7 @@ async def _restart(calc: CalcStandIn, agent: AgentProcess) -> tuple[str, str, st
     backend = "nft" if "hw-FORWARD" in sh("iptables-nft-save") else "legacy"
     tables, sets = save(backend, "-c"), sh("ipset save")
     agent.kill()
-    calc.statuses.clear()
+    calc.forget()
     agent.start()
     await calc.applied()
     with urllib.request.urlopen("http://127.0.0.1:9099/metrics") as answer:
@@ -231,7 +238,6 @@ async def _links(calc: CalcStandIn, _agent: AgentProcess) -> list[str]:
     seen.append(sh("ip route show 10.65.0.30"))
     sh("ip link set taplate up")
     await calc.until(lambda s: not s.waiting)
-    await asyncio.sleep(0.1)
     seen.append(sh("ip route show 10.65.0.30"))
     sh("ip link set taplate down")
     sh("ip link set taplate name other")
@@ -267,7 +273,7 @@ async def _drift(calc: CalcStandIn, _agent: AgentProcess) -> tuple[str, str, lis
     sh("ip route del 10.65.0.21")
     sh("ipset del hw4-to 10.65.0.24")
     await calc.until(lambda s: s.drift_repaired >= 4)
-    await asyncio.sleep(0.1)
+    await eventually(lambda: len(calc.drifts) >= 4)
     everything = sh("ip route") + sh("ipset save")
     # What is right is not written anew: its lines are the very same ones.
     assert {c: h for c, h in handles.items() if c != "hw-known"}.items() <= _handles().items()
@@ -313,10 +319,10 @@ async def _fight(calc: CalcStandIn, _agent: AgentProcess) -> tuple[list[int], li
     line = "FORWARD -s 192.0.2.2 -j ACCEPT"
     n_put, generation = 0, _generation()
     counts = []
-    # Until it is called a fight, however slow the machine; then for some seconds more.
+    # Until it is called a fight, however slow the machine; then for some seconds more, and long enough to be one.
     begun_at = time.monotonic()
     told_at = 0.0
-    while time.monotonic() < (told_at + 5.0 if told_at else begun_at + 40.0):
+    while time.monotonic() < (told_at + 5.0 if told_at and n_put > 100 else begun_at + 90.0):
         n_put += 1
         sh(f"iptables-nft -D {line}") if n_put > 1 else None
         sh(f"iptables-nft -I {line}")
@@ -340,7 +346,7 @@ def _generation() -> int:
 
 
 def _spent() -> float:
-    with urllib.request.urlopen("http://127.0.0.1:9099/metrics", timeout=5) as answer:
+    with urllib.request.urlopen("http://127.0.0.1:9099/metrics", timeout=60) as answer:
         text = answer.read().decode()
     found = re.search(r"^hopwall_watch_seconds_total (\S+)$", text, re.M)
     assert found is not None
@@ -367,9 +373,7 @@ async def _removal(calc: CalcStandIn, _agent: AgentProcess) -> str:
     await calc.applied()
     await calc.remove("d/a")
     await calc.applied()
-    async with asyncio.timeout(10):
-        while "hw-cf" in sh("iptables-nft-save -t filter"):
-            await asyncio.sleep(0.05)
+    await eventually(lambda: "hw-cf" not in sh("iptables-nft-save -t filter"))
     return sh("iptables-nft-save -t filter") + sh("ipset save") + sh("ip route")
 
 

@@ -63,7 +63,7 @@ def words(calc: CalcStandIn, action: Verdict) -> PolicySet:
 
 async def until_says(words: str) -> str:
     """Wait until the agent says why it is not ready, in these words."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while words not in (text := await asyncio.to_thread(why_not_ready)):
             await asyncio.sleep(0.1)
     return text
@@ -79,7 +79,7 @@ def why_not_ready() -> str:
 
 async def until_written(file: Path, words: bytes) -> None:
     """Wait until the file says this."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not file.exists() or words not in file.read_bytes():
             await asyncio.sleep(0.02)
 
@@ -114,9 +114,9 @@ async def _ahead(calc: CalcStandIn, agent: AgentProcess, file: Path) -> dict[str
     agent.kill()
     shutil.copy(older, file)
     agent.argv[at] = bus
-    calc.statuses.clear()
+    calc.forget()
     agent.start()
-    status = await calc.applied(20)
+    status = await calc.applied()
     found["heard"] = kernel_state()
     found["not kept"] = status.not_kept
     return found

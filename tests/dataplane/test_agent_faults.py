@@ -137,7 +137,7 @@ async def _large(calc: CalcStandIn, _agent: AgentProcess) -> tuple[int, list[str
     calc.epoch, calc.number = "e2", 1
     began = time.monotonic()
     await calc._publish([])
-    status = await calc.applied(30.0)
+    status = await calc.applied()
     return len(status.waiting), [one.object for one in status.refused], time.monotonic() - began
 
 

@@ -82,7 +82,7 @@ async def new_epoch(calc: CalcStandIn, epoch: str, keep: int) -> None:
 async def release(calc: CalcStandIn, epoch: str) -> Released:
     """Release as the api does."""
     subject = topics.release_subject("h1")
-    body = await calc.link.request_chunked(subject, ReleaseRequest(epoch=epoch), timeout_s=5)
+    body = await calc.link.request_chunked(subject, ReleaseRequest(epoch=epoch), timeout_s=30)
     return codec.decoder(Released)(body)
 
 
@@ -178,7 +178,7 @@ def test_ordinary_removals_are_not_held_up(host: Netns, tmp_path: Path) -> None:
 async def _no_file(calc: CalcStandIn, agent: AgentProcess) -> tuple[int, str, int]:
     await begin(calc)
     agent.kill()
-    calc.statuses.clear()
+    calc.forget()
     await new_epoch(calc, "e2", keep=0)
     agent.start()
     status = await calc.until(lambda s: s.held is not None)
@@ -207,7 +207,7 @@ def state_of(folder: Path) -> LastGoodFile:
 def readyz() -> tuple[int, str]:
     """Ask the agent whether it is ready."""
     try:
-        with urllib.request.urlopen("http://127.0.0.1:9099/readyz", timeout=2) as answer:
+        with urllib.request.urlopen("http://127.0.0.1:9099/readyz", timeout=20) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -218,12 +218,12 @@ async def _kept(calc: CalcStandIn, agent: AgentProcess, folder: Path) -> dict[st
     await begin(calc)
     await calc.remove("d/0")
     await calc.applied()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (loaded := state_of(folder).load()) is None or loaded.mirror.revision < calc.revision:
             await asyncio.sleep(0.1)
     seen["on disk"] = (loaded.mirror.epoch, len(loaded.mirror.endpoints))
     agent.kill()
-    calc.statuses.clear()
+    calc.forget()
     # calc is there, but as one that knows nothing: what the file says stands against it.
     await new_epoch(calc, "e2", keep=0)
     agent.start()

@@ -13,6 +13,7 @@ from hopwall_model.updates import (
     PolicyId,
     PolicySet,
     ResolvedRule,
+    Scope,
     SetBucket,
     SetId,
 )
@@ -178,7 +179,7 @@ async def test_a_policy_by_another_set_closes_nobody() -> None:
     await turn(
         watched.kernel, members("s:x"), members("s:y"), by_x, endpoint(0, "gnp/a", address=9)
     )
-    await turn(watched.kernel, NeedRemoved(scope="set/s:y"))
+    await turn(watched.kernel, NeedRemoved(scope=Scope("set/s:y")))
     watched.seen.clear()
 
     await turn(watched.kernel, members("s:y", PEER), by_y)

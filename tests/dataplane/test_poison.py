@@ -225,7 +225,7 @@ async def _poisoned(calc: CalcStandIn, agent: AgentProcess) -> tuple[list[list[s
     seen, kernels = [], []
 
     async def look() -> None:
-        status = await calc.applied(timeout_s=20)
+        status = await calc.applied()
         seen.append([refusal.object for refusal in status.refused])
         sets = subprocess.run(
             ["ipset", "save", "hw4-to"], capture_output=True, text=True, check=True
@@ -237,8 +237,8 @@ async def _poisoned(calc: CalcStandIn, agent: AgentProcess) -> tuple[list[list[s
     await calc.say(endpoints=(bad, other))
     await look()
     agent.kill()  # and one that meets it first thing
+    calc.forget()
     agent.start()
-    calc.statuses.clear()
     await look()
     await calc.remove(bad.id)
     await look()

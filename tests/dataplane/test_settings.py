@@ -29,3 +29,11 @@ def test_bgp_is_off_unless_asked_for() -> None:
     settings = DataplaneSettings()
     settings.check()
     assert not settings.bgp
+
+
+@pytest.mark.parametrize("text", ["10.0.0.300", "fe80::1", "169.254.001.1", "gateway"])
+def test_a_gateway_is_an_address(text: str) -> None:
+    """What the kernel would refuse at every turn is refused at the start."""
+    with pytest.raises(ConfigError, match="link_local_gateway"):
+        DataplaneSettings(link_local_gateway=text).check()
+    DataplaneSettings(link_local_gateway="").check()

@@ -29,7 +29,8 @@ from tests.support.netns import Netns
 pytestmark = [pytest.mark.e2e, pytest.mark.kernel, pytest.mark.nats]
 
 GNS = kind_named("gns")
-KILLS = 30
+#: So many, and meanwhile so many acknowledged writes.
+KILLS, WRITES = 20, 20
 OPEN: tuple[tuple[str, str, Literal[4, 6]], ...] = (("a", "b", 4), ("b", "a", 6))
 CLOSED: tuple[tuple[str, str, Literal[4, 6]], ...] = (("a", "c", 4),)
 _CTA_ID, _CTA_TUPLE_ORIG = 12, 1
@@ -107,17 +108,19 @@ async def write(lab: Lab, kept: list[str]) -> None:
         await asyncio.sleep(0.05)
 
 
-async def kill_at_random(lab: Lab, seed: int) -> dict[str, int]:
-    """Kill one service after the other, some while they start; return how often each was hit."""
+async def kill_at_random(lab: Lab, seed: int, kept: list[str]) -> None:
+    """Kill one service after the other, some while they start, until enough were hit and enough was written.
+
+    Who is killed often is started again after a longer and longer pause, and then there is nobody to kill.
+    """
     chance = random.Random(seed)
-    hit = dict.fromkeys(lab.services, 0)
-    for _ in range(KILLS):
+    n_hit = 0
+    while n_hit < KILLS or len(kept) < WRITES:
         await asyncio.sleep(chance.uniform(0.05, 1.2))
         name = chance.choice(sorted(lab.services))
-        if lab.services[name].pid:
+        if lab.services[name].pid and n_hit < KILLS:
             lab.services[name].signal(signal.SIGKILL)
-            hit[name] += 1
-    return hit
+            n_hit += 1
 
 
 async def test_kill_9_at_random_instants_is_not_noticed(lab: Lab) -> None:
@@ -130,21 +133,19 @@ async def test_kill_9_at_random_instants_is_not_noticed(lab: Lab) -> None:
     kept: list[str] = []
     async with asyncio.TaskGroup() as tasks:
         writing = tasks.create_task(write(lab, kept))
-        hit = await kill_at_random(lab, seed=5)
+        await kill_at_random(lab, 5, kept)
         writing.cancel()
     after = {host: tracked(lab, host) for host in lab.hosts}
     opened = [await lab.stop_flow(src, dst) for src, dst, _ in OPEN]
     closed = [await lab.stop_flow(src, dst) for src, dst, _ in CLOSED]
-    await lab.client.ready(timeout_s=60.0)
+    await lab.client.ready(timeout_s=120.0)
     last = topo.resource("GlobalNetworkSet", "last", {"nets": ["192.0.2.1/32"]})
-    assert reached(await lab.client.apply([last], wait="programmed", timeout_s=60.0))
+    assert reached(await lab.client.apply([last], wait="programmed", timeout_s=120.0))
     stored = {item["metadata"]["name"] for item in (await lab.client.list(GNS))["items"]}
     assert [flow["sent"] - flow["received"] for flow in opened] == [0, 0]
     assert all(flow["sent"] > 500 for flow in opened)
     assert [flow["received"] for flow in closed] == [0]
     assert set(kept) <= stored
-    assert len(kept) > 20
-    assert sum(hit.values()) > KILLS / 2, hit
     for host, flows in before.items():
         mine = {original: number for original, number in flows.items() if original in after[host]}
         assert len(mine) >= len(OPEN)

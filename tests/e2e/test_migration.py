@@ -1,6 +1,7 @@
 """Workloads that move between hosts, by every variant, in labs with routes by NATS and by BGP."""
 
 import asyncio
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -15,8 +16,17 @@ from hopwall_cli.lab import topology as topo
 from hopwall_cli.lab.bgp import Routing, Topology
 from hopwall_cli.lab.lab import Lab
 from hopwall_cli.lab.topology import Workload
+from hopwall_dataplane.moves.phases import YIELDING
 from tests.support.moving import V6, Vm
-from tests.support.moving_variants import CONVERGENCE_S, CUT, TROUBLES, VARIANTS, wrong_turns
+from tests.support.moving_story import Story
+from tests.support.moving_variants import (
+    CONVERGENCE_S,
+    CUT,
+    TROUBLES,
+    VARIANTS,
+    Run,
+    wrong_turns,
+)
 from tests.support.talk import Talk
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
@@ -149,6 +159,46 @@ async def heard_by_all(talks: list[Talk]) -> None:
 async def test_a_source_that_is_cut_off_attracts_nothing(vm: Vm) -> None:
     """All others find the workload; with BGP the old host does too, and goes on after convergence."""
     await moves_in_trouble(vm, CUT)
+
+
+@pytest.mark.parametrize("vm", ["mesh"], indirect=True, scope="module")
+async def test_what_the_last_host_said_is_no_news_of_a_way_back(vm: Vm) -> None:
+    """As long as its BIRD tells nobody that the workload has left, nobody believes that it has gone back there."""
+    here, there = "h2", "h1"
+    bird = vm.lab.services[f"bird-{here}"]
+    if vm.at == here:
+        await VARIANTS["gratuitous ARP"](vm, there)
+    name = await vm.declare(here)
+    await vm.plug(here, "garp")
+    await vm.found_at(here)
+    bird.signal(signal.SIGSTOP)
+    try:
+        await vm.remove(there)
+        await vm.end(name)
+        story, began_at = Story(vm), time.monotonic()
+        name = await vm.declare(there)
+        await vm.plug(there, "garp")
+        await vm.found_at(there, there, "h3")
+        await vm.end(name)
+        name = await vm.declare_back(here)
+        await asyncio.sleep(0.3)
+    finally:
+        bird.signal(signal.SIGCONT)
+    await _yields(vm, there)
+    await vm.plug(here, "garp")
+    await vm.found_at(here)
+    await vm.remove(there)
+    await vm.end(name)
+    run = Run(began_at, (here, there, here))
+    wrong = wrong_turns(vm, run)
+    assert wrong == [], "\n".join([*wrong, *story.tell(run)])
+
+
+async def _yields(vm: Vm, host: str) -> None:
+    """Wait until the workload's route on a host yields to any other."""
+    async with asyncio.timeout(10):
+        while f"metric {YIELDING}" not in await vm.lab.run(host, ["ip", "route", "show", vm.v4]):
+            await asyncio.sleep(0.01)
 
 
 @in_the_last

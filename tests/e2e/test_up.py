@@ -71,6 +71,16 @@ class Machine:
             }
         return found
 
+    def rules_at_rest(self) -> str:
+        """Return the rules once they stay so for a second: what nothing leads to any more is removed a little later."""
+        before = self.ns.run(["iptables-save"])
+        while True:
+            time.sleep(1.0)
+            now = self.ns.run(["iptables-save"])
+            if now.count("\n-A") == before.count("\n-A"):
+                return now
+            before = now
+
     def ns_pids(self) -> list[int]:
         """Return the processes on the machine."""
         listed = subprocess.run(
@@ -115,7 +125,7 @@ def test_life_of_one_host(machine: Machine) -> None:
         items = json.loads(machine.run("get", "wep", "-o", "json"))["items"]
         assert [item["metadata"]["name"] for item in items] == ["vm1"]
         machine.run("apply", "-f", "-", "--wait", "programmed", text=PROFILE)
-        rules = machine.ns.run(["iptables-save"])
+        rules = machine.rules_at_rest()
     assert machine.children() == set()
     assert machine.ns.run(["iptables-save"]).count("\n-A") == rules.count("\n-A")
     assert "10.65.0.24 dev tapvm1" in machine.ns.run(["ip", "route"])

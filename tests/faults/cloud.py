@@ -183,6 +183,17 @@ class Cloud(Lab):
         place, argv = self._argv[name]
         super()._keep(name, place, argv)
 
+    def beside(self, name: str, like: str) -> None:
+        """Start another process like one that runs."""
+        place, argv = self._argv[like]
+        self._keep(name, place, argv)
+
+    async def exchange(self, name: str, *prefix: str) -> None:
+        """Run a process anew behind another command (`env …`); behind none: as it was."""
+        await self.take_away(name)
+        place, argv = self._argv[name]
+        super()._keep(name, place, [*prefix, *argv])
+
     def ended_by_themselves(self) -> list[str]:
         """Return the processes that were started more often than they were killed."""
         return [

@@ -9,6 +9,7 @@ import asyncio
 import select
 import socket
 import subprocess
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -33,7 +34,8 @@ NODES = (
     states.host("h1", f"{OWN[4]}/24", f"{OWN[6]}/64"),
     states.host("h2", f"{OTHER[4]}/24", f"{OTHER[6]}/64"),
 )
-QUIET_S = 0.25
+#: How long to wait for one more packet that must not come, and for those that must.
+QUIET_S, PATIENCE_S = 0.25, 5.0
 #: Types for which connection tracking begins a flow. Source: nf_conntrack_proto_icmp(v6).c.
 FIRST_TYPES = {4: (8, 13, 17), 6: (128,)}
 
@@ -230,7 +232,12 @@ def _send(sent: list[Sent], names: list[str], seen: Seen) -> None:
         wires[one.interface].send(whole)
         if index % 32 == 31:
             _collect(wires, marks, seen, 0.0)
-    _collect(wires, marks, seen, QUIET_S)
+    awaited = {index for index, one in enumerate(sent) if one.expected == "allow"}
+    deadline_at = time.monotonic() + PATIENCE_S
+    while True:
+        _collect(wires, marks, seen, QUIET_S)
+        if awaited <= seen.came_out.keys() or time.monotonic() > deadline_at:
+            break
     for wire in wires.values():
         wire.close()
 

@@ -48,7 +48,7 @@ async def hasty(server: NatsServer, n_hasty: int) -> AsyncIterator[str]:
 async def test_a_server_that_asks_first_is_connected_to(nats_server: NatsServer) -> None:
     """A PING before the PONG, as a server sends to a client that took over two seconds, ends in a connection."""
     link = Link("test")
-    async with hasty(nats_server, 2) as url, asyncio.timeout(10):
+    async with hasty(nats_server, 2) as url, asyncio.timeout(60):
         await link.connect(CommonSettings(nats_url=(url,)))
         assert link.connected
         await link.ensure_streams()
@@ -70,7 +70,7 @@ async def test_a_client_that_has_given_up_ends_its_service(
     await nats_server.stop()
     await nats_server.start()
     with pytest.raises(LinkError, match="has given up: starting anew"):
-        await asyncio.wait_for(link.watch(), 10)
+        await asyncio.wait_for(link.watch(), 60)
     await link.close()
 
 
@@ -86,7 +86,7 @@ async def test_a_client_that_waits_for_its_server_is_not_given_up(
         await nats_server.stop()
         await asyncio.sleep(2)
         await nats_server.start()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not link.connected:
                 await asyncio.sleep(0.05)
         await asyncio.sleep(0.3)

@@ -41,7 +41,7 @@ async def resets(follower: AsyncIterator[list[Followed]]) -> tuple[Reset, list[R
 
 async def connected(link: Link) -> None:
     """Wait until the link is connected again."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while not link.connected:
             await asyncio.sleep(0.02)
 

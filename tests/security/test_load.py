@@ -11,11 +11,11 @@ import pytest
 from hopwall_cli.nats_server import NatsServer
 from tests.security.load import Attack, Victim, measured, raise_limit, victim
 
-pytestmark = [pytest.mark.nats, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.nats, pytest.mark.timeout(600)]
 
 HEAD = b"PUT /v1/nodes/n HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
 GET = b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n"
-#: Generous: the machine is shared, and the attacker runs in the measuring process.
+#: Of the API's processor time. Generous: the attacker runs in the measuring process, which may see an answer late.
 SLOWEST_S = 5.0
 MOST_MB = 800.0
 
@@ -41,7 +41,7 @@ async def large_body(one: Victim) -> None:
                 await writer.drain()
             sent += 65536
             await asyncio.sleep(0)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert b" 413 " in await answer
         assert sent < 30_000_000
         writer.close()
@@ -51,7 +51,7 @@ async def expecting(one: Victim) -> None:
     """Ask first whether 100 MB may be sent."""
     reader, writer = await one.open()
     writer.write(HEAD + b"Expect: 100-continue\r\nContent-Length: 104857600\r\n\r\n")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert b" 413 " in await reader.readuntil(b"\r\n")
     writer.close()
 
@@ -66,7 +66,7 @@ async def gzip_bomb(one: Victim) -> None:
         with contextlib.suppress(ConnectionError):
             writer.write(bomb)
             await writer.drain()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert b" 415 " in await reader.readuntil(b"\r\n")
         writer.close()
 
@@ -197,7 +197,7 @@ async def test_a_watch_too_many_is_told_so(nats_server: NatsServer) -> None:
         for _ in range(11):
             reader, writer = await one.open()
             writer.write(b"GET /v1/nodes?watch=true HTTP/1.1\r\nHost: a\r\n\r\n")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 heads.append((await reader.readuntil(b"\r\n\r\n"), writer))
         assert [b" 200 " in head for head, _ in heads] == [True] * 10 + [False]
         assert b" 503 " in heads[-1][0]
@@ -209,11 +209,14 @@ async def test_a_watch_too_many_is_told_so(nats_server: NatsServer) -> None:
 async def test_who_waits_longest_makes_room(nats_server: NatsServer) -> None:
     """When all places are taken, the connection that has been silent longest is closed for a newcomer."""
     async with victim(nats_server.url, "--max-connections", "10") as one:
+        n_before = one.n_files
         silent = [await one.open() for _ in range(10)]
-        await asyncio.sleep(0.2)
+        async with asyncio.timeout(60):
+            while one.n_files < n_before + 10:
+                await asyncio.sleep(0.02)
         reader, writer = await one.open()
         writer.write(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert b" 200 " in await reader.readuntil(b"\r\n")
             assert await silent[0][0].read() == b""
         assert not silent[-1][0].at_eof()

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from unittest.mock import patch
 
+from hopwall_api import progress
 from hopwall_dataplane.agent import Agent
 from hopwall_dataplane.changeover import Changeover
 from hopwall_dataplane.desired import Desired
@@ -122,6 +123,16 @@ def _as_they_come(
     return Changeover(closings, [*desired.members.plan_additions(), *goes], frozenset())
 
 
+def who_was_heard_is_all(world: World) -> None:
+    """Let an api that does not know whom a write concerns take the hosts it has heard for all that there are."""
+    right = progress._programmed
+    world.during = lambda: patch.object(
+        progress,
+        "_programmed",
+        lambda n, late, failed, sure: right(n, late, failed, sure or n > 0),
+    )
+
+
 def no_compare_and_set(world: World) -> None:
     """Let the stream store a write whatever it was to replace: two replicas of the api undo each other."""
     world.compares = False
@@ -135,4 +146,5 @@ SWITCHES: tuple[Callable[[World], None], ...] = (
     watch_as_truth,
     no_compare_and_set,
     members_as_they_come,
+    who_was_heard_is_all,
 )

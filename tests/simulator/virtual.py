@@ -47,7 +47,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __enter__(self) -> Self:
         """Set the product's clock by this loop."""
         self._real_clock = clock.monotonic
-        clock.monotonic = self.time
+        self._real_file_time = clock.file_time
+        clock.monotonic = clock.file_time = self.time
         asyncio.set_event_loop(self)
         return self
 
@@ -58,7 +59,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         trace: TracebackType | None,
     ) -> None:
         """Set it back, end what still runs, and close the loop."""
-        clock.monotonic = self._real_clock
+        clock.monotonic, clock.file_time = self._real_clock, self._real_file_time
         left = asyncio.all_tasks(self)
         for task in left:
             task.cancel()

@@ -34,6 +34,7 @@ from tests.simulator.bus import Bus, FakeLink, Stream
 from tests.simulator.judge import Fault, History, Probe, probes_of
 from tests.simulator.kernels import Reader
 from tests.simulator.virtual import VirtualLoop
+from tests.simulator.waiter import Waiter
 from tests.simulator.writers import write_and_judge
 from tests.support import states
 from tests.support.fake_kernel import FakeHost
@@ -109,6 +110,7 @@ class World:
         self._by_host: dict[str, list[Probe]] = {}
         #: Name → the endpoint that had it first.
         self._first: dict[str, WorkloadEndpoint] = {}
+        self.waiter = Waiter(self.bus)
         self.hosts = {name: Host(name, FakeHost(name, LINKS)) for name in HOSTS}
         self._calc: asyncio.Task[None] | None = None
         self._calc_link: FakeLink | None = None
@@ -204,7 +206,8 @@ class World:
     def _store(self, event: ResourceSet | ResourceRemoved) -> None:
         self.history.put(self.state)
         self._tell(f"revision {self.history.newest}: {_words(event)}")
-        self.bus.append(event)
+        removed = isinstance(event, ResourceRemoved)
+        self.waiter.wait_for(event.key, self.bus.append(event), removed=removed)
         if self._dice.random() < 0.5:
             more = probes_of(self.state, self._dice, 6)
             self.probes = [*self.probes, *more][-N_PROBES:]
@@ -269,6 +272,7 @@ class World:
 
     def _ask(self, host: Host, probes: list[Probe]) -> None:
         moment = host.reader.now()
+        floor = max(host.floor, self.waiter.until)
         for probe in probes:
             found = moment.verdict(probe)
             if found is None:
@@ -276,9 +280,9 @@ class World:
             self.n_asked += 1
             verdict, trace = found
             by_nobody = trace[-1].startswith(("hw-from", "hw-to")) if trace else False
-            if not self.history.explains(probe, verdict, host.floor, by_nobody=by_nobody):
+            if not self.history.explains(probe, verdict, floor, by_nobody=by_nobody):
                 newest = self.history.newest
-                self.faults.append(Fault(probe, verdict, host.floor, newest, trace))
+                self.faults.append(Fault(probe, verdict, floor, newest, trace))
                 self._tell(f"FAULT: {self.faults[-1].words}")
 
     # ------------------------------------------------------------ what befalls it
@@ -320,6 +324,21 @@ class World:
     async def _server_starts_anew(self, _host: Host) -> None:
         self.bus.restart()
 
+    async def _api_starts_anew(self, _host: Host) -> None:
+        self.waiter.start()
+
+    async def _server_api_and_agent_are_away(self, host: Host) -> None:
+        """Let nobody but calc and the other hosts know of some changes."""
+        self.bus.restart()
+        self.waiter.kill()
+        self.kill_agent(host)
+        for _ in range(2):
+            self.change()
+            await asyncio.sleep(self._dice.choice((0.05, 0.3)))
+        self.waiter.start()
+        await asyncio.sleep(self._dice.choice((0.0, 0.01, 0.3, 2.0)))
+        self.start_agent(host)
+
     async def _tables_fail_once(self, host: Host) -> None:
         for restore in host.kernel.restores.values():
             restore.fail_next = [None, Retry("later")]
@@ -344,6 +363,7 @@ class World:
         """Live these steps, then in peace, until nothing changes any more."""
         self.settle_in()
         self.start_calc()
+        self.waiter.start()
         for host in self.hosts.values():
             self.start_agent(host)
         await asyncio.sleep(3.0)
@@ -377,6 +397,7 @@ class World:
     async def end(self) -> None:
         """End every process."""
         self.kill_calc()
+        self.waiter.kill()
         for host in self.hosts.values():
             self.kill_agent(host)
         await asyncio.sleep(0)
@@ -397,6 +418,8 @@ _BEFALLS = (
     World._messages_get_lost,
     World._messages_come_twice_and_in_disorder,
     World._server_starts_anew,
+    World._api_starts_anew,
+    World._server_api_and_agent_are_away,
     World._tables_fail_once,
     World._wrong_server,
 )

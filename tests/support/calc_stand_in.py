@@ -29,6 +29,7 @@ from hopwall_model.updates import (
     SharedUpdate,
     SnapshotRequest,
 )
+from hopwall_runtime import clock
 from hopwall_runtime.config import CommonSettings
 from hopwall_runtime.link import Link
 
@@ -56,6 +57,7 @@ class CalcStandIn:
         #: What answers the host's requests; a test may put another in its place.
         self.answer: Callable[[SnapshotRequest, str], bytes] = self._snapshot
         self._news = asyncio.Event()
+        self._known_at = ""
 
     async def start(self) -> None:
         """Listen to the host and answer its requests."""
@@ -70,8 +72,14 @@ class CalcStandIn:
         await self.link.flush()
 
     def _on_status(self, status: HostStatus, _subject: str) -> None:
-        self.statuses.append(status)
-        self._news.set()
+        if status.at > self._known_at:
+            self.statuses.append(status)
+            self._news.set()
+
+    def forget(self) -> None:
+        """Forget what the host said, also what is still on its way: its agent has been killed."""
+        self.statuses.clear()
+        self._known_at = clock.now_text()
 
     def _snapshot(self, _request: SnapshotRequest, _subject: str) -> bytes:
         needs = [NeedSet(scope=s, version=p.version) for s, p in self.pieces.items()]

@@ -42,11 +42,13 @@ class NflogListener:
         (code,) = struct.unpack_from("=i", answer, 16)
         assert (kind, code) == (_NLMSG_ERROR, 0), (kind, code)
 
-    def prefixes(self, *, quiet_s: float = 0.3) -> list[str]:
-        """Return the prefix of each message that came, until none has come for so long."""
+    def prefixes(
+        self, *, at_least: int, quiet_s: float = 1.0, patience_s: float = 60.0
+    ) -> list[str]:
+        """Return the prefix of each message that came: as many as there must be, and then until all is quiet."""
         found: list[str] = []
-        self._socket.settimeout(quiet_s)
         while True:
+            self._socket.settimeout(quiet_s if len(found) >= at_least else patience_s)
             try:
                 data = self._socket.recv(65536)
             except TimeoutError:

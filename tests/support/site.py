@@ -29,6 +29,7 @@ WORKLOAD = {
     "a": {4: "10.65.0.10", 6: "fd65::10"},
     "b": {4: "10.65.0.11", 6: "fd65::11"},
 }
+_SERVER_S = 20.0
 #: Each says to whoever connects what address it sees.
 PORTS = (22, 80, 81, 443)
 
@@ -48,8 +49,12 @@ while True:
 
 
 def seen_by(address: str, port: int, timeout_s: float = 0.4) -> str:
-    """Connect from the current namespace; return the source the other end saw, "" when nothing passes."""
+    """Connect from the current namespace; return the source the other end saw, "" when nothing passes.
+
+    The kernel of the other end connects by itself; the server's word may have to wait for a busy machine.
+    """
     with contextlib.suppress(OSError), socket.create_connection((address, port), timeout_s) as made:
+        made.settimeout(_SERVER_S)
         return made.recv(64).decode()
     return ""
 

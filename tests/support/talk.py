@@ -2,7 +2,9 @@
 
 Run as a process inside a namespace: `python -m tests.support.talk ROLE PROTOCOL ADDRESS PORT`, where ROLE is
 "serve" or "call" and PROTOCOL is "tcp", "udp" or "icmp" (called only). Each tick received is a line on
-standard output: the system-wide monotonic time and the number.
+standard output: when it was received and when sent, on the system-wide monotonic clock, and the number.
+Whether a flow is open at a moment is told by what was sent then: an end that waits for a processor says late
+what came in time.
 """
 
 import contextlib
@@ -15,9 +17,19 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 _TICK_S = 0.02
-_TICK = struct.Struct("!I")
+_TICK = struct.Struct("!Id")
+_ICMP_HEAD_BYTES = 8
+
+
+class Tick(NamedTuple):
+    """One tick that came through."""
+
+    heard_at: float
+    sent_at: float
+    number: int
 
 
 class Talk:
@@ -33,16 +45,16 @@ class Talk:
         )
         os.close(handle)
 
-    def heard(self) -> list[tuple[float, int]]:
-        """Return (time, number) of every tick received."""
+    def heard(self) -> list[Tick]:
+        """Return every tick received."""
         lines = self._heard.read_text().splitlines(keepends=True)
         whole = [line.split() for line in lines if line.endswith("\n")]
-        return [(float(at), int(number)) for at, number in whole]
+        return [Tick(float(at), float(sent), int(number)) for at, sent, number in whole]
 
     def last_at(self) -> float:
-        """Return when the last tick was received, 0 for never."""
+        """Return when the last tick that came through was sent, 0 for never."""
         heard = self.heard()
-        return heard[-1][0] if heard else 0.0
+        return heard[-1].sent_at if heard else 0.0
 
     def close(self) -> None:
         """End it."""
@@ -51,9 +63,13 @@ class Talk:
         self._heard.unlink()
 
 
-def _say(number: int) -> None:
-    sys.stdout.write(f"{time.monotonic():.4f} {number}\n")
+def _say(number: int, sent_at: float) -> None:
+    sys.stdout.write(f"{time.monotonic():.4f} {sent_at:.4f} {number}\n")
     sys.stdout.flush()
+
+
+def _tick(number: int) -> bytes:
+    return _TICK.pack(number, time.monotonic())
 
 
 def _tcp(role: str, family: int, address: str, port: int) -> None:
@@ -67,14 +83,14 @@ def _tcp(role: str, family: int, address: str, port: int) -> None:
     sent, pending, unread = 0, b"", b""
     while True:
         if not pending:
-            pending = _TICK.pack(sent)
+            pending = _tick(sent)
             sent += 1
         with contextlib.suppress(BlockingIOError):
             pending = pending[stream.send(pending) :]
         if select.select([stream], [], [], _TICK_S)[0]:
             unread += stream.recv(65536)
             while len(unread) >= _TICK.size:
-                _say(_TICK.unpack_from(unread)[0])
+                _say(*_TICK.unpack_from(unread))
                 unread = unread[_TICK.size :]
             time.sleep(_TICK_S / 2)
 
@@ -105,14 +121,14 @@ def _udp(role: str, family: int, address: str, port: int) -> None:
         if peer is not None:
             # EPERM: dropped on the way out of this very host.
             with contextlib.suppress(ConnectionRefusedError, PermissionError):
-                end.sendto(_TICK.pack(sent), peer)
+                end.sendto(_tick(sent), peer)
             sent += 1
         until = time.monotonic() + _TICK_S
         while (left := until - time.monotonic()) > 0:
             if select.select([end], [], [], left)[0]:
                 data, who = end.recvfrom(64)
                 peer = who[:2]
-                _say(_TICK.unpack(data)[0])
+                _say(*_TICK.unpack(data))
 
 
 def _icmp(family: int, address: str) -> None:
@@ -121,10 +137,12 @@ def _icmp(family: int, address: str) -> None:
     own = os.getpid() & 0xFFFF
     number = 0
     while True:
-        echo = struct.pack("!BBHHH", 8 if v4 else 128, 0, 0, own, number & 0xFFFF)
+        head = struct.pack("!BBHHH", 8 if v4 else 128, 0, 0, own, number & 0xFFFF)
+        echo = head + _tick(number)
         if v4:  # the kernel sums only v6
-            total = sum(struct.unpack("!4H", echo))
-            total = (total & 0xFFFF) + (total >> 16)
+            total = sum(struct.unpack("!10H", echo))
+            while total >> 16:
+                total = (total & 0xFFFF) + (total >> 16)
             echo = echo[:2] + struct.pack("!H", ~total & 0xFFFF) + echo[4:]
         with contextlib.suppress(PermissionError):
             end.sendto(echo, (address, 0))
@@ -133,9 +151,9 @@ def _icmp(family: int, address: str) -> None:
         while (left := until - time.monotonic()) > 0:
             if select.select([end], [], [], left)[0]:
                 data = end.recv(256)[20 if v4 else 0 :]
-                kind, _, _, ident, sequence = struct.unpack_from("!BBHHH", data)
+                kind, _, _, ident, _ = struct.unpack_from("!BBHHH", data)
                 if kind == (0 if v4 else 129) and ident == own:
-                    _say(sequence)
+                    _say(*_TICK.unpack_from(data, _ICMP_HEAD_BYTES))
 
 
 def main() -> None:

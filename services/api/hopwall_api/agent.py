@@ -15,6 +15,7 @@ from hopwall_api.progress import Progress, Target, Tracker
 from hopwall_api.store import Store, shown
 from hopwall_api.writer import Writer
 from hopwall_model import topics
+from hopwall_model.epochs import Succession
 from hopwall_model.events import ResourceRemoved, ResourceSet
 from hopwall_model.status import CalcStatus, HostStatus
 from hopwall_runtime import clock
@@ -48,6 +49,8 @@ class Api:
         #: When each host was last heard, on the monotonic clock.
         self.heard_at: dict[str, float] = {}
         self._spoken: set[str] = set()
+        #: Whom of several calcs to believe.
+        self.succession = Succession()
 
     def not_ready(self) -> str | None:
         """Return why the API cannot serve now, or None."""
@@ -146,7 +149,7 @@ class Api:
         try:
             async for calc, _ in self.link.last_status(topics.CALC_STATUS):
                 if "" not in self._spoken:
-                    self.tracker.fold_calc(calc, self.store.revision)
+                    self._fold_calc(calc)
             async for host, subject in self.link.last_status(topics.HOST_STATUS):
                 own = subject == topics.host_status_subject(host.host)
                 if own and host.host not in self._spoken:
@@ -158,8 +161,13 @@ class Api:
 
     def _on_calc(self, status: CalcStatus, _: str) -> None:
         self._spoken.add("")
-        self.tracker.fold_calc(status, self.store.revision)
+        self._fold_calc(status)
         self.news.ring()
+
+    def _fold_calc(self, status: CalcStatus) -> None:
+        # One that was deposed and does not know it yet says nothing of what hosts are to do.
+        if self.succession.obeys(status.epoch, status.revision, clock.monotonic()):
+            self.tracker.fold_calc(status, self.store.revision)
 
     def _on_host(self, status: HostStatus, subject: str) -> None:
         # A host's credential lets it speak on its own subject only: it must not speak of another there.

@@ -272,6 +272,9 @@ class Tracker:
         refused = [r for r in status.refused if any(_bears_on(r.object, t) for t in targets)]
         if refused:
             return True, f"Host {host} refused {_named(refused)}"
+        bgp = status.bgp
+        if bgp is not None and not bgp.in_sync and any(t.key.kind in _OF_BIRD for t in targets):
+            return False, f"Host {host}: {bgp.reason}"
         ids = {_endpoint_id(t.key) for t in targets if not t.removed}
         for waiting in status.waiting:
             if waiting.endpoint in ids:
@@ -298,6 +301,10 @@ _OBJECTS = {
     "GlobalNetworkPolicy": "policy gnp/{1}",
     "Profile": "policy profile/{1}",
 }
+#: Kinds that are in force when the host's BIRD has them, and those that a part of its configuration is made of.
+_OF_BIRD = ("BGPConfiguration", "BGPFilter", "BGPPeer")
+_IN_BGP = (*_OF_BIRD, "Node", "IPPool")
+_BGP_PEER = "bgp peer/"
 #: What a host's kernel cannot do, whatever is declared.
 _LACKING = "kernel without "
 _WAY = "way to NATS of "
@@ -321,9 +328,13 @@ def _bears_on(refused: str, target: Target) -> bool:
     policy's rules, an endpoint's address or profile that calc finds at fault, and what the kernel lacks. A route is that of the
     endpoint with its address, or of the host it leads to. That a host endpoint would close the way to NATS
     may be the work of any policy, or of what policies name. Anything else (a set, a sysctl) cannot be told
-    apart here and counts against every write that concerns the host.
+    apart here and counts against every write that concerns the host. What BIRD does not have (a session without
+    its password) closes no more than itself.
     """
     key = target.key
+    if refused.split(" ", 1)[0] == "bgp":
+        named = refused.startswith(_BGP_PEER) and key.kind == "BGPPeer"
+        return refused.split("/")[1] == key.name if named else key.kind in _IN_BGP
     if refused.startswith(_LACKING):
         return False
     if refused.startswith("route "):

@@ -14,7 +14,7 @@ from hopwall_api.app import make_app
 from hopwall_api.certificate import ServerCertificate
 from hopwall_api.connections import Runner, Site
 from hopwall_api.settings import ApiSettings, parse_listen
-from hopwall_api.upkeep import LEAST_HOURS, Upkeep
+from hopwall_api.upkeep import Upkeep
 from hopwall_runtime.health import serve_health
 from hopwall_runtime.link import Link
 
@@ -48,7 +48,7 @@ async def serve(settings: ApiSettings) -> None:
 def _upkeep(api: Api, settings: ApiSettings) -> Upkeep:
     return Upkeep(
         api,
-        tombstone_hours=max(LEAST_HOURS, settings.tombstone_hours),
+        tombstone_hours=settings.tombstone_hours,
         monitor_url=settings.nats_monitor_url,
     )
 

@@ -1,6 +1,13 @@
 """The settings of the API service."""
 
+from typing import Annotated
+
+from msgspec import Meta
+
 from hopwall_runtime.config import CommonSettings, ConfigError
+
+#: An Idempotency-Key is good for a day, and with it the last word on what was removed.
+_LEAST_HOURS = 25
 
 
 class ApiSettings(CommonSettings, frozen=True, kw_only=True):
@@ -9,9 +16,9 @@ class ApiSettings(CommonSettings, frozen=True, kw_only=True):
     #: Where to listen: host:port, or unix:/path. Beyond loopback only with tokens and TLS.
     listen: tuple[str, ...] = ("127.0.0.1:8080",)
     #: Further connections are closed at once.
-    max_connections: int = 4096
+    max_connections: Annotated[int, Meta(ge=2)] = 4096
     #: A connection that sends no whole request head for so long is closed.
-    idle_timeout_s: int = 60
+    idle_timeout_s: Annotated[int, Meta(ge=1, le=3600)] = 60
     #: The list `hopwall token` keeps. Without it everybody who reaches the API is an admin.
     tokens_file: str = ""
     #: What TCP is served with; unix sockets are not.
@@ -23,7 +30,7 @@ class ApiSettings(CommonSettings, frozen=True, kw_only=True):
     #: The monitoring page of the nats-server, as http://127.0.0.1:8222; "" for port 8222 of its host.
     nats_monitor_url: str = ""
     #: What was removed is remembered for so long; never less than a day and an hour.
-    tombstone_hours: int = 168
+    tombstone_hours: Annotated[int, Meta(ge=_LEAST_HOURS)] = 168
 
     def check(self) -> None:
         """Refuse a door that is open by accident.

@@ -29,8 +29,6 @@ from hopwall_runtime.sync_check import Syncs
 log = logging.getLogger(__name__)
 
 EVERY_S = 60.0
-#: An Idempotency-Key is good for a day, and with it the last word on what was removed.
-LEAST_HOURS = 25
 _AT_ONCE = 1000
 _SOURCE = Source(actor="hopwall-api", request_id="purge-of-tombstones")
 

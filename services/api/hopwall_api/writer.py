@@ -40,8 +40,8 @@ _READS_AT_ONCE = 64
 _BATCHES_AT_ONCE = 16
 
 _UNKNOWN = (
-    "It is unknown whether the write was stored: read the resource, or repeat the request with the same"
-    " Idempotency-Key."
+    "It is unknown whether the write was stored: read the resource when /readyz is ok again, or repeat the request"
+    " with the same Idempotency-Key."
 )
 #: Of a conflict with nothing: what a server says that was the leader, or a write of which nobody knows stands before.
 _NO_LEADER = (

@@ -8,13 +8,13 @@ or that has lost something; following the same stream again from its snapshot do
 import asyncio
 import gc
 import logging
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec.structs import replace
 
 from hopwall_calc.graph import Graph
 from hopwall_calc.metrics import Metrics
+from hopwall_calc.ruling import Ruling
 from hopwall_calc.sequencer import Output
 from hopwall_calc.settings import CalcSettings
 from hopwall_model import codec, topics
@@ -43,7 +43,8 @@ class CalcService:
         self._settings = settings
         self._link = link
         self._metrics = Metrics()
-        self._graph = Graph(_new_epoch(""), routing=settings.routing)
+        self._ruling = Ruling(link, self._take_over)
+        self._graph = Graph("", routing=settings.routing)
         self._store = ""
         self._stream_id: str | None = None
         self._stream_changed = False
@@ -70,11 +71,13 @@ class CalcService:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._link.watch(), name="link")
                 await self._ensure_streams()
+                await self._ruling.follow()
                 await self._follow_arrivals()
                 async with serve_health(health, self._not_ready, self._metrics.registry):
                     tasks.create_task(self._heartbeat(), name="heartbeat")
                     tasks.create_task(self._keep_repeating(), name="repeats")
                     tasks.create_task(self._follow(), name="events")
+                    tasks.create_task(self._ruling.watch(), name="ruling")
                     await self._work()
         finally:
             await self._link.close()
@@ -182,7 +185,7 @@ class CalcService:
         self._graph.begin_resync()
         self._store = reset.store
         if self._stream_id is None:
-            self._graph.new_epoch(_new_epoch(self._store))
+            self._graph.new_epoch(self._ruling.begin(self._store))
         self._stream_changed |= self._stream_id not in (None, reset.stream_id)
         self._stream_id = reset.stream_id
 
@@ -207,8 +210,17 @@ class CalcService:
         answered from the old epoch.
         """
         if self._stream_changed:
-            self._graph.new_epoch(_new_epoch(self._store))
+            self._graph.new_epoch(self._ruling.begin(self._store))
         self._stream_changed = False
+
+    def _take_over(self) -> None:
+        """Begin an epoch, as nobody else is heard: the next flush says so."""
+        if not self._stream_changed:
+            log.warning("the calc that ruled is not heard any more: this one takes over")
+        self._stream_changed = True
+        if not self._resyncing and not self._restoring:
+            self._settle_epoch()
+            self._wake.set()
 
     # ------------------------------------------------------------ out
 
@@ -226,7 +238,8 @@ class CalcService:
             return
         if self._settings.validate:
             self._check()
-        await self._publish(output)
+        if await self._ruling.may_speak():
+            await self._publish(output)
         self._measure()
 
     def _check(self) -> None:
@@ -278,10 +291,21 @@ class CalcService:
         else:
             self._metrics.messages.labels(kind).inc()
 
-    def _snapshot(self, request: SnapshotRequest, subject: str) -> bytes | None:
+    def _snapshot(
+        self, request: SnapshotRequest, subject: str
+    ) -> bytes | Awaitable[bytes | None] | None:
         # A host's credential lets it ask on its own subject only: it must not get another's state there.
         if subject != topics.snapshot_subject(request.host):
             return None
+        speaks = self._ruling.may_speak_at_once
+        if speaks is None:
+            return self._snapshot_later(request)
+        return self._snapshot_of(request) if speaks else None
+
+    async def _snapshot_later(self, request: SnapshotRequest) -> bytes | None:
+        return self._snapshot_of(request) if await self._ruling.may_speak() else None
+
+    def _snapshot_of(self, request: SnapshotRequest) -> bytes:
         log.info("host %s asks for a snapshot: %s", request.host, request.reason)
         if len(self._strangers) < MAX_STRANGERS:
             self._strangers.add(request.host)
@@ -291,7 +315,7 @@ class CalcService:
         while True:
             await asyncio.sleep(self._settings.heartbeat_s)
             # Of a stream that is in doubt nothing is repeated: it may not hold these revisions any more.
-            if not self._in_sync or not self._link.settled:
+            if not self._in_sync or not self._link.settled or not await self._ruling.may_speak():
                 continue
             sequencer = self._graph.sequencer
             for host in sorted(
@@ -329,8 +353,3 @@ class CalcService:
         for node in self._graph.engine.nodes:
             metrics.node_updates.labels(node.name, "incremental").set(node.n_handled)
             metrics.node_updates.labels(node.name, "recompute").set(node.n_recomputed)
-
-
-def _new_epoch(store: str) -> str:
-    """Return the name of a new life of calc. It begins with the store's id: whose intent it speaks of."""
-    return f"{store}.{uuid.uuid4().hex}" if store else uuid.uuid4().hex

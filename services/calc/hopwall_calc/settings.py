@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from hopwall_runtime.config import CommonSettings
+from hopwall_runtime.config import CommonSettings, Heartbeat
 
 Routing = Literal["direct", "bgp"]
 
@@ -12,6 +12,6 @@ class CalcSettings(CommonSettings, frozen=True, kw_only=True):
 
     #: direct: hosts get each other's workload routes from calc; bgp: the routing daemons spread them.
     routing: Routing = "direct"
-    heartbeat_s: float = 5.0
+    heartbeat_s: Heartbeat = 5.0
     #: Check after each flush that recomputing everything gives the same: for tests, not for production.
     validate: bool = False

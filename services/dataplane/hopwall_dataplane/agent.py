@@ -99,7 +99,7 @@ class Agent:
         self.arrivals = Arrivals(host, desired, self._wake.set)
         self.hindrance = Hindrance(self._slow.set, lambda: self.kernel.waits_for)
         self.scopes = Subscriptions(self.link, self._on_message)
-        self.asking = Asking(host, self.link, self._on_snapshot, lambda: self.guard.missing)
+        self.asking = Asking(host, self.link, self._on_message, lambda: self.guard.missing)
 
     # ------------------------------------------------------------ in
 
@@ -112,12 +112,8 @@ class Agent:
         """Wake the loop: what it reports may have changed."""
         self._wake.set()
 
-    def _on_message(self, message: HostBatch | SharedUpdate, _subject: str) -> None:
+    def _on_message(self, message: HostBatch | SharedUpdate, _subject: str = "") -> None:
         self._inbox.append(message)
-        self._wake.set()
-
-    def _on_snapshot(self, snapshot: HostBatch) -> None:
-        self._inbox.append(snapshot)
         self._wake.set()
 
     async def _on_reconnect(self) -> None:
@@ -180,9 +176,9 @@ class Agent:
 
     async def _join(self) -> None:
         """Reach NATS, however long it takes, and listen for ever."""
-        host, batches = self.settings.host_name, topics.HOST_BATCH
+        host, hear = self.settings.host_name, self.asking.hearing(self._on_message)
         await self.link.connect(self.settings)
-        await self.link.subscribe(batches, topics.host_batch_subject(host), self._on_message)
+        await self.link.subscribe(topics.HOST_BATCH, topics.host_batch_subject(host), hear)
         self.link.on_reconnect(self._on_reconnect)
         await self.link.serve_chunked(topics.RULES, topics.rules_subject(host), self._on_rules)
         release = topics.release_subject(host)
@@ -292,7 +288,7 @@ class Agent:
         while self._inbox:
             message = self._inbox.popleft()
             if isinstance(message, HostBatch):
-                if message.full and not self._admitted(message):
+                if not self._admitted(message):
                     continue
                 found = self.feed.on_batch(message)
             else:
@@ -342,7 +338,12 @@ class Agent:
             self.arrivals.tell_again()  # a calc that has just begun may not know
 
     def _admitted(self, snapshot: HostBatch) -> bool:
-        """Tell whether a snapshot may be applied; one that may not is asked for again."""
+        """Tell whether a batch may be applied; a snapshot that may not is asked for again."""
+        obeyed = self.feed.obeys(snapshot, clock.monotonic())
+        if not obeyed and snapshot.full:
+            self.asking.again("deposed")
+        if not obeyed or not snapshot.full:
+            return obeyed
         before = self.guard.held
         known, kernel = self.keeper.mirror, self.kernel.desired.addresses_in_kernel
         if self.guard.admits(known, kernel, snapshot, self.feed.epoch):
@@ -456,8 +457,7 @@ class Agent:
         )
 
     async def _report(self, *, force: bool) -> None:
-        status = self.status()
-        before = self._reported
+        status, before = self.status(), self._reported
         if not force and before is not None and same(status, before):
             return
         if await self._publish(topics.host_status_subject(status.host), status):

@@ -96,12 +96,15 @@ def _rerouted(desired: Desired) -> frozenset[str]:
 
 
 def _moves(desired: Desired) -> tuple[dict[Move, frozenset[str]], frozenset[SetId]]:
-    """Return what moves in sets that stand, of both families, and the sets of which all moves at once."""
+    """Return what moves in sets that stand, of both families, and the sets of which all moves at once.
+
+    What moves in a set that no line names yet is seen by nobody.
+    """
     moves: dict[Move, frozenset[str]] = {}
     rebuilt = set()
     for name, (comes, goes) in desired.members.moving().items():
         set_id = desired.sets.id_of(name)
-        if set_id is None:
+        if set_id is None or name in desired.members.idle:
             continue
         if not desired.members.stands(name):
             rebuilt.add(set_id)

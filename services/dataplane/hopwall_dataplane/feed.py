@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from hopwall_model.epochs import Succession
 from hopwall_model.updates import (
     HostBatch,
     NeedRemoved,
@@ -65,6 +66,7 @@ class Feed:
     epoch: str = ""
     number: int = 0
     received: int = 0
+    succession: Succession = field(default_factory=Succession)
     versions: dict[Scope, int] = field(default_factory=dict)
     _waiting: deque[HostBatch] = field(default_factory=deque)
     _ahead: deque[HostBatch] = field(default_factory=lambda: deque(maxlen=_MAX_AHEAD))
@@ -84,6 +86,10 @@ class Feed:
         for batch in self._waiting:
             scopes.update(scope for scope, _ in _needs(batch))
         return scopes
+
+    def obeys(self, batch: HostBatch, now: float) -> bool:
+        """Tell whether a batch comes from who is obeyed, and not from a calc that was deposed."""
+        return self.succession.obeys(batch.epoch, batch.revision, now)
 
     def on_batch(self, batch: HostBatch) -> list[Found]:
         """Take a batch of this host's feed; return what can now be applied, in order."""

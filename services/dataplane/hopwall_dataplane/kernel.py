@@ -284,6 +284,7 @@ class Kernel:
         if not turn.held_by:
             await self._apply_tables(turn)
         held = bool(turn.held_by)
+        desired.members.note_idle(whole=not held)
         if not held:
             # After the chains: forwarding must not be turned on while workloads are not yet closed.
             self._apply_sysctls(turn)
@@ -371,10 +372,7 @@ class Kernel:
             if plan.now is not None and not await self._write(turn, key, plan.now):
                 return
             self._compare_all.discard(key)
-            if dirty is None:
-                chains.dirty.clear()
-            else:
-                chains.dirty -= dirty
+            chains.dirty -= chains.dirty if dirty is None else dirty
 
     async def _write(self, turn: Turn, key: tuple[Family, TableName], tx: Transaction) -> bool:
         """Apply one transaction; return whether the table now is as planned (refused chains closed)."""

@@ -59,8 +59,11 @@ def render_settings(settings: DataplaneSettings) -> RenderSettings:
     """
     try:
         marks = layout(int(settings.mark_mask, 0))
-    except (ValueError, MarkMaskError) as error:
+    except MarkMaskError as error:
         raise ConfigError(f"mark_mask: {error}") from error
+    except ValueError as error:
+        text = f"mark_mask is {settings.mark_mask!r}; it must be a number, as 0xffffff00."
+        raise ConfigError(text) from error
     return RenderSettings(
         marks=marks,
         prefixes=settings.interface_prefixes,
@@ -176,6 +179,8 @@ async def serve(settings: DataplaneSettings) -> None:
     )
 
     carrier = agent.arrivals.carrier = Carrier(settings.host_name, kernel.desired, link)
+    if settings.state_dir:
+        carrier.notes.folder = Path(settings.state_dir)
     if kernel.flows is not None:
         carrier.is_ending = kernel.flows.is_ending
         kernel.flows.on_ended = carrier.on_ended

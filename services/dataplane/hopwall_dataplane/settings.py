@@ -2,7 +2,9 @@
 
 import socket
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from hopwall_dataplane.bgp.driver import SAFE_PATH
 from hopwall_dataplane.failsafe import (
@@ -12,8 +14,9 @@ from hopwall_dataplane.failsafe import (
     parse_failsafe,
 )
 from hopwall_dataplane.iptables.nflog import LogSettings, LogSettingsError
+from hopwall_model import cidr
 from hopwall_model.names import valid_ifname
-from hopwall_runtime.config import CommonSettings, ConfigError
+from hopwall_runtime.config import CommonSettings, ConfigError, Heartbeat
 
 #: What connlimit can count.
 _MOST_FLOWS = 0xFFFFFFFF
@@ -67,12 +70,12 @@ class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
     #: A first snapshot of another calc that lacks, unexplained, more than this share of the objects of a
     #: kind, and more than this many, is not obeyed; nor is one that lacks all of them.
     guard_share: float = 0.5
-    guard_count: int = 10
+    guard_count: Annotated[int, Meta(ge=0)] = 10
     #: Seconds after the end of a live migration for which the route of who arrived is preferred to others.
     migration_convergence_s: float = 30.0
     #: Seconds between complete re-readings of the kernel.
-    refresh_s: float = 90.0
-    heartbeat_s: float = 5.0
+    refresh_s: Annotated[float, Meta(ge=0.1, le=86_400)] = 90.0
+    heartbeat_s: Heartbeat = 5.0
 
     @property
     def host_name(self) -> str:
@@ -105,6 +108,7 @@ class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
             text = f"max_flows is {self.max_flows}; it must be 0 (no limit) to {_MOST_FLOWS}."
             raise ConfigError(text)
         self._check_failsafe()
+        self._check_gateway()
         self._check_state()
         try:
             _ = self.log
@@ -130,6 +134,18 @@ class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
             raise ConfigError(
                 f"sysctl_dir is {self.sysctl_dir!r}; there is no folder {self.sysctl_dir}/net: mount the host's"
                 " /proc/sys/net there."
+            )
+
+    def _check_gateway(self) -> None:
+        """Refuse a gateway that would make every turn of the agent fail."""
+        text = self.link_local_gateway
+        try:
+            good = not text or (cidr.parse_ip(text) == text and cidr.family_of(cidr.Ip(text)) == 4)
+        except ValueError:
+            good = False
+        if not good:
+            raise ConfigError(
+                f"link_local_gateway is {text!r}; it must be an IPv4 address, or empty for none."
             )
 
     def _check_failsafe(self) -> None:

@@ -160,8 +160,8 @@ CALC_STATUS: Topic[CalcStatus] = Topic(
     type=CalcStatus,
     decode=codec.decoder(CalcStatus),
     senders=(Role.CALC,),
-    receivers=(Role.API,),
-    readers=(Role.API,),
+    receivers=(Role.API, Role.CALC),
+    readers=(Role.API, Role.CALC),
     stream=STATUS_STREAM,
     retention=f"stream {STATUS_STREAM}: memory, last value",
 )

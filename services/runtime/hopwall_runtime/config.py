@@ -6,13 +6,20 @@ stands in argv or in the environment. A value that does not fit is one clear sen
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 import msgspec
+from msgspec import Meta
 
 S = TypeVar("S", bound=msgspec.Struct)
+
+#: Seconds between two statuses: never so few that nothing else is done.
+Heartbeat = Annotated[float, Meta(ge=0.05, le=3600)]
+#: What msgspec says of a field, and which it is.
+_OF_FIELD = re.compile(r"(.*) - at `\$\.(\w+)`")
 
 
 class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,11 +33,11 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
     nats_cert_file: str = ""
     nats_key_file: str = ""
     #: Copies of each stream: 0 is 3 where the servers are a cluster, else 1.
-    nats_replicas: int = 0
+    nats_replicas: Annotated[int, Meta(ge=0, le=5)] = 0
     #: Bytes of the events stream; when they are used up, writes are refused and nothing is deleted.
-    nats_max_bytes: int = 2 * 1024**3
-    log_level: str = "info"
-    log_format: str = "text"
+    nats_max_bytes: Annotated[int, Meta(ge=1024**2)] = 2 * 1024**3
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
+    log_format: Literal["text", "json"] = "text"
     #: host:port of /livez, /readyz and /metrics; "" for none.
     health_listen: str = ""
 
@@ -65,7 +72,9 @@ def load(type_: type[S], *, argv: Sequence[str], environ: Mapping[str, str], pro
     try:
         return msgspec.convert(raw, type_, strict=False)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{program}: a setting is wrong: {error}.") from error
+        found = _OF_FIELD.fullmatch(str(error))
+        what = f"{found[2]}: {found[1]}" if found else f"a setting is wrong: {error}"
+        raise ConfigError(f"{program}: {what}.") from error
 
 
 def _split(type_: Any, text: str) -> Any:

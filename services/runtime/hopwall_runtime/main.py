@@ -33,7 +33,7 @@ def tune_collector() -> None:
 def run(service: Callable[[], Awaitable[None]], settings: CommonSettings) -> int:
     """Run one service until it ends, fails or is told to stop; return the exit code."""
     tune_collector()
-    logs.configure(settings.log_level, "json" if settings.log_format == "json" else "text")
+    logs.configure(settings.log_level, settings.log_format)
     # loop_factory, not uvloop.install(): pyroute2 makes loops of its own and cannot live on uvloop.
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_supervise(service))

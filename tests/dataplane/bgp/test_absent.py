@@ -1,7 +1,6 @@
 """Whom a BIRD that crashed does not wait for: rules of `absent`, and that it makes a difference to the real one."""
 
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -132,10 +131,10 @@ def test_after_a_crash_nobody_waits_for_the_dead(tmp_path: Path) -> None:
         hosts[1].driver.lay_start(dead)
         hosts[1].kill()
         hosts[1].start()
-        began_s = time.monotonic()
         hosts[1].workload("10.65.1.77/32")
         hosts[2].workload("10.65.2.77/32")
         hosts[1].configure(wants[1])  # as the agent does at its next look
-        until(lambda: "10.65.1.77" in hosts[2].learnt() and "10.65.2.77" in hosts[1].learnt())
-        assert time.monotonic() - began_s < 20
+        # A second or two; whoever waits for the dead one waits a minute.
+        told = lambda: "10.65.1.77" in hosts[2].learnt() and "10.65.2.77" in hosts[1].learnt()  # noqa: E731
+        until(told, timeout_s=30)
         assert len(hosts[1].learnt()) == len(hosts[2].learnt()) == 51

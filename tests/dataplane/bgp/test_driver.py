@@ -130,7 +130,7 @@ def test_an_agent_that_dies_half_way_leaves_what_was(
 ) -> None:
     """A configuration nobody confirms is taken back by BIRD, and the next agent applies it whole."""
     host.configure(ONE)
-    monkeypatch.setattr(driver_module, "_UNDO_S", 2)
+    monkeypatch.setattr(driver_module, "_UNDO_S", 6)
     ask = Control.ask
 
     async def dies(self: Control, question: str) -> Reply:
@@ -146,7 +146,7 @@ def test_an_agent_that_dies_half_way_leaves_what_was(
     until(lambda: asyncio.run(host.driver.running()) == host.render(ONE).digest)
     assert apply(host, host.render(TWO)) == Done()
     assert host.config.read_text() == host.render(TWO).text
-    time.sleep(2.5)
+    time.sleep(6.5)  # beyond the time after which it would be taken back
     assert asyncio.run(host.driver.running()) == host.render(TWO).digest
 
 

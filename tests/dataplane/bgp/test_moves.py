@@ -25,7 +25,7 @@ _EARS = """
 import socket, sys
 ears = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0x0008)
 ears.bind((sys.argv[1], 0x0800))
-ears.settimeout(10)
+ears.settimeout(60)
 print("ready", flush=True)
 while ears.recv(2048)[16:20] != socket.inet_aton(sys.argv[2]):
     pass

@@ -100,7 +100,7 @@ def test_a_flood_of_foreign_routes_stops_at_the_limit(hosts: BirdHosts) -> None:
     hosts[1].configure(bgp)
     flood = (f"11.{n >> 16}.{n >> 8 & 255}.{n & 255}/32 blackhole" for n in range(100_000))
     announce(hosts, flood)
-    until(lambda: seen(hosts, bgp).filtered == 2000, timeout_s=40)
+    until(lambda: seen(hosts, bgp).filtered == 2000, timeout_s=100)
     assert hosts[1].learnt() == {}
 
 

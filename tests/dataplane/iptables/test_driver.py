@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from hopwall_dataplane.iptables import driver as driver_module
 from hopwall_dataplane.iptables.backend import choose
 from hopwall_dataplane.iptables.driver import Backend, Restore
 from hopwall_dataplane.iptables.table import Chain, TableState
@@ -32,20 +33,18 @@ BAD = write("hw-bad", "-j DROP", f"-p tcp {UNKNOWN_OPTION} 1 -j DROP")
 
 
 def process_state(pid: int) -> str:
-    """Read the state letter of a process."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    """Read the state letter of a process; "" when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 async def ended(pid: int) -> None:
     """Wait until a killed process is a zombie or gone."""
-    for _ in range(1000):
-        try:
-            if process_state(pid) == "Z":
-                return
-        except FileNotFoundError:
-            return
-        await asyncio.sleep(0.002)
-    raise AssertionError(f"process {pid} did not end")
+    async with asyncio.timeout(30):
+        while process_state(pid) not in ("Z", ""):
+            await asyncio.sleep(0.002)
 
 
 def script(folder: Path, text: str) -> Backend:
@@ -155,13 +154,18 @@ async def test_big_transaction_and_talkative_tool_do_not_block(real: RealKernel)
     assert len(state.chains) == 1000
 
 
-async def test_freed_lines_are_left_to_settle(real: RealKernel) -> None:
+async def test_freed_lines_are_left_to_settle(
+    real: RealKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After a transaction that frees lines the driver tells how long to wait; after others nothing."""
     assert await real.restore.apply(write("hw-a", "-j DROP", new=True)) == Applied()
     assert real.restore.settled_in_s == 0.0
     assert await real.restore.apply(write("hw-a", "-j ACCEPT")) == Applied()
-    assert 0.0 < real.restore.settled_in_s <= 0.020
-    await asyncio.sleep(real.restore.settled_in_s)
+    # Else a busy machine may let it pass before we look.
+    monkeypatch.setattr(driver_module, "SETTLE_S", 1000.0)
+    assert 900.0 < real.restore.settled_in_s <= 1000.0
+    monkeypatch.undo()
+    await asyncio.sleep(driver_module.SETTLE_S + 0.001)
     assert real.restore.settled_in_s == 0.0
 
 
@@ -193,14 +197,14 @@ async def test_hung_tool_is_killed_and_the_loop_goes_on(tmp_path: Path) -> None:
     try:
         began_at = time.monotonic()
         async with asyncio.TaskGroup() as group:
-            applying = group.create_task(restore.apply(write("hw-a"), timeout_s=0.3))
+            applying = group.create_task(restore.apply(write("hw-a"), timeout_s=1.0))
             n_turns = 0
             while not applying.done():
                 await asyncio.sleep(0.01)
                 n_turns += 1
         assert isinstance(applying.result(), Retry)
-        assert n_turns > 10
-        assert time.monotonic() - began_at < 5
+        assert n_turns > 2  # a hundred, where there is a processor for it
+        assert time.monotonic() - began_at < 50  # of the sixty it would take
         assert isinstance(await restore.apply(write("hw-a"), timeout_s=0.1), Retry)
         assert restore.n_spawned == 2
     finally:
@@ -253,7 +257,7 @@ async def test_tool_gets_no_environment_of_ours_and_its_warnings_do_not_block(
     restore = Restore(Family.V4, script(tmp_path, noisy))
     try:
         for _ in range(3):
-            assert await restore.apply(write("hw-a"), timeout_s=10) == Applied()
+            assert await restore.apply(write("hw-a"), timeout_s=60) == Applied()
         assert restore.n_spawned == 1
         seen = (tmp_path / "iptables-nft-restore.env").read_text()
         assert "HOPWALL_SECRET" not in seen
@@ -275,12 +279,12 @@ async def test_lock_of_legacy_is_waited_for_and_nft_has_none(
     try:
         with path.open("a") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
-            outcome = await restore.apply(write("hw-a", new=True), timeout_s=1)
-        if real.restore.backend.kind == "nft":
-            assert outcome == Applied()
-        else:
-            assert isinstance(outcome, Retry)
-            assert "took longer than 1.0 s" in outcome.reason
-        assert await restore.apply(write("hw-a", new=True), timeout_s=20) == Applied()
+            if backend.kind == "nft":
+                assert await restore.apply(write("hw-a", new=True), timeout_s=60) == Applied()
+            else:
+                outcome = await restore.apply(write("hw-a", new=True), timeout_s=1)
+                assert isinstance(outcome, Retry)
+                assert "took longer than 1.0 s" in outcome.reason
+        assert await restore.apply(write("hw-a", new=True), timeout_s=60) == Applied()
     finally:
         await restore.close()

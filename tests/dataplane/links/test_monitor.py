@@ -37,7 +37,7 @@ class _Seen:
 
     async def until(self, holds: Callable[[Links], bool]) -> Links:
         """Wait until the last delivery is as it should be."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not (self.deliveries and holds(self.deliveries[-1])):
                 self._changed.clear()
                 await self._changed.wait()

@@ -1,7 +1,9 @@
 """Whom the source's agent tells of flows, and what the target's makes of the answer."""
 
 import asyncio
+import os
 from collections.abc import Iterator, Set
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -168,8 +170,8 @@ KNOWN, UNKNOWN = CarriedFlows(host="h9", known=True, flows=(FLOW,)), CarriedFlow
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nobody wait long."""
-    for name, seconds in (("_PAUSE_S", 0.001), ("_SOON_S", 0.05), ("_ANSWER_TIME_S", 0.1)):
+    """Let nobody pause long, and nobody give up because this machine is busy."""
+    for name, seconds in (("_PAUSE_S", 0.001), ("_SOON_S", 60.0), ("_ANSWER_TIME_S", 60.0)):
         monkeypatch.setattr(carrying, name, seconds)
 
 
@@ -183,10 +185,13 @@ def test_a_source_that_does_not_know_yet_is_asked_again() -> None:
 
 
 @pytest.mark.usefixtures("hasty")
-def test_what_a_silent_source_said_before_is_taken() -> None:
+def test_what_a_silent_source_said_before_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a source that dies with the switch the flows come that it had when the move was declared."""
     kernel = Kernel()
-    arrive(target(Bus(KNOWN), kernel))
+    one = target(Bus(KNOWN), kernel)
+    for name in ("_SOON_S", "_ANSWER_TIME_S"):
+        monkeypatch.setattr(carrying, name, 0.05)
+    arrive(one)
     assert [made.source_port for made in kernel.made] == [40000]
 
 
@@ -210,6 +215,57 @@ def test_flows_of_who_has_left_again_are_not_made() -> None:
     assert move.move is not None
     asyncio.run(one._fetch(VM, move.move))
     assert kernel.made == []
+
+
+def died_between(folder: Path, bus: Bus, kernel: Kernel) -> Carrier:
+    """Let an agent die when its workload has arrived, and before its flows have; return the next one's carrier."""
+    first = target(Bus(KNOWN), Kernel())
+    first.notes.folder = folder
+    assert first.desired.moves.announce(VM)
+    first.notes.add(first.desired.moves.fresh())
+    second = carrier("", kernel, bus)
+    second.notes.folder = folder
+    second.desired.apply(step(*outgoing("target")))
+    assert second.desired.moves.announce(VM)
+    return second
+
+
+def resumed(one: Carrier) -> None:
+    """Let an agent begin."""
+
+    async def run() -> None:
+        one.resume()
+        await asyncio.gather(*one._fetching)
+
+    asyncio.run(run())
+
+
+@pytest.mark.usefixtures("hasty")
+def test_the_next_agent_fetches_what_the_last_one_did_not(tmp_path: Path) -> None:
+    """Flows are fetched though the agent died behind the route, once; the note is gone then."""
+    kernel = Kernel()
+    one = died_between(tmp_path, Bus(KNOWN), kernel)
+    resumed(one)
+    assert [made.source_port for made in kernel.made] == [40000]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("why", ["old", "torn", "left"])
+def test_a_note_that_helps_nobody_is_dropped(tmp_path: Path, why: str) -> None:
+    """One that is older than a source remembers, cannot be read, or is of who is not here leads to no question."""
+    bus = Bus(KNOWN)
+    one = died_between(tmp_path, bus, Kernel())
+    (file,) = tmp_path.iterdir()
+    if why == "old":
+        os.utime(file, (0, 0))
+    elif why == "torn":
+        file.write_bytes(file.read_bytes()[:-9])
+    else:
+        one.desired.apply(step(EndpointRemoved(id=VM)))
+    resumed(one)
+    assert bus.answers == [KNOWN]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_policy_denies_is_not_made() -> None:

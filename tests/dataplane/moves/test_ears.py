@@ -62,7 +62,7 @@ def test_each_sign_is_heard(host: Netns, name: str) -> None:
     """Each kind of sign passes the filter in the kernel, and is told once however often it is sent."""
 
     def run() -> list[EndpointId]:
-        return asyncio.run(heard(3.0, out_of="v1", frames=[SIGNS[name]] * 5))
+        return asyncio.run(heard(30.0, out_of="v1", frames=[SIGNS[name]] * 5))
 
     assert host.python(run) == [VM]
 
@@ -118,7 +118,9 @@ def test_an_interface_that_goes_down_or_is_replaced_is_listened_to_again(host: N
             ip("link set v1 up")
             ears.listen(expected())
             send("v1", SIGNS["a reverse request"])
-            await asyncio.sleep(0.3)
+            async with asyncio.timeout(30):
+                while not found:
+                    await asyncio.sleep(0.01)
             heard.append(list(found))
             found.clear()
         ears.close()
@@ -143,16 +145,19 @@ def test_what_cannot_be_listened_to_is_named_and_tried_again(host: Netns) -> Non
 
 
 def test_a_flood_does_not_hold_the_loop(host: Netns) -> None:
-    """While a workload sends what passes the filter and is no sign, the loop goes on turning."""
+    """While a workload sends what passes the filter and is no sign, the loop goes on turning.
+
+    By what a turn costs: how long it takes is also the other processes' doing.
+    """
 
     async def run() -> float:
         ears = Ears(lambda _: None)
         ears.listen(expected())
         send("v1", *[OTHERS["a gratuitous ARP about another address"]] * 5000)
-        longest, last = 0.0, time.monotonic()
+        longest, last = 0.0, time.thread_time()
         for _ in range(50):
             await asyncio.sleep(0)
-            now = time.monotonic()
+            now = time.thread_time()
             longest, last = max(longest, now - last), now
         ears.close()
         return longest

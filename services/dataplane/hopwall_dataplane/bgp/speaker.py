@@ -11,6 +11,8 @@ import logging
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
+from msgspec import structs
+
 from hopwall_dataplane.bgp.absent import Absences, forgotten, noted
 from hopwall_dataplane.bgp.control import Unreachable
 from hopwall_dataplane.bgp.driver import BirdDriver, NotAccepted
@@ -34,6 +36,7 @@ LOOK_S = 5.0
 _AWAY_S = 0.5
 #: Back-off at one that does not take what is wanted: from, to.
 _RETRY_S = (0.25, 10.0)
+_UNTOLD = "BIRD has not been told yet of what calc said last."
 #: Sessions BIRD refuses are found one at a time.
 _MAX_LEFT_OUT_AT_ONCE = 16
 _MAX_SESSIONS = 500
@@ -51,7 +54,8 @@ def wanted(step: Step, before: Bgp | None) -> Bgp | None:
 class Speaker:
     """BGP on one host.
 
-    Shape: `_left_out` are the sessions BIRD itself refused, with its reason, as long as nothing changes. `_start`
+    Shape: `status` and `refusals` speak of what is wanted now: until BIRD was told of it they say just that.
+           `_left_out` are the sessions BIRD itself refused, with its reason, as long as nothing changes. `_start`
            is what BIRD is to start with after a crash, and what it was made of.
     """
 
@@ -60,10 +64,12 @@ class Speaker:
     on_change: Callable[[], None]
     #: Addresses this host lives by, as /32 and /128.
     reserved: frozenset[str] = frozenset()
-    status: BgpStatus | None = None
-    refusals: tuple[Refusal, ...] = ()
+    _status: BgpStatus | None = None
+    _refusals: tuple[Refusal, ...] = ()
     _bgp: Bgp | None = None
     _said: bool = False
+    #: BIRD has not been looked at since the last word of calc.
+    _untold: bool = False
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _left_out: dict[str, str] = field(default_factory=dict)
     _input: tuple[Bgp, dict[Secret, str]] | None = None
@@ -79,8 +85,22 @@ class Speaker:
         before = self._bgp
         self._bgp = wanted(step, before)
         if step.full or self._bgp is not before:
-            self._said = True
+            self._said = self._untold = True
             self._news.set()
+
+    @property
+    def status(self) -> BgpStatus | None:
+        """How BIRD and its sessions are; None where BGP is not ours to speak of."""
+        if not self._untold:
+            return self._status
+        return structs.replace(
+            self._status or BgpStatus(in_sync=False), in_sync=False, reason=_UNTOLD
+        )
+
+    @property
+    def refusals(self) -> tuple[Refusal, ...]:
+        """What is not done of what is wanted."""
+        return () if self._untold else self._refusals
 
     async def hears_of(self, networks: Iterable[str]) -> bool:
         """Tell whether others may be known here to have one of these networks: a BIRD that is away may know."""
@@ -112,14 +132,16 @@ class Speaker:
             await self._look()
 
     async def _look(self) -> None:
-        before = (self.status, self.refusals)
+        before, seen = (self.status, self.refusals), self._status
         self._away = False
         reason = await self._apply()
-        self.status = steady(before[0], await self._see(reason))
+        self._status = steady(seen, await self._see(reason))
+        # What came meanwhile has its look yet to come.
+        self._untold = self._news.is_set()
         self._lay_start()
         self._retry_s = self._pause_s(reason)
         if (self.status, self.refusals) != before:
-            if reason and (before[0] is None or before[0].reason != reason):
+            if reason and (seen is None or seen.reason != reason):
                 log.warning("%s", reason)
             self.on_change()
 
@@ -140,7 +162,7 @@ class Speaker:
             if bgp is None:
                 if not await self._is_ours():
                     self._rendered = None
-                    self.refusals = ()
+                    self._refusals = ()
                     return ""
                 bgp = IDLE
             secrets = await asyncio.to_thread(self.driver.read_secrets, bgp.sessions)
@@ -151,14 +173,14 @@ class Speaker:
             return await self._configure(bgp, secrets)
         except Fault as fault:
             self._input = None
-            self.refusals = (Refusal(object="bgp", reason=str(fault)),)
+            self._refusals = (Refusal(object="bgp", reason=str(fault)),)
             return f"BGP is left as it is: {fault}"
         except Unreachable as error:
             return str(error)
 
     def _lay_start(self) -> None:
         """Let a BIRD that crashes wait for no peer that has been away for long (`absent`)."""
-        if self._input is None or self.status is None or not self.status.in_sync:
+        if self._input is None or self._status is None or not self._status.in_sync:
             return  # what was laid down last gets old
         bgp, secrets = self._input
         names = forgotten(self._absences, bgp.sessions, clock.monotonic())
@@ -193,7 +215,7 @@ class Speaker:
     def _render(self, bgp: Bgp, secrets: dict[Secret, str]) -> Rendered:
         self._rendered = self._text(bgp, secrets)
         self._not_accepted = None
-        self.refusals = tuple(
+        self._refusals = tuple(
             Refusal(object=name, reason=why) for name, why in sorted(self._rendered.refused.items())
         )
         return self._rendered
@@ -214,7 +236,7 @@ class Speaker:
                 return ""
             if outcome.session is None or outcome.session in self._left_out:
                 self._not_accepted = outcome
-                self.refusals = (*self.refusals, Refusal(object="bgp", reason=outcome.reason))
+                self._refusals = (*self._refusals, Refusal(object="bgp", reason=outcome.reason))
                 return outcome.reason
             self._left_out[outcome.session] = outcome.reason
             rendered = self._render(bgp, secrets)

@@ -32,6 +32,8 @@ class Arrivals:
     rivals: Rivals | None = None
     _ears: Ears = field(init=False)
     _signs: list[EndpointId] = field(default_factory=list)
+    #: What an agent before this one began is gone on with.
+    _resumed: bool = False
     #: What calc was last told; None when it must be told again.
     _told: tuple[MovedHere, ...] | None = None
 
@@ -62,6 +64,8 @@ class Arrivals:
         if self.rivals is not None:
             self.rivals.fold()
         self.desired.tick(now)
+        if self.carrier is not None:
+            self.carrier.notes.add(self.desired.moves.fresh())
 
     def listen(self) -> None:
         """Listen to the interfaces where somebody is expected."""
@@ -72,6 +76,9 @@ class Arrivals:
     def welcome(self) -> None:
         """Do what else follows for the workloads that have arrived, whose routes stand now."""
         fresh = self.desired.moves.take_fresh()
+        if not self._resumed and self.carrier is not None:
+            self._resumed = True
+            self.carrier.resume()
         for arrival in fresh.values():
             forget(arrival.interface, arrival.move.addresses)
         if self.carrier is not None:

@@ -17,6 +17,8 @@ from hopwall_dataplane.conntrack.driver import ConntrackDriver
 from hopwall_dataplane.conntrack.flow import Flow
 from hopwall_dataplane.conntrack.judging import judgement_of
 from hopwall_dataplane.desired import Desired
+from hopwall_dataplane.moves.notes import Notes
+from hopwall_dataplane.moves.phases import Phase
 from hopwall_dataplane.residents import packed
 from hopwall_model import codec, topics
 from hopwall_model.flows import CarriedFlow, CarriedFlows, FlowsRequest
@@ -48,6 +50,7 @@ class Carrier:
     #: Whether flows of these (packed) addresses are still being ended, from when they left this host.
     is_ending: Callable[[Set[bytes]], bool] = lambda _: False
     driver: ConntrackDriver = field(default_factory=ConntrackDriver)
+    notes: Notes = field(default_factory=Notes)
     #: Of who is to arrive: the migration, and the flows as of when it was declared.
     _known: dict[EndpointId, tuple[str, tuple[CarriedFlow, ...]]] = field(default_factory=dict)
     _fetching: set[asyncio.Task[None]] = field(default_factory=set)
@@ -63,6 +66,14 @@ class Carrier:
             if self._known.get(endpoint_id, ("", ()))[0] != move.migration:
                 self._known[endpoint_id] = (move.migration, ())
                 self._begin(self._learn(endpoint_id, move), endpoint_id)
+
+    def resume(self) -> None:
+        """Fetch the flows that an agent before this one did not live to fetch."""
+        for endpoint_id, move in self.notes.take().items():
+            if self.desired.moves.phase(endpoint_id) in (Phase.LIVE, Phase.CONVERGE):
+                self.fetch({endpoint_id: move})
+            else:
+                self.notes.drop(endpoint_id, move)
 
     def fetch(self, arrivals: dict[EndpointId, Move]) -> None:
         """Begin to fetch the flows of workloads that have just arrived."""
@@ -111,6 +122,7 @@ class Carrier:
                 await self._take(endpoint_id, move, flows)
         except OSError as error:  # TimeoutError is one
             log.info("no flows came with the workload of endpoint %s: %s", endpoint_id, error)
+        self.notes.drop(endpoint_id, move)
 
     async def _until_ended(self, shared: Set[bytes]) -> None:
         """Wait until what these addresses had here before is forgotten.

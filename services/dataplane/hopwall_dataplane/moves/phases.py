@@ -170,6 +170,10 @@ class Moves:
         self._fresh[endpoint_id] = Arrival(state.interface, state.move)
         return True
 
+    def fresh(self) -> dict[EndpointId, Move]:
+        """Return by which migrations workloads have arrived since `take_fresh`."""
+        return {endpoint_id: arrival.move for endpoint_id, arrival in self._fresh.items()}
+
     def take_fresh(self) -> dict[EndpointId, Arrival]:
         """Return whose workloads have arrived since the last call."""
         fresh, self._fresh = self._fresh, {}

@@ -1,0 +1,80 @@
+"""Upgrade and rollback while packets are judged: services of two versions side by side, exchanged one by one.
+
+The other version is an earlier one of this repository, as git has it; and one that is still to come: this one, whose
+messages have fields that nobody knows yet (`to_come.py`).
+"""
+
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+from tests.faults.table import Mode, Trial
+from tests.faults.watch import Harm, Watch, on_a_cloud
+
+ROOT = Path(__file__).parents[2]
+#: The oldest version with whose messages this one gets on; it has gone on from there (tests/wire/golden).
+OLDEST = "bba7446"
+_HERE = "tests/faults/modes_versions.py"
+
+Prefix = Callable[[Watch], Sequence[str]]
+
+
+def of_old(watch: Watch) -> Sequence[str]:
+    """Take the services of the oldest version out of the repository; return behind what they run.
+
+    Errors: AssertionError where this clone has no history.
+    """
+    folder = watch.cloud.folder.path / OLDEST
+    if not folder.exists():
+        folder.mkdir()
+        packed = subprocess.run(
+            ["git", "archive", OLDEST, "services"], cwd=ROOT, capture_output=True, check=False
+        )
+        assert packed.returncode == 0, (
+            f"this clone has no version {OLDEST} (git fetch --unshallow): {packed.stderr.decode()}"
+        )
+        subprocess.run(["tar", "-x", "-C", str(folder)], input=packed.stdout, check=True)
+    paths = ":".join(str(one) for one in sorted((folder / "services").iterdir()) if one.is_dir())
+    return ("env", f"PYTHONPATH={paths}")
+
+
+def to_come(_: Watch) -> Sequence[str]:
+    """Return behind what a service speaks as a later version may."""
+    return (sys.executable, "-m", "tests.faults.to_come")
+
+
+def exchanged(prefix: Prefix) -> Harm:
+    """Return a harm that exchanges every service for another version, one by one, and back."""
+
+    async def harm(watch: Watch, trial: Trial) -> None:
+        cloud = watch.cloud
+        other = prefix(watch)
+        agents = sorted(name for name in cloud.services if name.startswith("dataplane-"))
+        orders = ([*agents, "calc", "api"], ["api", "calc", *agents])
+        try:
+            while trial.goes_on():
+                there, back = trial.chance.choice(orders), trial.chance.choice(orders)
+                for name in there:
+                    await _and_recover(watch, cloud.exchange(name, *other))
+                for name in back:
+                    await _and_recover(watch, cloud.exchange(name))
+                watch.result.tries += 1
+        finally:
+            for name in orders[0]:
+                if name not in cloud.services:
+                    cloud.bring_back(name)
+        watch.result.note = f"a try exchanges {len(agents) + 2} services there and back"
+
+    return harm
+
+
+async def _and_recover(watch: Watch, exchange: Awaitable[None]) -> None:
+    await exchange
+    await watch.recovered()
+
+
+MODES = (
+    Mode("upgrade and rollback", f"with {OLDEST}, service by service, in either order", on_a_cloud(exchanged(of_old)), ("C9", "C6"), weight=2, where=_HERE),
+    Mode("a version to come", "whose messages have unknown fields, service by service", on_a_cloud(exchanged(to_come)), ("C9", "C6"), where=_HERE),
+)  # fmt: skip
