@@ -27,7 +27,7 @@ Made by `python -m tests.bench.timeline --write` (as root, on a quiet machine; t
 cores, everything real, NATS with an fsync per write; a policy of all four workloads changes its port, and the call waits
 for `programmed`. Milliseconds after the call, each the median of {n} changes; what is in one row twice happens again, and
 `restore` is a transaction of iptables with its commit. `turn` of a host spans all that it does; `flows` looks for flows
-that are now denied. [dataplane.md](dataplane.md) 2 and 13 say why it is done so.
+that are now denied. [dataplane.md](dataplane.md) 2 and 13 say why it is done so. What else ran on the machine: a load of {load:.0f}.
 
 | from | to | where | what |
 |---|---|---|---|
@@ -94,7 +94,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         spans = asyncio.run(measure(Path(name)))
         lines = rows(medians(spans, stamps(Path(name))))
-    page = _HEAD.format(n=N_SAMPLES) + "".join(f"{line}\n" for line in lines)
+    page = _HEAD.format(n=N_SAMPLES, load=os.getloadavg()[1]) + "".join(
+        f"{line}\n" for line in lines
+    )
     if writes:
         PAGE.write_text(page)
     sys.stdout.write(page)
