@@ -246,6 +246,7 @@ def test_a_refused_route_is_the_matter_of_the_endpoint_with_its_address() -> Non
     [
         ("host endpoint a", {HOST_A}),
         ("way to NATS of host endpoint a", {HOST_A, POLICY, TIER, PEER, OTHER_PEER}),
+        ("kernel without xt_bpf", set()),
         ("nat 192.0.2.10/32 of endpoint default/vm1", {VM, TIER, PEER, OTHER_PEER}),
         ("endpoint default/vm1", {VM, TIER, PEER, OTHER_PEER}),
         ("set s:1", {VM, HOST_A, HOST_B, POLICY, TIER, PEER, OTHER_PEER}),

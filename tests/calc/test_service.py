@@ -13,6 +13,7 @@ from hopwall_calc.service import CalcService
 from hopwall_calc.settings import CalcSettings
 from hopwall_cli.nats_server import NatsServer
 from hopwall_model import codec, topics
+from hopwall_model.epochs import SILENT_S, term_of
 from hopwall_model.events import (
     Event,
     ResourceRemoved,
@@ -490,3 +491,47 @@ async def test_an_epoch_names_the_store(nats_server: NatsServer, listener: Liste
         status = await listener.resolved(0)
     found = await listener.link._js.stream_info(topics.EVENTS_STREAM)
     assert status.epoch.startswith(store_of(found.config) + ".")
+
+
+async def test_of_two_the_last_that_began_speaks(
+    nats_server: NatsServer, listener: Listener
+) -> None:
+    """The other answers nobody and says nothing; when the last is gone it takes over and has missed nothing."""
+    first = await listener.put(*TWO_HOSTS)
+    async with running(nats_server) as older:
+        before = (await listener.resolved(first)).epoch
+        async with running(nats_server):
+            status = await listener.resolved(first, before)
+            revision = await listener.put(*POLICED)
+            await listener.resolved(revision, before)
+            said = len(listener.batches)
+            await assert_hosts(listener, POLICED)
+            assert {(await listener.snapshot("h1")).epoch for _ in range(10)} == {status.epoch}
+            await eventually(lambda: len(listener.batches) > said + 4)
+            assert {batch.epoch for batch in listener.batches[said:]} == {status.epoch}
+        assert older._ruling.deposed
+        older._ruling._succession.heard_at -= 2 * SILENT_S
+        older._ruling._deaf_at -= 2 * SILENT_S
+        again = await listener.resolved(revision, status.epoch)
+        assert term_of(again.epoch) > term_of(status.epoch)
+        await assert_hosts(listener, POLICED)
+
+
+async def test_who_has_slept_looks_before_it_speaks(
+    nats_server: NatsServer, listener: Listener
+) -> None:
+    """A calc that was frozen and did not hear that it was deposed says nothing when it wakes up."""
+    first = await listener.put(*TWO_HOSTS)
+    async with running(nats_server) as older:
+        before = (await listener.resolved(first)).epoch
+        async with running(nats_server):
+            later = await listener.resolved(first, before)
+            # The server keeps the last status, a moment after all have heard it.
+            await eventually(lambda: len([s for s in listener.statuses if s == later]) > 1)
+            # As if nothing of this had come to it, and much time had passed.
+            older._ruling._succession.epoch = before
+            older._ruling._awake_at -= 60
+            assert not older._ruling.deposed
+            assert older._ruling.may_speak_at_once is None
+            assert (await listener.snapshot("h1")).epoch == later.epoch
+            await eventually(lambda: older._ruling.deposed)

@@ -87,6 +87,13 @@ async def test_watch_ends_with_the_error_it_was_sent(client: Client) -> None:
         await anext(events)
 
 
+def test_what_is_no_server_is_one_sentence() -> None:
+    """A bare name is not asked for, and nobody is sent to look for an API there."""
+    for text in ("foo", "127.0.0.1:8080", ""):
+        with pytest.raises(ClientError, match="is no server; write http://"):
+            Client(text)
+
+
 async def test_nobody_at_the_address_is_one_sentence(tmp_path: Path) -> None:
     """Without an API the sentence names the address and what to look at."""
     client = Client(f"unix://{tmp_path}/none.sock")

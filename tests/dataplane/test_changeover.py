@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import pytest
+
 from hopwall_dataplane.ipsets.elements import Element
 from hopwall_dataplane.iptables.static import to_set
 from hopwall_dataplane.kernel import Kernel
@@ -215,3 +217,22 @@ async def test_a_list_that_names_no_set_that_moves_is_not_closed_when_it_is_writ
 
     assert holds(watched.host, "s:y")
     assert watched.seen == [True]
+
+
+@pytest.mark.parametrize(("second", "closes"), [("allow", False), ("deny", True), ("pass", True)])
+async def test_several_changes_at_once_close_nobody_where_all_is_allowed(
+    second: str, closes: bool
+) -> None:
+    """One policy is written anew and another's set gains a peer: harmless unless something may deny it in between."""
+    watched = Watched(lambda host: bool(mark(host)))
+    by_x, by_y = rules("gnp/a", ("allow", "s:x")), rules("gnp/b", ("allow", "s:y"))
+    both = endpoint(0, "gnp/a", "gnp/b", address=9)
+    await turn(watched.kernel, members("s:x"), members("s:y"), by_x, by_y, both)
+    watched.seen.clear()
+
+    await turn(
+        watched.kernel, members("s:y", PEER), rules("gnp/a", ("allow", "s:x"), (second, "s:x"))
+    )
+
+    assert holds(watched.host, "s:y")
+    assert (False in watched.seen) == closes

@@ -108,7 +108,7 @@ async def _all_at_once(calc: CalcStandIn, _agent: AgentProcess) -> tuple[HostSta
             HostEndpointSet(id=HostEndpointId("up"), interface="eth1", tiers=(host_tier,)),
         ),
     )
-    status = await calc.applied(timeout_s=20)
+    status = await calc.applied()
     tables = sh("iptables-nft-save") + sh("iptables-legacy-save")
     return status, tables, sh("ip route") + sh("ipset save")
 
@@ -154,7 +154,7 @@ async def _one_translation(calc: CalcStandIn, _agent: AgentProcess) -> tuple[lis
             endpoint(name, nat.internal, nats=(nat,)) for name, nat in zip("abc", nats, strict=True)
         ),
     )
-    status = await calc.applied(timeout_s=20)
+    status = await calc.applied()
     tables = sh("iptables-nft-save -t nat") + sh("iptables-legacy-save -t nat")
     return [one.object for one in status.refused], tables
 

@@ -19,7 +19,7 @@ NAME = "orders"
 def lab(*argv: str) -> subprocess.CompletedProcess[str]:
     """Run a part of `hopwall lab` from another shell."""
     whole = [sys.executable, "-m", "hopwall_cli", "lab", argv[0], "--name", NAME, *argv[1:]]
-    return subprocess.run(whole, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(whole, capture_output=True, text=True, timeout=240, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         ) as process,
     ):
         try:
-            deadline_at = time.monotonic() + 90
+            deadline_at = time.monotonic() + 240
             while "Ctrl-C ends it." not in file.read_text():
                 assert process.poll() is None, file.read_text()
                 assert time.monotonic() < deadline_at, file.read_text()
@@ -94,6 +94,6 @@ def test_caller_that_says_nothing_of_use_does_no_harm(said: Path) -> None:
 def test_lab_that_does_not_run_takes_no_orders() -> None:
     """Without a lab of that name an order ends with a sentence that says how to run one."""
     argv = [sys.executable, "-m", "hopwall_cli", "lab", "join", "--name", "nobody"]
-    ended = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 1
     assert "`hopwall lab up --name nobody` runs one" in ended.stderr

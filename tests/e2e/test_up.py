@@ -118,6 +118,8 @@ def test_life_of_one_host(machine: Machine) -> None:
         assert out.splitlines()[1] == "WorkloadEndpoint default/vm1 created"
         assert "10.65.0.24 dev tapvm1" in machine.ns.run(["ip", "route"])
         assert len(machine.children()) == 4
+        said = (machine.folder / "up.log").read_text()
+        assert "not known whether nats-server" not in said, "nobody has looked whether it syncs"
         os.kill(process.pid, signal.SIGKILL)
         process.wait(60)
         until(lambda: not machine.children(), machine.folder / "up.log")

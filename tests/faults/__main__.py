@@ -23,6 +23,7 @@ from hopwall_cli.nats_server import binary
 from hopwall_runtime import clock
 from tests.faults.page import Row, line, page, row_of
 from tests.faults.table import Mode, Result, Trial
+from tests.simulator.kept import read, section
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
@@ -129,7 +130,7 @@ def _write(every: Sequence[Mode], rows: Sequence[Row], seed: int) -> None:
     if not whole:
         return
     ROWS.write_bytes(msgspec.json.format(msgspec.json.encode(whole), indent=1) + b"\n")
-    PAGE.write_text(page(whole, _facts(whole, seed)))
+    PAGE.write_text(page(whole, _facts(whole, seed), section(read())))
 
 
 def _facts(rows: Sequence[Row], seed: int) -> list[str]:

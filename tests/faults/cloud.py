@@ -49,7 +49,7 @@ DOOR_PORT, GUEST_PORT = 7100, 7200
 #: Flows that come once are forgotten after this time: there are hundreds a second.
 _FORGOTTEN_S = 2
 #: How long a change may take in which nothing is broken any more.
-RECOVERED_S = 60.0
+RECOVERED_S = 180.0
 _WEP = kind_named("wep")
 
 

@@ -78,7 +78,7 @@ class Agent:
         """Ask calc for all that this host needs."""
         request = SnapshotRequest(host=self.host, reason="test")
         body = await self.link.request_chunked(
-            topics.snapshot_subject(self.host), request, timeout_s=20
+            topics.snapshot_subject(self.host), request, timeout_s=60
         )
         return topics.HOST_BATCH.decode(body)
 
@@ -116,7 +116,7 @@ def _policy(port: int) -> dict[str, Any]:
 
 async def _apply(socket: Path, items: Sequence[dict[str, Any]]) -> int:
     connector = aiohttp.UnixConnector(str(socket))
-    async with aiohttp.ClientSession(connector=connector) as session, asyncio.timeout(60):
+    async with aiohttp.ClientSession(connector=connector) as session, asyncio.timeout(120):
         while True:
             async with session.post("http://api/v1/apply", json={"items": list(items)}) as answer:
                 said = json.loads(await answer.read())

@@ -137,7 +137,7 @@ async def _epoch(link: Link, other_than: str = "") -> str:
     """
     found = ""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(120):
             while found in ("", other_than):
                 with contextlib.suppress(Unavailable):
                     async for status, _ in link.last_status(topics.CALC_STATUS):
@@ -149,7 +149,7 @@ async def _epoch(link: Link, other_than: str = "") -> str:
 async def _wrote(socket: Path, name: str) -> int:
     """Store a Node, trying until it is acknowledged."""
     connector = aiohttp.UnixConnector(str(socket))
-    async with aiohttp.ClientSession(connector=connector) as session, asyncio.timeout(60):
+    async with aiohttp.ClientSession(connector=connector) as session, asyncio.timeout(120):
         while True:
             document = {"kind": "Node", "metadata": {"name": name, "labels": {"token": name}}}
             async with session.put(f"http://api/v1/nodes/{name}", json=document) as answer:
@@ -163,7 +163,7 @@ async def _wrote(socket: Path, name: str) -> int:
 
 async def _forgotten(socket: Path, name: str) -> None:
     """Wait until reads do not show what the store does not hold."""
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(120):
         while True:
             with contextlib.suppress(aiohttp.ClientError):
                 status, _ = await _get(socket, f"/v1/nodes/{name}")
@@ -174,7 +174,7 @@ async def _forgotten(socket: Path, name: str) -> None:
 
 async def _computed(socket: Path, name: str) -> None:
     """Wait until the API says that calc has resolved the write."""
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(120):
         while True:
             status, said = await _get(socket, f"/v1/nodes/{name}")
             if status == 200:
@@ -239,7 +239,7 @@ async def rough_deliveries(trial: Trial) -> Result:
                 for _ in range(200):
                     await _some_write(writer, trial.chance, wanted)
                 since = clock.monotonic()
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(120):
                     while folded != {name: rev for name, rev in wanted.items() if rev > 0}:
                         await asyncio.sleep(0.01)
                 result.recovery.append(clock.monotonic() - since)

@@ -83,7 +83,7 @@ async def _leader(urls: Sequence[str]) -> int:
     link = Link("looks")
     await link.connect(CommonSettings(nats_url=tuple(urls)))
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while True:
                 with contextlib.suppress(Exception):
                     info = await link._js.stream_info(topics.EVENTS_STREAM)

@@ -147,8 +147,8 @@ def _table(*head: str, rows: Iterable[str]) -> list[str]:
     return [_cells(*head), "|" + "---|" * len(head), *rows, ""]
 
 
-def page(rows: Sequence[Row], facts: Sequence[str]) -> str:
-    """Return the whole page."""
+def page(rows: Sequence[Row], facts: Sequence[str], more: Sequence[str] = ()) -> str:
+    """Return the whole page; `more` are lines of a section of its own."""
     right, bad = [row for row in rows if not row.bad], [row for row in rows if row.bad]
     parts = [_INTRODUCTION, "", *(f"- {fact}" for fact in [*facts, _sum(right)]), ""]
     parts += ["## Each failure mode", ""]
@@ -161,6 +161,7 @@ def page(rows: Sequence[Row], facts: Sequence[str]) -> str:
         "row", "tried", "kills", "acknowledged", "lost", "probes", "open", "closed", "recovery",
         "where", "", rows=map(line, right),
     )  # fmt: skip
+    parts += more
     parts += ["## Known-bad ways, and what caught them", ""]
     parts += _table("known bad", "tried", "caught by", "where", rows=map(_bad_line, bad))
     parts += [

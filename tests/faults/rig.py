@@ -165,7 +165,7 @@ class Load:
             finally:
                 self._stop = True
 
-    async def recovered(self, since: float, within_s: float = 60.0) -> float:
+    async def recovered(self, since: float, within_s: float = 180.0) -> float:
         """Wait until a write that began after `since` was acknowledged; return how long after `since`."""
         async with asyncio.timeout(within_s):
             while not any(
@@ -277,7 +277,7 @@ async def events_of(link: Link) -> list[Stored]:
     return found
 
 
-async def shown_by(socket: Path, within_s: float = 60.0) -> dict[str, str]:
+async def shown_by(socket: Path, within_s: float = 180.0) -> dict[str, str]:
     """Return what reads show of each key, as soon as they are answered."""
     connector = aiohttp.UnixConnector(str(socket))
     async with asyncio.timeout(within_s), aiohttp.ClientSession(connector=connector) as session:
@@ -296,8 +296,8 @@ async def judged(load: Load, urls: Sequence[str], shown: dict[str, str]) -> Judg
     link = Link("judge")
     await link.connect(CommonSettings(nats_url=tuple(urls)))
     try:
-        end = clock.monotonic() + 30
-        async with asyncio.timeout(90):
+        end = clock.monotonic() + 60
+        async with asyncio.timeout(180):
             while True:
                 try:
                     stored = [
@@ -323,7 +323,7 @@ def add(result: Result, found: Judgement) -> None:
     result.faults += found.faults
 
 
-async def api_ready(socket: Path, within_s: float = 60.0) -> None:
+async def api_ready(socket: Path, within_s: float = 180.0) -> None:
     """Wait until the API says that it is ready."""
     async with asyncio.timeout(within_s):
         while True:

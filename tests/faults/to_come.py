@@ -3,6 +3,7 @@
 Its messages have fields that this version does not know: in the value itself, and in what has a kind inside it.
 """
 
+import importlib
 import json
 import runpy
 import sys
@@ -13,13 +14,24 @@ from hopwall_model import codec
 
 UNKNOWN = {"of_a_later_version": {"text": "?", "numbers": [1, 2.5, None], "deep": {"a": {"b": []}}}}
 
+#: The modules that encode what is sent to other services.
+SENDERS = (
+    "hopwall_runtime.link",
+    "hopwall_api.writer",
+    "hopwall_calc.service",
+    "hopwall_dataplane.agent",
+    "hopwall_dataplane.counting",
+    "hopwall_dataplane.moves.carrier",
+)
+
 
 def with_unknown(value: Any) -> Any:
     """Return a JSON value with a field that is not known in each object that says its kind."""
     if isinstance(value, list):
         return [with_unknown(one) for one in value]
     if isinstance(value, dict):
-        new = {key: with_unknown(one) for key, one in value.items()}
+        # What users declare is understood whole, or not at all: a rule without a part of it would be another.
+        new = {k: one if k == "resource" else with_unknown(one) for k, one in value.items()}
         return {**new, **UNKNOWN} if "kind" in value else new
     return value
 
@@ -36,9 +48,19 @@ def encoded_later(encode: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
     return later
 
 
+class _Later:
+    """The codec of a later version, for what is sent; all else is as it is."""
+
+    encode = staticmethod(encoded_later(codec.encode))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(codec, name)
+
+
 def main() -> None:
-    """Run a service that speaks so."""
-    codec.encode = encoded_later(codec.encode)  # type: ignore[assignment]
+    """Become a service that speaks so."""
+    for name in SENDERS:
+        vars(importlib.import_module(name))["codec"] = _Later()
     arguments = sys.argv[sys.argv.index("-m") + 1 :]
     sys.argv = arguments
     runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)

@@ -44,7 +44,7 @@ Harm = Callable[[Watch, Trial], Awaitable[None]]
 
 
 def on_a_cloud(
-    harm: Harm, *, keeps_writes: bool = True, patience_s: float = 60.0, **options: Any
+    harm: Harm, *, keeps_writes: bool = True, patience_s: float = 180.0, **options: Any
 ) -> Callable[[Trial], Awaitable[Result]]:
     """Return how a mode is run whose harm is done to a watched cloud: its own, or the one that the trial brings.
 

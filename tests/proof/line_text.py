@@ -18,6 +18,7 @@ from tests.proof.packets import NotUnderstood, Packet
 from tests.support import bpf
 
 MULTIPORT_SLOTS = 15
+_ICMPV6 = 58
 ANY_ICMP_TYPE = 255
 #: iptables-extensions(8), u32: four bytes from the sixth, of which the last is the protocol's.
 _PROTOCOL_BYTE = re.compile(r"(?:0x)?6&0xff=0x([0-9a-f]+)", re.IGNORECASE)
@@ -124,8 +125,8 @@ class _Reader:
             else:
                 self.option(word)
         self.trailing_comment()
-        if "limit" in self.modules and not target.is_log:
-            raise self.error("a limit on more than a log")
+        if "limit" in self.modules and not target.is_log and self.protocol != _ICMPV6:
+            raise self.error("a limit on more than a log, or than neighbour discovery")
         if self.negated:
             raise self.error("a ! that negates nothing")
         return Line(tuple(self.matches), target, tuple(self.sets), self.text)
@@ -338,7 +339,7 @@ def _headers(reader: _Reader) -> Match:
 
 
 def _limit(reader: _Reader) -> Match:
-    # What is under the limit; only lines without a verdict may have one, see `_TARGETS`.
+    # What is under the limit; policy has none but on lines without a verdict, see `_TARGETS`.
     reader.take()
     return lambda packet, sets: True
 

@@ -12,10 +12,8 @@ from tests.support.moving import LM, NAMESPACE, WEP, Vm
 
 #: How long a wrong turn is waited for.
 SETTLE_S = 0.3
-#: Time of convergence the lab's agents are given; a run that waits for its end waits a little longer. An agent that
-#: hears of the move only when it is over has its host take a wrong turn (docs/design/migration.md 5), so it is longer
-#: than a busy machine makes anybody wait.
-CONVERGENCE_S = 4.0
+#: Time of convergence the lab's agents are given; a run that waits for its end waits a little longer.
+CONVERGENCE_S = 0.5
 
 
 @dataclass
@@ -231,8 +229,11 @@ async def cut_off(vm: Vm, there: str) -> Run:
     """The source's host does not reach NATS from the declaration on, until convergence is long over."""
     here, began_at = vm.at, time.monotonic()
     name = await vm.declare(there)
-    cut = ["ip", "route", "add", "blackhole", f"{topo.PREFIX4}.1/32"]
-    await vm.lab.run(here, cut)
+    cuts = [["INPUT", "-s"], ["OUTPUT", "-d"]]
+    for chain, end in cuts:
+        await vm.lab.run(
+            here, ["iptables", "-w", "-I", chain, end, f"{topo.PREFIX4}.1", "-j", "DROP"]
+        )
     try:
         await vm.plug(there, "garp")
         others = [host for host in vm.lab.hosts if host not in (here, there)]
@@ -242,7 +243,10 @@ async def cut_off(vm: Vm, there: str) -> Run:
         await vm.lab.client.delete(LM, namespace=NAMESPACE, name=name)
         await asyncio.sleep(CONVERGENCE_S + SETTLE_S)
     finally:
-        await vm.lab.run(here, ["ip", "route", "del", *cut[3:]])
+        for chain, end in cuts:
+            await vm.lab.run(
+                here, ["iptables", "-w", "-D", chain, end, f"{topo.PREFIX4}.1", "-j", "DROP"]
+            )
     await vm.found_at(there)
     answer = await vm.lab.client.apply([vm.endpoint(there)], wait="programmed")
     assert reached(answer), answer["status"]

@@ -6,7 +6,9 @@ from aiohttp import web
 from msgspec import Struct
 from msgspec.structs import replace
 
+from hopwall_api.access.discreet import told
 from hopwall_api.agent import Api
+from hopwall_api.auth import CALLER
 from hopwall_api.outcomes import Outcome, Written
 from hopwall_api.parameters import WriteOptions
 from hopwall_api.progress import Progress
@@ -101,7 +103,7 @@ async def answer(request: web.Request, outcome: Outcome, options: WriteOptions) 
     if options.stage != "accepted":
         await api.news.until(settled, options.timeout_s)
     late = not progress.reached(options.stage)
-    return _render(outcome, progress, late=late, headers=headers)
+    return _render(outcome, told(request[CALLER], progress), late=late, headers=headers)
 
 
 def _render(

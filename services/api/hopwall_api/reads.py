@@ -8,6 +8,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from hopwall_api import problems
+from hopwall_api.access.discreet import told
 from hopwall_api.access.roles import Caller, Verb
 from hopwall_api.agent import Api
 from hopwall_api.answers import API, etag, json_response, with_status
@@ -49,7 +50,7 @@ async def get(request: web.Request, kind: type[Resource]) -> web.StreamResponse:
     if stored is None:
         raise problems.not_found(f"{key} does not exist.")
     progress = api.progress([target_of(key, stored.revision, stored.resource)])
-    resource = with_status(stored.resource, progress)
+    resource = with_status(stored.resource, told(request[CALLER], progress))
     return json_response(resource, headers={"ETag": etag(stored.resource)})
 
 

@@ -1,4 +1,4 @@
-"""Whether this calc speaks: of several that run, only the one that began its epoch last does (decision 32).
+"""Whether this calc speaks: of several that run, only the one that began its epoch last does (decision 35).
 
 The others follow the events and say nothing; when the one that rules has not been heard for some time, one of them
 begins an epoch of its own. Who has slept (a frozen process, a paused machine) may have been deposed meanwhile without
@@ -88,7 +88,7 @@ class Ruling:
         return (term_of(self._epoch) % 16) * _TICK_S
 
     def _on_status(self, status: CalcStatus, _: str = "") -> None:
-        ruled = not self.deposed
+        ruled = bool(self._epoch) and not self.deposed
         self._succession.obeys(status.epoch, status.revision, clock.monotonic())
         if ruled and self.deposed:
             log.warning("epoch %s has begun elsewhere: this calc stands by", status.epoch)

@@ -331,7 +331,7 @@ class CalcService:
             await self._reported.wait()
             await asyncio.sleep(_REPEAT_S)
             self._reported.clear()
-            if self._link.settled:
+            if self._link.settled and await self._ruling.may_speak():
                 await self._repeat()
 
     async def _repeat(self) -> None:

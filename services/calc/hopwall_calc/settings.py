@@ -1,8 +1,11 @@
 """What can be set of the calculation service."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from hopwall_runtime.config import CommonSettings, Heartbeat
+from msgspec import Meta
+
+from hopwall_model.epochs import SILENT_S
+from hopwall_runtime.config import CommonSettings
 
 Routing = Literal["direct", "bgp"]
 
@@ -12,6 +15,7 @@ class CalcSettings(CommonSettings, frozen=True, kw_only=True):
 
     #: direct: hosts get each other's workload routes from calc; bgp: the routing daemons spread them.
     routing: Routing = "direct"
-    heartbeat_s: Heartbeat = 5.0
+    #: Three of them without a word, and another calc takes over (`hopwall_model.epochs`).
+    heartbeat_s: Annotated[float, Meta(ge=0.05, le=SILENT_S / 3)] = 5.0
     #: Check after each flush that recomputing everything gives the same: for tests, not for production.
     validate: bool = False

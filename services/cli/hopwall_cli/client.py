@@ -63,6 +63,10 @@ class Client:
         Errors: ClientError when the token would go over a network in clear, or the file cannot be used.
         """
         self.server = server
+        if not server.startswith(("http://", "https://", "unix:")):
+            raise ClientError(
+                f"{server!r} is no server; write http://…, https://… or unix:///path/of/socket."
+            )
         if token and server.startswith("http:") and not server.startswith(_LOOPBACK):
             raise ClientError(
                 f"The token would be readable on its way to {server}; use https:// (and --ca)."

@@ -133,7 +133,6 @@ class Agent:
             tasks.create_task(self._join(), name="bus")
             tasks.create_task(self.keeper.run(), name="last-good")
             tasks.create_task(self.asking.run(), name="snapshots")
-            tasks.create_task(self.arrivals.run(), name="rivals")
             tasks.create_task(self._keep_refreshing(), name="refresh")
             tasks.create_task(self._keep_reporting(), name="heartbeat")
             tasks.create_task(self._keep_telling(), name="hindrances")
@@ -435,8 +434,7 @@ class Agent:
         refused += (*desired.refusals(), *self.poison.refusals())
         if self.speaker is not None:
             refused += self.speaker.refusals
-        if self.watch is not None:
-            refused += self.watch.refusals
+        refused += () if self.watch is None else self.watch.refusals
         return HostStatus(
             host=self.settings.host_name,
             epoch=self.progress.epoch,

@@ -24,6 +24,7 @@ from hopwall_dataplane.iptables.render_policy import (
     policy_chain,
     policy_sets,
     render_policy,
+    rules_of,
 )
 from hopwall_dataplane.iptables.static import (
     FROM_TREE,
@@ -184,6 +185,16 @@ class ChainBook:
             for asked in self._lists_of[use.policy]
             if asked.direction == use.direction
         }
+
+    def only_allows(self, asked: PolicyList) -> bool:
+        """Tell whether no rule of a list denies or passes, and none of its policies is closed."""
+        found = [self.policies.get(policy_id) for policy_id in self._policies_in[asked]]
+        return all(
+            policy is not None
+            and policy_sets(policy) <= self.known_sets.keys()
+            and all(rule.action in ("allow", "log") for rule in rules_of(policy, asked.direction))
+            for policy in found
+        )
 
     def class_of(self, asked: PolicyList) -> PolicyClass | None:
         """Return the class a list is a direction of; None for lists of host endpoints."""

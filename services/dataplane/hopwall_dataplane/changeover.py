@@ -57,20 +57,25 @@ def change_over(
 def _mixed(
     desired: Desired, tables: Mapping[tuple[Family, TableName], TableState], rewritten: Set[str]
 ) -> set[PolicyList]:
-    """Return the lists that are about to be written otherwise, and in the kernel are met by what moves before it.
+    """Return the lists that are about to be written otherwise, and would let by a mixture until then.
 
-    What they say there is not known, but which sets they name. A list that names none of those that move is the same
-    until it is written, however many of the new one's members come before it.
+    What the kernel's chains say is not known, but which sets they name. A list of which none names one that moves is
+    the same until it is written. One that is met only by what stays as it is lets by what the new list lets by, too,
+    if that denies nothing.
     """
-    moving = {name for name in desired.members.moving() if desired.sets.id_of(name) is not None}
+    chains, sets = desired.chains, desired.sets
+    moving = {name for name in desired.members.moving() if sets.id_of(name) is not None}
     met = {
         chain
         for state in tables.values()
         for chain in state.chains
         if (names := state.names.get(chain)) is None or not moving.isdisjoint(names)
     }
-    lists = desired.chains.lists_by_chain
-    return lists(rewritten) & lists(met)
+    found = chains.lists_by_chain(rewritten) & chains.lists_by_chain(met)
+    if not chains.set_uses.are_alone(s for name in moving if (s := sets.id_of(name)) is not None):
+        return found
+    own = chains.lists_by_chain(rewritten & met)
+    return {asked for asked in found if asked in own or not chains.only_allows(asked)}
 
 
 def in_time(ops: Iterable[SetOp], late: Set[str]) -> list[SetOp]:
@@ -96,15 +101,12 @@ def _rerouted(desired: Desired) -> frozenset[str]:
 
 
 def _moves(desired: Desired) -> tuple[dict[Move, frozenset[str]], frozenset[SetId]]:
-    """Return what moves in sets that stand, of both families, and the sets of which all moves at once.
-
-    What moves in a set that no line names yet is seen by nobody.
-    """
+    """Return what moves in sets that stand, of both families, and the sets of which all moves at once."""
     moves: dict[Move, frozenset[str]] = {}
     rebuilt = set()
     for name, (comes, goes) in desired.members.moving().items():
         set_id = desired.sets.id_of(name)
-        if set_id is None or name in desired.members.idle:
+        if set_id is None:
             continue
         if not desired.members.stands(name):
             rebuilt.add(set_id)

@@ -3,6 +3,7 @@
 Pure.
 """
 
+from collections.abc import Iterable
 from typing import Any, Generic, TypeVar
 
 K = TypeVar("K")
@@ -35,6 +36,10 @@ class Claims(Generic[K, Owner, V]):
     def __contains__(self, key: K) -> bool:
         """Tell whether anybody claims it."""
         return key in self._claims
+
+    def values(self, key: K) -> Iterable[V]:
+        """Return what all claim."""
+        return self._claims.get(key, {}).values()
 
     def winner(self, key: K) -> V | None:
         """Return what the lowest owner claims; None when nobody does."""

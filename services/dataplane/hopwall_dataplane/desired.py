@@ -22,14 +22,15 @@ from hopwall_dataplane.destinations import Destinations, Local
 from hopwall_dataplane.faults import bucket_fault, endpoint_fault, is_address, policy_fault
 from hopwall_dataplane.feed import Step
 from hopwall_dataplane.host_endpoints import HostEndpoints, Way
-from hopwall_dataplane.ipsets.elements import Element, Mark, SetSpec
+from hopwall_dataplane.ipsets.elements import Mark, SetSpec
 from hopwall_dataplane.ipsets.plan import AddressSets
 from hopwall_dataplane.iptables.static import RenderSettings, from_set, relay_set, to_set
+from hopwall_dataplane.links.sources import Senders
 from hopwall_dataplane.moves.phases import Expected, Moves
 from hopwall_dataplane.moves.places import claims_of, expected, standing
 from hopwall_dataplane.nat import Pools, Translations
 from hopwall_dataplane.outcome import Family
-from hopwall_dataplane.placed import ElementKey, LinkState, Placed
+from hopwall_dataplane.placed import ElementKey, LinkState, Placed, elements_of, senders_of
 from hopwall_dataplane.residents import Residents, Touched, packed
 from hopwall_dataplane.routes.route import Route, RouteKey
 from hopwall_dataplane.rule_sets import RuleSets, object_of
@@ -159,6 +160,7 @@ class Desired:
         self.interfaces_touched = True
         changed = {n for n in before.keys() | links.keys() if before.get(n) != links.get(n)}
         for name in sorted(changed & self._by_interface.keys()):
+            self.destinations.touched.add(name)
             for endpoint_id in sorted(self._by_interface[name]):
                 self._place_routes(self._placed[endpoint_id])
         self.hosts.set_interfaces(links, ways)
@@ -177,14 +179,10 @@ class Desired:
             self._place_routes(self._placed[endpoint_id])
         return arrived
 
-    def let_yield(self, endpoint_id: EndpointId) -> None:
-        """Let a source yield to others, as none is known yet."""
-        if self.moves.rivals_gone(endpoint_id):
-            self._place_routes(self._placed[endpoint_id])
-
-    def tick(self, now: float) -> None:
-        """Let the migrations whose time has come be over."""
-        for endpoint_id in self.moves.tick(now):
+    def tick(self, now: float, free: Iterable[EndpointId] = ()) -> None:
+        """Let the migrations whose time has come be over, and sources yield that have no rival."""
+        free = [endpoint_id for endpoint_id in free if self.moves.rivals_gone(endpoint_id)]
+        for endpoint_id in (*free, *self.moves.tick(now)):
             self._place_routes(self._placed[endpoint_id])
 
     def expected(self) -> dict[EndpointId, Expected]:
@@ -269,6 +267,12 @@ class Desired:
     def interfaces(self) -> set[str]:
         """The interfaces of known endpoints that are present."""
         return self._by_interface.keys() & self.links.keys()
+
+    def senders(self) -> dict[str, Senders]:
+        """Return what is sent from the interfaces to which a route leads otherwise than when somebody looked."""
+        self.destinations.touched &= self._by_interface.keys()
+        ids = {name: self._by_interface[name] for name in self.destinations.touched}
+        return {name: senders_of(map(self._placed.__getitem__, ids[name])) for name in ids}
 
     @property
     def link_indices(self) -> dict[str, int]:
@@ -375,7 +379,9 @@ class Desired:
         if isinstance(update, EndpointSet):
             fault = endpoint_fault(update, self.settings.prefixes, self.reserved)
             policy_class = None if fault else self._join(update)
-            elements = {} if policy_class is None else self._elements(update, policy_class)
+            elements: dict[ElementKey, Mark | None] = {}
+            if policy_class is not None:
+                elements = elements_of(update, policy_class, self.settings.marks, self._programs)
             after = Placed(update, fault, policy_class, elements)
             self._placed[update.id] = after
             self.moves.put(update, {} if before else standing(update, self.routes.actual))
@@ -450,6 +456,8 @@ class Desired:
         self, endpoint_id: EndpointId, before: Placed | None, after: Placed | None
     ) -> None:
         self.interfaces_touched = True
+        ends = (placed.endpoint.interface for placed in (before, after) if placed is not None)
+        self.destinations.touched.update(ends)
         if before is not None and not before.fault:
             ids = self._by_interface[before.endpoint.interface]
             ids.discard(endpoint_id)
@@ -457,24 +465,6 @@ class Desired:
                 del self._by_interface[before.endpoint.interface]
         if after is not None and not after.fault:
             self._by_interface.setdefault(after.endpoint.interface, set()).add(endpoint_id)
-
-    def _elements(
-        self, endpoint: EndpointSet, policy_class: PolicyClass
-    ) -> dict[ElementKey, Mark | None]:
-        marks = self.settings.marks
-        source = Mark(marks.source.place(policy_class.number), marks.source.mask)
-        destination = Mark(marks.destination.place(policy_class.number), marks.destination.mask)
-        elements: dict[ElementKey, Mark | None] = {}
-        relayed = {Family.of(cidr) for cidr in endpoint.extra_sources}
-        for cidr in (*endpoint.addresses, *endpoint.extra_sources):
-            if self._programs(cidr):
-                elements[from_set(Family.of(cidr)), Element(cidr, endpoint.interface)] = source
-                if Family.of(cidr) in relayed:
-                    elements[relay_set(Family.of(cidr)), Element(cidr, endpoint.interface)] = None
-        for cidr in endpoint.addresses:
-            if self._programs(cidr):
-                elements[to_set(Family.of(cidr)), Element(cidr)] = destination
-        return elements
 
     def _place_routes(self, placed: Placed) -> None:
         """Claim the endpoint's addresses; without a usable interface the claim has no route."""

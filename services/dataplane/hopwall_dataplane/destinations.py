@@ -4,7 +4,7 @@ Pure. A destination may be claimed by several at once while things move; who has
 alone. Addresses that hosts live by (the bus, a default gateway, each other) are nobody's workload.
 """
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -39,6 +39,8 @@ class Destinations:
     remote: dict[str, BucketedMembers] = field(default_factory=dict)
     _gateways: dict[str, tuple[str, str]] = field(default_factory=dict)
     _gateway_cidrs: set[str] = field(default_factory=set)
+    #: Interfaces of workloads to which a route leads, or led, otherwise than when somebody looked.
+    touched: set[str] = field(default_factory=set)
     _local: Claims[str, EndpointId, Local] = field(default_factory=Claims)
     _beyond: Claims[str, str, str] = field(default_factory=Claims)
     #: Destination → the priority its route is wanted with, where it is not the normal one.
@@ -86,11 +88,25 @@ class Destinations:
     ) -> None:
         """Take an endpoint's claims for those it had."""
         for cidr in before - claims.keys():
+            self._touch(cidr)
             self._local.drop(cidr, endpoint_id)
             self._route(cidr)
         for cidr, local in claims.items():
             self._local.put(cidr, endpoint_id, local)
+            self._touch(cidr)
             self._route(cidr)
+
+    def _touch(self, cidr: str) -> None:
+        self.touched.update(local.interface for local in self._local.values(cidr))
+
+    def interfaces(self, cidrs: Iterable[str], *, standing: bool) -> dict[str, str]:
+        """Return to which interface the route to each address is to lead, or does; "" where there is none."""
+        routes = self.routes.actual if standing else self.routes.desired
+        found = {}
+        for cidr in cidrs:
+            route = routes.get(RouteKey(cidr, TABLE_MAIN, self._priorities.get(cidr, 0)))
+            found[cidr] = route.interface if route is not None else ""
+        return found
 
     def _reserve(self, host: str, gateways: tuple[str, str]) -> None:
         """Take over how a host is reached; no route of ours may lead its own address elsewhere."""

@@ -11,7 +11,7 @@ Refuses to decide what is desired.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -35,15 +35,17 @@ from hopwall_dataplane.iptables.lint import suspicious
 from hopwall_dataplane.iptables.plan import plan_table, plan_wall
 from hopwall_dataplane.iptables.quarantine import closed
 from hopwall_dataplane.iptables.render_policy import DIRECTIONS
-from hopwall_dataplane.iptables.static import TABLES, from_set, relay_set, to_set
+from hopwall_dataplane.iptables.static import IDENTITY_SETS, TABLES
 from hopwall_dataplane.iptables.stub import stub_of
 from hopwall_dataplane.iptables.table import TableName, TableState
 from hopwall_dataplane.iptables.transaction import Applied, Failed, Transaction, record
 from hopwall_dataplane.links.setup import InterfaceSetup
+from hopwall_dataplane.links.sysctl import SetSysctl
 from hopwall_dataplane.outcome import Family, Outcome, Refused, Retry, Turn
 from hopwall_dataplane.routes import plan as route_plan
 from hopwall_dataplane.routes.driver import RouteDriver
 from hopwall_dataplane.routes.route import ReplaceRoute, RouteKey, RouteOp
+from hopwall_dataplane.senders import check_senders
 from hopwall_dataplane.stale import Doubts, Stale, TableKey
 from hopwall_model.names import TEMPORARY_SUFFIX
 from hopwall_runtime import clock
@@ -53,9 +55,6 @@ log = logging.getLogger(__name__)
 #: Long enough for the kernel to let go of what freed lines named, and for a burst of changes to pass: a
 #: transaction that frees lines makes the next one wait (8-24 ms).
 SWEEP_AFTER_S = 0.25
-_IDENTITY_SETS = {
-    name for family in Family for name in (from_set(family), relay_set(family), to_set(family))
-}
 
 
 @dataclass(slots=True)
@@ -174,6 +173,7 @@ class Kernel:
             self._refused_sysctls.clear()
             self.stale.discard(Stale.SYSCTLS)
         self.desired.interfaces_touched |= bool(found) or every
+        self.desired.destinations.touched |= indices.keys() if found or every else set()
         return found
 
     def _resync_routes(self) -> list[Found]:
@@ -199,7 +199,7 @@ class Kernel:
         name = name.removesuffix(TEMPORARY_SUFFIX)
         if name == AS_OF:
             return self.as_of.sets
-        return self.desired.identity if name in _IDENTITY_SETS else self.desired.members
+        return self.desired.identity if name in IDENTITY_SETS else self.desired.members
 
     # ------------------------------------------------------------ the wall
 
@@ -284,7 +284,7 @@ class Kernel:
         if not turn.held_by:
             await self._apply_tables(turn)
         held = bool(turn.held_by)
-        desired.members.note_idle(whole=not held)
+        self._note_sysctls(turn, check_senders(desired, self.interfaces, on=False))
         if not held:
             # After the chains: forwarding must not be turned on while workloads are not yet closed.
             self._apply_sysctls(turn)
@@ -297,6 +297,7 @@ class Kernel:
             self._apply_sets(turn, desired.identity.plan_additions(), desired.identity)
         if held:
             return turn
+        self._note_sysctls(turn, check_senders(desired, self.interfaces, on=True))
         if (desired.members.plan_removals() or self._has_chains_left()) and self._sweep_at is None:
             self._sweep_at = clock.monotonic() + SWEEP_AFTER_S
         if not turn.held_by:
@@ -307,8 +308,10 @@ class Kernel:
         desired = self.desired
         if not desired.interfaces_touched:
             return
-        written = self.interfaces.apply(desired.link_indices, desired.interfaces)
+        self._note_sysctls(turn, self.interfaces.apply(desired.link_indices, desired.interfaces))
         desired.interfaces_touched = False
+
+    def _note_sysctls(self, turn: Turn, written: Iterable[tuple[SetSysctl, Outcome]]) -> None:
         for op, outcome in written:
             turn.n_ops += 1
             if isinstance(outcome, Refused):

@@ -3,10 +3,15 @@
 Pure.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from hopwall_dataplane.classes import PolicyClass
 from hopwall_dataplane.ipsets.elements import Element, Mark
+from hopwall_dataplane.iptables.static import from_set, relay_set, to_set
+from hopwall_dataplane.links.sources import Senders, spoofs
+from hopwall_dataplane.marks import MarkLayout
+from hopwall_dataplane.outcome import Family
 from hopwall_model.updates import EndpointSet
 
 #: The kernel set's name, and the element in it.
@@ -35,3 +40,33 @@ class Placed:
     policy_class: PolicyClass | None
     elements: dict[ElementKey, Mark | None]
     routes: frozenset[str] = frozenset()
+
+
+def senders_of(endpoints: Iterable[Placed]) -> Senders:
+    """Return what the endpoints of an interface send from; one that is closed sends nothing."""
+    open_ones = [placed.endpoint for placed in endpoints if placed.policy_class is not None]
+    return Senders(
+        tuple(cidr for endpoint in open_ones for cidr in endpoint.addresses),
+        any(spoofs(endpoint.extra_sources) for endpoint in open_ones),
+    )
+
+
+def elements_of(
+    endpoint: EndpointSet,
+    policy_class: PolicyClass,
+    marks: MarkLayout,
+    programs: Callable[[str], bool],
+) -> dict[ElementKey, Mark | None]:
+    """Return what says whose an endpoint's addresses are, of those for which this host has anything."""
+    source = Mark(marks.source.place(policy_class.number), marks.source.mask)
+    destination = Mark(marks.destination.place(policy_class.number), marks.destination.mask)
+    elements: dict[ElementKey, Mark | None] = {}
+    relayed = {Family.of(cidr) for cidr in endpoint.extra_sources}
+    for cidr in filter(programs, (*endpoint.addresses, *endpoint.extra_sources)):
+        family, element = Family.of(cidr), Element(cidr, endpoint.interface)
+        elements[from_set(family), element] = source
+        if family in relayed:
+            elements[relay_set(family), element] = None
+    for cidr in filter(programs, endpoint.addresses):
+        elements[to_set(Family.of(cidr)), Element(cidr)] = destination
+    return elements

@@ -3,10 +3,10 @@
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+from hopwall_dataplane.abilities import fitted
 from hopwall_dataplane.agent import Agent
 from hopwall_dataplane.bgp.driver import BirdDriver
 from hopwall_dataplane.bgp.speaker import Speaker
@@ -16,12 +16,7 @@ from hopwall_dataplane.desired import Desired
 from hopwall_dataplane.failsafe import parse_failsafe
 from hopwall_dataplane.guard import Guard, Limits
 from hopwall_dataplane.ipsets.driver import IpsetDriver
-from hopwall_dataplane.iptables.backend import (
-    choose,
-    why_no_bpf,
-    why_no_flow_limit,
-    why_no_log,
-)
+from hopwall_dataplane.iptables.backend import choose
 from hopwall_dataplane.iptables.driver import Restore
 from hopwall_dataplane.iptables.static import RenderSettings
 from hopwall_dataplane.kernel import Kernel
@@ -48,8 +43,6 @@ from hopwall_runtime.health import serve_health
 from hopwall_runtime.link import Link
 
 log = logging.getLogger(__name__)
-
-_OPEN_TO_ERRORS = "A workload that guesses a flow of others can send an ICMP error about it: load the kernel module xt_bpf."
 
 
 def render_settings(settings: DataplaneSettings) -> RenderSettings:
@@ -96,25 +89,15 @@ async def open_kernel(
         "nft" if mode == "nft" else "legacy" if mode == "legacy" else "auto", families=families
     )
     log.info("using the %s backend of iptables", backend.kind)
-    rendering = render_settings(settings)
-    if rendering.log.denied and (reason := await why_no_log(backend, families)):
-        log.warning("denied packets are not logged, as this kernel has no NFLOG: %s", reason)
-        rendering = replace(rendering, log=replace(rendering.log, denied=False))
-    no_bpf = await why_no_bpf(backend, families)
-    if no_bpf:
-        log.warning("%s %s", _OPEN_TO_ERRORS, no_bpf)
-        rendering = replace(rendering, check_errors=False)
-    if rendering.max_flows and (reason := await why_no_flow_limit(backend, families)):
-        raise ConfigError(
-            f"max_flows needs connlimit, which this kernel has not ({reason}): set it to 0."
-        )
+    sysctls = SysctlDriver(Path(settings.sysctl_dir))
+    able = await fitted(render_settings(settings), backend, families, sysctls)
     restores = {family: Restore(family, backend) for family in families}
     for restore in restores.values():
         await restore.start()
     nats = await asyncio.to_thread(nats_addresses, settings.nats_url) if resolve else ()
     desired = Desired(
         host=settings.host_name,
-        settings=rendering,
+        settings=able.rendering,
         families=families,
         link_local_gateway=settings.link_local_gateway,
         reserved=reserved_cidrs(nats, settings.link_local_gateway),
@@ -122,8 +105,7 @@ async def open_kernel(
         nats=nats,
         moves=Moves(settings.migration_convergence_s, settings.bgp),
     )
-    if no_bpf:
-        desired.shortfalls.lacking["xt_bpf"] = f"{_OPEN_TO_ERRORS} {no_bpf}"
+    desired.shortfalls.lacking |= able.lacking
     flows = None
     if settings.revoke_flows:
         flows = Revocation(desired, ConntrackDriver(), metrics or Metrics())
@@ -134,7 +116,7 @@ async def open_kernel(
         sets=IpsetDriver(),
         routes=RouteDriver(),
         interfaces=InterfaceSetup(
-            SysctlDriver(Path(settings.sysctl_dir)),
+            sysctls,
             prefixes=settings.interface_prefixes,
             ipv6=settings.ipv6,
             udplite=settings.udplite,

@@ -111,6 +111,10 @@ class SetUses:
             return False
         return len({move.comes for move in moves if move.set_id in self._joint}) < 2
 
+    def are_alone(self, set_ids: Iterable[SetId]) -> bool:
+        """Tell whether no rule asks for one of these sets and another."""
+        return not any(set_id in self._joint for set_id in set_ids)
+
     def of(self, policy_id: PolicyId, direction: Direction) -> Mapping[SetId, Sequence[_Said]]:
         """Return what a policy says of sets in one direction."""
         said = self._of.get(policy_id)

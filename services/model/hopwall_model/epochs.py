@@ -1,4 +1,4 @@
-"""Which life of calc is obeyed where several speak: the one that began last, as long as it is heard (decision 32).
+"""Which life of calc is obeyed where several speak: the one that began last, as long as it is heard (decision 35).
 
 The name of an epoch is `<store>.<chance>.<term>`: whose intent it speaks of, and a number that grows with each that
 begins. What calc adds to a name when it begins anew by itself makes a later one of the same term. Names without a

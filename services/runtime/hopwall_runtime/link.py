@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-import nats
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
@@ -35,6 +34,7 @@ from hopwall_runtime.appender import (
     Unavailable,
     Unconfirmed,
 )
+from hopwall_runtime.client import Client
 from hopwall_runtime.config import CommonSettings
 from hopwall_runtime.credentials import credentials
 from hopwall_runtime.follower import (
@@ -80,7 +80,7 @@ class Link:
         """Name the service, and for the agent of a host which: its reports and its inboxes bear the name."""
         self._service = topics.service_name(service, host)
         self._inbox_prefix = topics.inbox_prefix(service, host)
-        self._nc: Any = nats.aio.client.Client()
+        self._nc: Any = Client()
         self._js: Any = None
         self.rejected_messages = 0
         self._servers = ""
@@ -131,7 +131,7 @@ class Link:
                 error = fault
             await self._on_error(error)
             await asyncio.sleep(0.5)
-            self._nc = nats.aio.client.Client()
+            self._nc = Client()
         self._js = self._nc.jetstream(timeout=5)
         self._appender = Appender(self._nc, self._js)
 

@@ -15,8 +15,20 @@ from hopwall_cli.nats_server import NatsServer
 from hopwall_cli.pki import tokens
 from hopwall_model import topics
 from hopwall_model.resources import Key
+from hopwall_model.status import Refusal
 from hopwall_runtime.link import Link
-from tests.api.caller import PATIENCE_S, Answer, Caller, Doc, endpoint, node, running_api
+from tests.api.caller import (
+    PATIENCE_S,
+    Answer,
+    Caller,
+    Doc,
+    calc_status,
+    endpoint,
+    host_status,
+    node,
+    running_api,
+    say,
+)
 
 pytestmark = pytest.mark.nats
 
@@ -325,3 +337,25 @@ async def test_sessions_of_two_callers_do_not_mix(api: Guarded) -> None:
             headers = api.header(who) if who else {}
             async with session.get("http://api/v1/nodes/h1", headers=headers) as response:
                 assert response.status == status
+
+
+async def test_the_status_of_ones_own_names_nobody_else(api: Guarded, link: Link) -> None:
+    """Who takes an address that another namespace has is told so when it waits and when it looks, not by whom."""
+    path = "/v1/namespaces/a/workloadendpoints/mine"
+    mine = in_a(endpoint("mine"))
+    made = await api.ask("anna", "PUT", path, mine)
+    assert made.status == 201, made.body
+    revision = int(made.json["metadata"]["resourceVersion"])
+    reason = "It is that of endpoint b/secret, which is older; remove it from one of them."
+    refused = (Refusal(object="address 10.65.0.21/32 of endpoint a/mine", reason=reason),)
+    host = host_status("h1", revision, refused=refused)
+    await say(link, calc_status(0, revision, "h1"), host)
+    async with asyncio.timeout(PATIENCE_S):
+        while not (admins := (await api.ask("admin", "GET", path)).json["status"])["laggards"]:
+            await asyncio.sleep(0.01)
+    assert "b/secret" in admins["laggards"][0]["reason"]
+    same = await api.ask("anna", "PUT", f"{path}?wait=programmed&timeout=1s", mine)
+    for answer in (same, await api.ask("anna", "GET", path)):
+        (late,) = answer.json["status"]["laggards"]
+        assert "that of an endpoint of another namespace, which is older" in late["reason"]
+        assert b"secret" not in answer.body

@@ -1,5 +1,6 @@
 """Live migrations by BGP alone: the route to who has arrived wins everywhere, also where it is still declared."""
 
+import asyncio
 import socket
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hopwall_dataplane.moves.phases import ELEVATED, YIELDING
+from hopwall_dataplane.moves.phases import ELEVATED, SETTLED, YIELDING
 from hopwall_model.bgp import PrefixRange
 from tests.support.bird_hosts import BirdHost, BirdHosts, mesh, speaker, until
 
@@ -76,6 +77,11 @@ def route(host: BirdHost, verb: str, address: str, metric: int) -> None:
     host.ns.run(["ip", "route", verb, address, "dev", "tap0", "proto", "80", "metric", str(metric)])
 
 
+def hears_of(host: BirdHost, network: str) -> bool:
+    """Ask a host's BIRD whether a peer says that it has a network."""
+    return asyncio.run(host.driver.hears_of([network]))
+
+
 class Watch:
     """Notes each way that a host takes to an address, all the time."""
 
@@ -85,6 +91,7 @@ class Watch:
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> "Watch":
+        self.ways.append(way(self._host, self._address))
         self._thread.start()
         return self
 
@@ -118,6 +125,28 @@ def test_the_route_to_who_has_arrived_wins_everywhere(hosts: BirdHosts, address:
         time.sleep(0.5)
     assert elsewhere.ways == ["172.30.0.1", "172.30.0.2"]
     assert here.ways == ["tap0", "172.30.0.2"]
+
+
+@pytest.mark.parametrize("address", [VM], indirect=True)
+def test_who_comes_home_into_a_block_stays_preferred(hosts: BirdHosts, address: str) -> None:
+    """After convergence it is announced out of its host's block still, so a source that nobody can tell attracts nothing."""
+    first, second, third = hosts[1], hosts[2], hosts[3]
+    # It is at the second, which has its address from the block of the first.
+    first.ns.run(["ip", "route", "del", address, "dev", "tap0", "proto", "80", "metric", "0"])
+    route(second, "add", address, YIELDING)
+    until(lambda: way(third, address) == "172.30.0.2")
+    with Watch(third, address) as elsewhere, Watch(second, address) as here:
+        route(first, "add", address, ELEVATED)
+        until(lambda: way(third, address) == "172.30.0.1")
+        until(lambda: way(second, address) == "172.30.0.1")
+        known = ("10.65.99.9/32", f"{address}/32")
+        assert [hears_of(second, network) for network in known] == [False, True]
+        assert not hears_of(first, known[1])
+        route(first, "add", address, SETTLED)
+        route(first, "del", address, ELEVATED)
+        time.sleep(1.0)
+    assert elsewhere.ways == ["172.30.0.2", "172.30.0.1"]
+    assert here.ways == ["tap0", "172.30.0.1"]
 
 
 def test_back_at_once(hosts: BirdHosts, address: str) -> None:

@@ -5,7 +5,6 @@ import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -26,8 +25,8 @@ from hopwall_model.status import BgpStatus
 from hopwall_model.updates import BgpSet
 from tests.support.bird_hosts import BirdHost, BirdHosts, mesh, speaker
 
-#: With the back-off of other faults, looks would be four seconds and more apart after this.
-AWAY_S, SOON_S = 8.0, 2.0
+#: With the back-off of other faults, looks would be two seconds and more apart after this.
+AWAY_S, SOON_S = 8.0, 1.5
 ONE = speaker(1, mesh(1, 2))
 TWO = speaker(1, mesh(1, 2), mesh(1, 3))
 
@@ -185,8 +184,9 @@ def test_a_bird_that_starts_late_has_its_sessions_at_once(
             task = tasks.create_task(found.run())
             found.fold(step(speaker(2, mesh(2, 1, range_)), full=True))
             await asyncio.sleep(AWAY_S)
-            # The quickest of the last looks: a busy machine makes some late.
-            assert min(b - a for a, b in pairwise(looked_at[-5:])) < SOON_S
+            async with asyncio.timeout(60):  # a busy machine makes some looks late, and not all
+                while looked_at[-1] - looked_at[-2] >= SOON_S:
+                    await asyncio.sleep(0.1)
             await asyncio.to_thread(late.start)
             async with asyncio.timeout(60):
                 while "Established" not in (await asked(dialling, "show protocols")):

@@ -6,6 +6,7 @@ from hopwall_dataplane.moves.phases import (
     ELEVATED,
     NORMAL,
     PATIENCE_S,
+    SETTLED,
     YIELDING,
     Moves,
     Phase,
@@ -163,10 +164,34 @@ def test_a_source_that_waits_has_no_route_once_it_is_said_that_the_workload_has_
 
 def test_without_memory_who_yielded_goes_on_yielding() -> None:
     """News that came after the last agent let it yield are not older ones; before, it stands where it stood."""
-    for stood, stands in ((YIELDING, YIELDING), (ELEVATED, ELEVATED), (None, NORMAL)):
+    for stood, stands in (
+        (YIELDING, YIELDING),
+        (ELEVATED, ELEVATED),
+        (SETTLED, SETTLED),
+        (None, NORMAL),
+    ):
         moves = Moves(30.0, with_bgp=True)
         moves.put(endpoint(BACK), {} if stood is None else {SHARED: stood})
         assert moves.priority(VM, SHARED) == stands
+
+
+def test_with_bgp_who_has_arrived_settles() -> None:
+    """After convergence its route stands where it is announced from any block, also for an agent without memory."""
+    moves = Moves(30.0, with_bgp=True)
+    for part in (TARGET, SWITCHED, None):
+        moves.put(endpoint(part))
+    moves.tick(0.0)
+    assert moves.tick(30.0) == [VM]
+    other = Moves(30.0, with_bgp=True)
+    other.put(endpoint(None), {SHARED: SETTLED})
+    for one in (moves, other):
+        one.put(endpoint(None))
+        assert (one.tick(1e9), one.due_at) == ([], None)
+        assert (one.priority(VM, SHARED), one.priority(VM, OWN)) == (SETTLED, NORMAL)
+        one.put(endpoint(BACK))
+        assert one.priority(VM, SHARED) == SETTLED
+        one.rivals_gone(VM)
+        assert one.priority(VM, SHARED) == YIELDING
 
 
 @pytest.mark.parametrize("before", [SWITCHED, SOURCE, None])

@@ -299,11 +299,16 @@ class Rig:
             await asyncio.sleep(_POLL_S)
 
     async def _repaired(self, begin: float, within_s: float) -> float | None:
-        """Return when a look began that found all as it was."""
+        """Return when the first of two looks in a row ended that found all as it was.
+
+        One is not enough: it reads one thing after the other, and may see this before and that after the repair.
+        """
+        found_at: float | None = None
         while time.monotonic() < begin + within_s:
-            looked_at = time.monotonic()
-            if await asyncio.to_thread(self.host.ours) == self.whole:
-                return looked_at
+            is_whole = await asyncio.to_thread(self.host.ours) == self.whole
+            if is_whole and found_at is not None:
+                return found_at
+            found_at = time.monotonic() if is_whole else None
             await asyncio.sleep(_POLL_S)
         return None
 

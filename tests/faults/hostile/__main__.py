@@ -17,6 +17,9 @@ neighbour, a machine beyond the host and the host's own sockets listen. The poli
 between everybody, so a shape is stopped by what it is. *0* means that nothing of it came anywhere it must not, that the
 host's stack did not answer, and that nobody's routes, addresses and neighbours are others than before. The genuine ones must
 arrive: they show that the ears hear.
+
+Floods are tests of their own (`tests/faults/hostile/test_*.py`): thousands of senders named by ARP and by solicitations of
+IPv6 leave the kernel's table of neighbours free, and a flood of new flows ends at `max_flows`; others connect meanwhile.
 """
 
 

@@ -94,7 +94,8 @@ def _inside(ns: Netns, make: object) -> None:
         raise faults[0]
 
 
-def _raw(ns: Netns, interface: str) -> socket.socket:
+def open_raw(ns: Netns, interface: str) -> socket.socket:
+    """Open what sends and gets frames on an interface."""
     made: list[socket.socket] = []
 
     def make() -> None:
@@ -135,6 +136,18 @@ def mac(ns: Netns, interface: str) -> str:
     return address
 
 
+def heard(ear: socket.socket, what: bytes) -> bool:
+    """Wait until a frame with this in it comes."""
+    ear.settimeout(2.0)
+    end = time.monotonic() + 2.0
+    with contextlib.suppress(TimeoutError):
+        while time.monotonic() < end:
+            frame, sender = ear.recvfrom(65536)
+            if what in frame and sender[2] != socket.PACKET_OUTGOING:
+                return True
+    return False
+
+
 @dataclass(frozen=True)
 class Result:
     """One shape's verdict: where it came though it must not, or did not though it must."""
@@ -163,10 +176,10 @@ class Rig:
             mac(site.host, "tapa"),
             mac(b, "v0"),
         )
-        self.mouth = _raw(a, "v0")
+        self.mouth = open_raw(a, "v0")
         self.ears = [
-            Ears("b", [_raw(b, "v0")]),
-            Ears("remote", [_raw(site.remote, "r0")]),
+            Ears("b", [open_raw(b, "v0")]),
+            Ears("remote", [open_raw(site.remote, "r0")]),
             Ears("host", _listeners(site.host)),
         ]
         if bare:

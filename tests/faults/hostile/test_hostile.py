@@ -1,18 +1,21 @@
 """What a hostile workload sends comes nowhere, and what it takes up is bounded."""
 
 import contextlib
+import re
 import socket
+import struct
 
 import pytest
 from msgspec import structs
-from scapy.layers.inet import ICMP, UDP
+from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.inet6 import ICMPv6TimeExceeded
 
-from hopwall_dataplane import service
+from hopwall_dataplane import abilities
+from hopwall_dataplane.conntrack.limit import flow_limit
 from hopwall_model.updates import EndpointSet
 from tests.faults.hostile.__main__ import results
 from tests.faults.hostile.maker import FLOW, OPEN, Maker
-from tests.faults.hostile.rig import Rig, state
+from tests.faults.hostile.rig import Rig, heard, mac, open_raw, state
 from tests.support.site import REMOTE, WORKLOAD, Site, seen_by
 
 pytestmark = pytest.mark.kernel
@@ -72,6 +75,53 @@ def test_a_workload_has_as_many_flows_as_it_may_and_others_are_not_its_matter(ba
             assert b.python(_connected, family, 20.0)
 
 
+def _frames(site: Site, n: int) -> list[bytes]:
+    """Return the first packets of as many flows of a with the remote machine, as frames."""
+    macs = mac(site.host, "tapa") + mac(site.workloads["a"], "v0")
+    head = bytes.fromhex(macs.replace(":", "")) + b"\x08\0"
+    ends = {"src": WORKLOAD["a"][4], "dst": REMOTE[4]}
+    ip = bytes(IP(**ends, len=28, proto=17))
+    ports = ((1024 + i % 60000, OPEN) for i in range(n))
+    return [head + ip + struct.pack("!HHHH", *pair, 8, 0) for pair in ports]
+
+
+def _tracked(site: Site, what: str) -> str:
+    return site.host.run(["cat", f"/proc/sys/net/netfilter/nf_conntrack_{what}"]).strip()
+
+
+def _matched(site: Site, target: str) -> int:
+    """Count the packets that the line of the flow limit with this target has matched."""
+    text = site.host.run([f"iptables-{site.backend}-save", "-c", "-t", "filter"])
+    found = re.findall(rf"^\[(\d+):\d+\] -A hw-flow-limit .*-j {target}", text, re.MULTILINE)
+    return sum(map(int, found))
+
+
+@pytest.mark.parametrize("backend", ["nft", "legacy"])
+def test_by_default_a_flood_of_flows_ends_at_a_share_of_the_table(backend: str) -> None:
+    """Others' new flows pass, the flooder's old ones go on, and what he is denied is counted and logged."""
+    with Site(backend) as site:
+        assert not site.apply(*state())
+        limit = flow_limit(-1, _tracked(site, "max"))
+        a, b = site.workloads["a"], site.workloads["b"]
+        assert a.python(_connected, 4, 20.0)
+        frames = _frames(site, limit + 2000)
+        with contextlib.closing(open_raw(a, "v0")) as mouth:
+            for frame in frames:
+                mouth.send(frame)
+        assert limit <= int(_tracked(site, "count")) <= limit + 50
+        assert not a.python(_connected, 4, 1.0)
+        assert b.python(_connected, 4, 20.0)
+        assert a.python(_connected, 6, 20.0)
+        assert 1900 <= _matched(site, "DROP") <= 2100
+        assert 20 <= _matched(site, "NFLOG") <= 400
+        with (
+            contextlib.closing(open_raw(a, "v0")) as mouth,
+            contextlib.closing(open_raw(site.remote, "r0")) as ear,
+        ):
+            mouth.send(frames[0])
+            assert heard(ear, frames[0][26:])
+
+
 def _hello(family: int, other: str) -> None:
     kind = socket.AF_INET if family == 4 else socket.AF_INET6
     with socket.socket(kind, socket.SOCK_DGRAM) as one:
@@ -112,7 +162,7 @@ def test_a_kernel_without_programs_has_all_other_lines_and_says_so(
     async def missing(*_: object) -> str:
         return "no such match"
 
-    monkeypatch.setattr(service, "why_no_bpf", missing)
+    monkeypatch.setattr(abilities, "why_no_bpf", missing)
     with Site(backend) as site:
         (said,) = site.apply(*state())
         assert said.startswith("kernel without xt_bpf: ")

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import sys
 from functools import partial
@@ -202,11 +203,18 @@ def status_lines(description: Description, server: str) -> list[str]:
     ]
 
 
+#: What the guide runs in a lab, and no lab needs.
+_PACKAGES = {"ping": "iputils-ping"}
+
+
 async def run_exec(args: argparse.Namespace, _: object) -> int:
     """Become the command, inside the namespace."""
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     if not command:
         raise Usage("Say which command to run: hopwall lab exec h1 -- ip route.")
+    if shutil.which(command[0]) is None:
+        where = f": apt-get install {_PACKAGES[command[0]]}" if command[0] in _PACKAGES else "."
+        raise Failure(f"There is no command {command[0]} on this machine{where}")
     if not (ROOT / args.name).is_dir():
         raise Failure(f"lab {args.name} does not run.")
     candidates = (

@@ -102,17 +102,18 @@ def children_of(args: argparse.Namespace, stuck: StuckStore) -> list[Child]:
         "calc": User(Role.CALC),
         "dataplane": User(Role.HOST, args.host),
     }
+    monitor = f"127.0.0.1:{_free_port()}"
     try:
         security = pki.security_conf if pki is not None else None
-        nats = nats_command(
-            listen=args.nats_listen, folder=args.state_dir / "nats", security=security
-        )
+        folder = args.state_dir / "nats"
+        nats = nats_command(listen=args.nats_listen, folder=folder, http=monitor, security=security)
     except NatsServerError as error:
         raise Failure(str(error)) from error
     common = ["--nats-url", f"nats://{args.nats_listen}", "--log-level", args.log_level]
     dataplane = ["--host", args.host, "--interface-prefixes", args.interface_prefixes]
     dataplane += ["--backend", args.backend, "--state-dir", str(args.state_dir.absolute())]
-    flags = {"api": ["--listen", args.listen], "calc": [], "dataplane": dataplane}
+    api = ["--listen", args.listen, "--nats-monitor-url", f"http://{monitor}"]
+    flags = {"api": api, "calc": [], "dataplane": dataplane}
     if pki is not None:
         flags = {name: [*own, *pki.flags(users[name])] for name, own in flags.items()}
     services = [
@@ -125,6 +126,14 @@ def children_of(args: argparse.Namespace, stuck: StuckStore) -> list[Child]:
         say(text)
 
     return [Child("nats", nats, say=hear, is_ours=False), *services]
+
+
+def _free_port() -> int:
+    """Return a port of loopback for nats-server's own page, where the api sees that it syncs."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 async def _watch_store(args: argparse.Namespace, nats: Child, said: StuckStore) -> None:

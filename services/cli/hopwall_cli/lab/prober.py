@@ -121,7 +121,7 @@ async def reached(
 
     That it is not says something only where those who would answer ran meanwhile: else it is asked again.
     """
-    ends = list(far)
+    ends = [end for end in far if end.pid]  # one may just be starting
     for _ in range(_TRIES):
         answer = await near.ask(op, probe, timeout_s=timeout_s)
         if answer["ok"]:

@@ -12,7 +12,7 @@ Source: BIRD 2.0 User's Guide, "Filters"; Calico, BGPFilter (all matches of a ru
 
 from collections.abc import Collection, Iterable, Sequence
 
-from hopwall_dataplane.moves.phases import ELEVATED
+from hopwall_dataplane.moves.phases import ELEVATED, SETTLED
 from hopwall_dataplane.routes.route import ROUTE_PROTOCOL
 from hopwall_model import cidr
 from hopwall_model.bgp import Advertisement, Bgp, FilterRule, PrefixRange, Session
@@ -61,6 +61,7 @@ def definitions(
         *_function(f"hw_host{family}", ours, hosts),
         *_function(f"hw_learnt{family}", "source = RTS_BGP && ", learnt),
         *_function(f"hw_arrived{family}", f"{ours}krt_metric = {ELEVATED} && ", hosts),
+        *_function(f"hw_settled{family}", f"{ours}krt_metric = {SETTLED} && ", hosts),
         *_function(f"hw_inside{family}", "", inside),
         *_function(f"hw_reserved{family}", "", kept),
         *_function(f"hw_unclaimed{family}", "", unclaimed),
@@ -106,13 +107,13 @@ def export_filter(
 ) -> list[str]:
     """Render what the peer is told.
 
-    A workload that has just arrived by a migration is announced with preference over all others, also out of
-    a block of this host.
+    A workload that has just arrived by a migration is announced with preference over all others; it is announced
+    also out of a block of this host, and stays so.
     """
     family = session.family
     block = f'proto = "hw_blocks{family}"'
-    host, learnt, inside, arrived = (
-        f"hw_{kind}{family}()" for kind in ("host", "learnt", "inside", "arrived")
+    host, learnt, inside, arrived, settled = (
+        f"hw_{kind}{family}()" for kind in ("host", "learnt", "inside", "arrived", "settled")
     )
     lines = [f"if !({block} || {host} || {learnt}) then reject;"]
     lines.append(f"if {arrived} then {{ bgp_local_pref = {ELEVATED_LOCAL_PREF}; }}")
@@ -121,7 +122,7 @@ def export_filter(
             added = " ".join(map(_add, one.communities))
             lines.append(f"if net ~ [ {one.cidr}+ ] then {{ {added} }}")
     lines += _rules(session.exports, session)
-    lines += [f"if {block} then accept;", f"if {arrived} then accept;"]
+    lines += [f"if {told} then accept;" for told in (block, arrived, settled)]
     lines.append(f"if {host} && !{inside} then accept;")
     if reflects:
         lines.append(f"if {learnt} then accept;")

@@ -48,8 +48,6 @@ class AddressSets:
         self._unsettled: set[str] = set()
         #: Sets of whose content the kernel refused something.
         self._partial: set[str] = set()
-        #: Sets that stand and that no line names.
-        self.idle: frozenset[str] = frozenset()
 
     def __bool__(self) -> bool:
         """Say whether anything is pending, in O(1)."""
@@ -181,14 +179,6 @@ class AddressSets:
             goes = frozenset(element.cidr for element, _ in held.pending_removals())
             found[name] = comes, goes
         return found
-
-    def note_idle(self, *, whole: bool) -> None:
-        """Note which sets no line names any more: those left unwanted when all tables are as wanted (`whole`).
-
-        One that is wanted again is named from then on, however far the tables come.
-        """
-        left = frozenset(name for name, _ in self._specs.pending_removals())
-        self.idle = left if whole else self.idle & left
 
     def stands(self, name: str) -> bool:
         """Tell whether a set stands as it is wanted, whatever is in it: its members move one by one."""

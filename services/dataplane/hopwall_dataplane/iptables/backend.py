@@ -11,6 +11,7 @@ from typing import Literal
 
 from hopwall_dataplane.iptables.driver import Backend, Ran, run_tool
 from hopwall_dataplane.iptables.parse import classify
+from hopwall_dataplane.iptables.table import TableName
 from hopwall_dataplane.outcome import Family
 from hopwall_model.names import CHAIN_PREFIX, COMMENT_PREFIX
 
@@ -69,7 +70,7 @@ async def why_no_log(
 async def why_no_flow_limit(backend: Backend, families: Sequence[Family]) -> str:
     """Return why this kernel cannot limit the flows of an address, "" when it can; as `why_no_log`."""
     line = "-m connlimit --connlimit-above 1 --connlimit-saddr -j RETURN"
-    return await asyncio.to_thread(_why_not, backend, families, (), line, "")
+    return await asyncio.to_thread(_why_not, backend, families, (), line, "-m connlimit", "filter")
 
 
 async def why_no_bpf(
@@ -87,10 +88,11 @@ def _why_not(
     command_prefix: tuple[str, ...],
     line: str,
     stands: str,
+    where: TableName = "raw",
 ) -> str:
     for family in families:
-        saved = _run((*command_prefix, backend.save_path[family], "-t", "raw"), "")
-        if stands and stands in saved.stdout:
+        saved = _run((*command_prefix, backend.save_path[family], "-t", where), "")
+        if stands in saved.stdout:
             continue
         restore = (*command_prefix, *backend.restore_argv(family))
         made = _run(restore, f"*raw\n:{_TRIAL_CHAIN} - [0:0]\n-A {_TRIAL_CHAIN} {line}\nCOMMIT\n")

@@ -20,7 +20,7 @@ Pure. Source: iptables(8), iptables-extensions(8) (SET --map-mark: mangle only),
 discovery), RFC 4890 (what ICMPv6 must pass).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -58,7 +58,9 @@ HOST_UNTRACKED_IN = "hw-host-untracked-in"
 HOST_UNTRACKED_OUT = "hw-host-untracked-out"
 
 #: Router and neighbour solicitation, neighbour advertisement: what a workload needs to find its next hop.
-_ND_TYPES = (133, 135, 136)
+_ASKING_TYPES = (133, 135)
+_ADVERTISEMENT = 136
+_ND_TYPES = (*_ASKING_TYPES, _ADVERTISEMENT)
 #: Echo and the messages of mobility: what may stand behind extension headers and is no error (RFC 4890, 4.3).
 _INFORMATIONAL = (128, 129, 144, 145, 146, 147)
 
@@ -81,6 +83,8 @@ class RenderSettings:
     max_flows: int = 0
     #: Whether an ICMP error must be about a packet that its sender was sent; the kernel needs xt_bpf.
     check_errors: bool = True
+    #: How many solicitations a second link-local addresses of all workloads together may send the host.
+    askers_rate: int = 50
     #: What no host endpoint closes, to the host and from it.
     failsafe_in: tuple[Failsafe, ...] = ()
     failsafe_out: tuple[Failsafe, ...] = ()
@@ -100,6 +104,11 @@ def relay_set(family: Family) -> str:
     """Name the set of (source, interface) of who may send for others, and so reports on their packets."""
     return f"hw{family[1]}-relay"
 
+
+#: All sets that tell whose an address is, and who may send for others.
+IDENTITY_SETS = frozenset(
+    name(family) for family in Family for name in (from_set, relay_set, to_set)
+)
 
 JUMPS: Mapping[TableName, tuple[Jump, ...]] = {
     "raw": (Jump("PREROUTING", PREROUTING),),
@@ -159,14 +168,7 @@ def _per_prefix(settings: RenderSettings, side: str, action: str) -> tuple[str, 
 def _raw(
     family: Family, settings: RenderSettings, hosts: Collection[str]
 ) -> dict[str, tuple[str, ...]]:
-    exempt: Sequence[str] = ()
-    if family is Family.V6:
-        # Link-local sources speak neighbour discovery to the host; nothing else of theirs is genuine.
-        # The unspecified address is the source of duplicate address detection (RFC 4862, 5.4.2).
-        exempt = (
-            *(f"-s fe80::/10 {_icmpv6(number)} -j RETURN" for number in _ND_TYPES),
-            f"-s ::/128 {_icmpv6(135)} -j RETURN",
-        )
+    exempt = _discovery(settings) if family is Family.V6 else ()
     return {
         PREROUTING: (
             *_per_prefix(settings, "-i", "-g hw-antispoof"),
@@ -180,6 +182,22 @@ def _raw(
         ),
         **({ERRORS: _errors(family, settings)} if settings.check_errors else {}),
     }
+
+
+def _discovery(settings: RenderSettings) -> tuple[str, ...]:
+    """Return what lets neighbour discovery by, from addresses that nobody declares.
+
+    Link-local sources speak it to the host; nothing else of theirs is genuine. Each that asks makes an entry in
+    the kernel's table of neighbours, and a workload has as many as it likes. The unspecified address is the
+    source of duplicate address detection (RFC 4862, 5.4.2), which makes none, as an answer makes none.
+    """
+    rate = settings.askers_rate
+    asks = f"-m limit --limit {rate}/second --limit-burst {2 * rate} -j RETURN"
+    return (
+        *(f"-s fe80::/10 {_icmpv6(number)} {asks}" for number in _ASKING_TYPES),
+        f"-s fe80::/10 {_icmpv6(_ADVERTISEMENT)} -j RETURN",
+        f"-s ::/128 {_icmpv6(135)} -j RETURN",
+    )
 
 
 def _errors(family: Family, settings: RenderSettings) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ It refuses to write what is right already, and to look at every interface for ea
 
 from collections.abc import Collection, Iterable, Mapping
 
+from hopwall_dataplane.links.sources import CHECK
 from hopwall_dataplane.links.sysctl import (
     FORWARD_V4,
     TRACK_UDPLITE,
@@ -40,6 +41,8 @@ class InterfaceSetup:
         self._trees = ("net/ipv4/", "net/ipv6/") if ipv6 else ("net/ipv4/",)
         self._tracking = TRACK_UDPLITE if udplite else {}
         self._done: dict[str, int] = {}
+        #: Interface → its index, and the value that its check of senders was given.
+        self._checks: dict[str, tuple[int, str]] = {}
         self._host_done = False
 
     @property
@@ -71,7 +74,28 @@ class InterfaceSetup:
                 # Turning forwarding on resets what interfaces were set to.
                 del self._done[name]
             ops += wrong
+        checks = {CHECK.format(n): v for n, (i, v) in self._checks.items() if indices.get(n) == i}
+        read = self._driver.read(checks)
+        held |= read
+        wrong = plan_sysctls(checks, read)
+        self._checks = {
+            n: c for n, c in self._checks.items() if SetSysctl(CHECK.format(n), c[1]) not in wrong
+        }
+        ops += wrong
         return [(op, held[op.name]) for op in ops]
+
+    def check(
+        self, indices: Mapping[str, int], names: Iterable[str], *, on: bool
+    ) -> list[tuple[SetSysctl, Outcome]]:
+        """Have senders on these interfaces checked by the routes, or not; return what was written.
+
+        Errors: OSError when a sysctl cannot be read.
+        """
+        value = "1" if on else "0"
+        found = {name: (indices[name], value) for name in sorted(names) if name in indices}
+        fresh = {CHECK.format(n): value for n in found if self._checks.get(n) != found[n]}
+        self._checks |= found
+        return self._write(plan_sysctls(fresh, self._driver.read(fresh)))
 
     def _strangers(self, indices: Iterable[str]) -> list[str]:
         return [name for name in indices if name.startswith(self._prefixes)]
@@ -105,6 +129,7 @@ class InterfaceSetup:
             done += self._write(plan_sysctls(self._tracking, self._driver.read(self._tracking)))
             self._host_done = True
         desired = self._wanted(fresh)
+        self._checks = {n: c for n, c in self._checks.items() if indices.get(n) == c[0]}
         done += self._write(plan_sysctls(desired, self._driver.read(desired)))
         self._done = present
         return done

@@ -50,20 +50,13 @@ class Arrivals:
         if self.carrier is not None:
             await self.carrier.serve()
 
-    async def run(self) -> None:
-        """Find out when sources may yield, until cancelled."""
-        if self.rivals is not None:
-            await self.rivals.run()
-
     def fold(self, now: float) -> None:
         """Let the workloads that were heard arrive, sources yield, and migrations that have converged be over."""
         signs, self._signs = self._signs, []
         for endpoint_id in signs:
             if self.desired.arrive(endpoint_id):
                 log.info("workload of endpoint %s has arrived here", endpoint_id)
-        if self.rivals is not None:
-            self.rivals.fold()
-        self.desired.tick(now)
+        self.desired.tick(now, self.rivals.take_gone() if self.rivals else ())
         if self.carrier is not None:
             self.carrier.notes.add(self.desired.moves.fresh())
 

@@ -3,14 +3,16 @@
     target    programmed, but its route is withheld: the workload runs elsewhere
     live      the workload has arrived: an elevated route, which wins wherever two are known
     converge  the migration has ended; elevated still, until everybody has heard
+    settled   that is over, with BGP: a route that is announced also out of the host's own block, as long as the
+              workload is here; else the source's would win again if nobody could tell its host
     source    the workload is here, or was: a route that yields to any other
 
 With BGP a source yields only once older news are over: what its workload's last host said of the address may still
 be on its way, and looks like the news that the workload has gone back there. Until BIRD here knows of nobody else
 (`rivals`), the route stays where it stood.
 
-Restartable: who is seen for the first time with an elevated route in the kernel was live before, and a route that
-yields goes on yielding.
+Restartable: who is seen for the first time with an elevated route in the kernel was live before; one that yields
+goes on yielding, and who has settled is settled.
 Pure: time is a parameter.
 
 Source: Calico, felix/dataplane/linux/live_migration.go: Base, Target, Live, TimeWait.
@@ -29,6 +31,7 @@ from hopwall_model.updates import EndpointId, EndpointSet, Move
 NORMAL = 0
 #: Source: Calico, ipv4ElevatedRoutePriority.
 ELEVATED = 512
+SETTLED = 256
 YIELDING = 4096
 #: How long older news are waited for at most: as long as a BIRD sleeps that nobody wakes (`bgp.waker`).
 PATIENCE_S = 3.0
@@ -43,6 +46,7 @@ class Phase(StrEnum):
     TARGET = "target"
     LIVE = "live"
     CONVERGE = "converge"
+    SETTLED = "settled"
     SOURCE = "source"
 
 
@@ -99,11 +103,13 @@ class Moves:
                for an endpoint seen for the first time.
         """
         before, move = self._states.get(endpoint.id), endpoint.move
-        elevated = frozenset(a for a, priority in standing.items() if priority == ELEVATED)
+        elevated, settled = _at(standing, ELEVATED), _at(standing, SETTLED)
         if move is None or (move.role, move.migration) != _part(before):
             self._depart(endpoint.id)
         if move is None:
             self._end(endpoint, before, elevated)
+            if settled and endpoint.id not in self._states:
+                self._states[endpoint.id] = _State(endpoint.interface, Phase.SETTLED, settled, None)
             return
         addresses = frozenset(move.addresses)
         if move.role == "source":
@@ -128,8 +134,10 @@ class Moves:
         if before is not None and before.phase is Phase.SOURCE:
             state.stands, state.until = before.stands, before.until
         elif self.with_bgp and YIELDING not in standing.values():
-            was_live = before is not None or ELEVATED in standing.values()
-            state.stands = ELEVATED if was_live else NORMAL
+            held = (
+                () if before is None else (SETTLED if before.phase is Phase.SETTLED else ELEVATED,)
+            )
+            state.stands = max((*held, *standing.values()), default=NORMAL)
         return state
 
     def _end(self, endpoint: EndpointSet, before: _State | None, elevated: frozenset[str]) -> None:
@@ -205,8 +213,16 @@ class Moves:
                 ended.append(endpoint_id)
         for endpoint_id in ended:
             if not self.rivals_gone(endpoint_id):
-                del self._states[endpoint_id]
+                self._settle(endpoint_id)
         return ended
+
+    def _settle(self, endpoint_id: EndpointId) -> None:
+        """Let convergence be over."""
+        state = self._states[endpoint_id]
+        if self.with_bgp:
+            state.phase, state.until = Phase.SETTLED, None
+        else:
+            del self._states[endpoint_id]
 
     @property
     def due_at(self) -> float | None:
@@ -239,7 +255,7 @@ class Moves:
         if state.phase is Phase.TARGET:
             return None
         if state.phase is not Phase.SOURCE:
-            return ELEVATED
+            return SETTLED if state.phase is Phase.SETTLED else ELEVATED
         if _has_left(state):
             return None
         return YIELDING if state.stands is None else state.stands
@@ -262,6 +278,11 @@ class Moves:
                 if state.phase is Phase.LIVE and state.move is not None
             )
         )
+
+
+def _at(standing: Mapping[str, int], priority: int) -> frozenset[str]:
+    """Return the addresses whose routes stand at a priority."""
+    return frozenset(address for address, its in standing.items() if its == priority)
 
 
 def _has_left(source: _State) -> bool:

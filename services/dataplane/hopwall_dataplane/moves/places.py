@@ -6,7 +6,7 @@ Pure.
 from collections.abc import Mapping
 
 from hopwall_dataplane.destinations import Local
-from hopwall_dataplane.moves.phases import ELEVATED, YIELDING, Expected, Moves
+from hopwall_dataplane.moves.phases import ELEVATED, SETTLED, YIELDING, Expected, Moves
 from hopwall_dataplane.nat import externals
 from hopwall_dataplane.placed import LinkState, Placed
 from hopwall_dataplane.routes.route import TABLE_MAIN, Route, RouteKey
@@ -27,7 +27,7 @@ def standing(endpoint: EndpointSet, actual: Mapping[RouteKey, Route]) -> dict[st
     """Return where routes to the endpoint stand by a migration: what an agent before us left."""
     found = {}
     for cidr in (*endpoint.addresses, *externals(endpoint)):
-        for priority in (YIELDING, ELEVATED):
+        for priority in (YIELDING, SETTLED, ELEVATED):
             route = actual.get(RouteKey(cidr, TABLE_MAIN, priority))
             if route is not None and route.interface == endpoint.interface:
                 found[cidr] = priority

@@ -1,4 +1,4 @@
-"""The task that finds out when a source may yield: once BIRD here knows of nobody else who has its addresses.
+"""Finds out when a source may yield: once BIRD here knows of nobody else who has its addresses.
 
 What the workload's last host said before it came here may still be on its way, and its withdrawal too. It cannot be
 told from the news that the workload has gone back there, but it was there before the source was asked to yield.
@@ -27,28 +27,25 @@ class Rivals:
     hears_of: Callable[[Iterable[str]], Awaitable[bool]]
     wake: Callable[[], None]
     _gone: list[EndpointId] = field(default_factory=list)
-    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _asking: asyncio.Task[None] | None = None
 
     def look(self) -> None:
         """Begin to ask if anybody waits."""
-        if self.desired.moves.waiting():
-            self._news.set()
+        if self.desired.moves.waiting() and (self._asking is None or self._asking.done()):
+            # A loop method, not a TaskGroup: nobody waits for it, and what waits does not wait for long.
+            loop = asyncio.get_running_loop()
+            self._asking = loop.create_task(self._ask(), name="rivals")
 
-    async def run(self) -> None:
-        """Ask until cancelled."""
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            while waiting := self.desired.moves.waiting():
-                for endpoint_id, addresses in waiting.items():
-                    if not await self.hears_of(sorted(addresses)):
-                        self._gone.append(endpoint_id)
-                if self._gone:
-                    self.wake()
-                await asyncio.sleep(_PAUSE_S)
+    async def _ask(self) -> None:
+        while waiting := self.desired.moves.waiting():
+            for endpoint_id, addresses in waiting.items():
+                if not await self.hears_of(sorted(addresses)):
+                    self._gone.append(endpoint_id)
+            if self._gone:
+                self.wake()
+            await asyncio.sleep(_PAUSE_S)
 
-    def fold(self) -> None:
-        """Let those yield who have no rival."""
+    def take_gone(self) -> list[EndpointId]:
+        """Return who has no rival any more, since the last call."""
         gone, self._gone = self._gone, []
-        for endpoint_id in gone:
-            self.desired.let_yield(endpoint_id)
+        return gone
