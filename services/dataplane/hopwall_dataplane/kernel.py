@@ -414,8 +414,7 @@ class Kernel:
         """
         turn = Turn()
         self._sweep_at = None
-        chains = self.desired.chains.tables
-        self.doubted.tables |= self._dead.sweep(self.restores, self._tables, chains)
+        self.doubted.tables |= self._dead.sweep(self.restores, self._tables, self.desired.chains)
         if not self.desired.identity:  # else an element may still lead to a class that goes
             for key, names in self._doomed.items():
                 if names:

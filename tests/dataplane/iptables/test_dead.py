@@ -2,17 +2,18 @@
 
 import asyncio
 import subprocess
-from collections.abc import Mapping
 
 import pytest
 
-from hopwall_dataplane.chains import TableChains
+from hopwall_dataplane.chains import ChainBook, TableChains
 from hopwall_dataplane.iptables.backend import choose
 from hopwall_dataplane.iptables.dead import DeadLines
 from hopwall_dataplane.iptables.driver import Restore
 from hopwall_dataplane.iptables.plan import Plan, plan_table
+from hopwall_dataplane.iptables.static import RenderSettings
 from hopwall_dataplane.iptables.table import Chain, TableState, chain_hashes
 from hopwall_dataplane.iptables.transaction import Applied, record
+from hopwall_dataplane.marks import layout
 from hopwall_dataplane.outcome import Family
 from hopwall_dataplane.stale import TableKey
 from tests.support.netns import Netns
@@ -39,9 +40,11 @@ async def held(restore: Restore) -> TableState:
     return state
 
 
-def wanted(bodies: Chain) -> Mapping[TableKey, TableChains]:
+def wanted(bodies: Chain) -> ChainBook:
     """Want the chain to say this."""
-    return {KEY: TableChains({CHAIN: bodies})}
+    book = ChainBook(RenderSettings(marks=layout(), prefixes=("tap",)), (Family.V4,))
+    book.tables[KEY] = TableChains({CHAIN: bodies})
+    return book
 
 
 async def swept(foreign: str = "") -> tuple[set[TableKey], TableState, TableState]:

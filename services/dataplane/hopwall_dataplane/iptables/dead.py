@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from hopwall_dataplane.chains import Bodies, TableChains
+from hopwall_dataplane.chains import Bodies, ChainBook
 from hopwall_dataplane.iptables.driver import Restore
 from hopwall_dataplane.iptables.plan import Plan
 from hopwall_dataplane.iptables.table import TableState, dead_lines
@@ -40,12 +40,12 @@ class DeadLines:
         self,
         restores: Mapping[Family, Restore],
         tables: Mapping[TableKey, TableState],
-        desired: Mapping[TableKey, TableChains],
+        desired: ChainBook,
     ) -> set[TableKey]:
         """Take them out; return the tables that are not as believed, and must be read again."""
         doubtful = set()
         for key, names in self._chains.items():
-            wanted, table = desired[key].desired, tables[key]
+            wanted, table = desired.tables[key].desired, tables[key]
             dead = {name: guard for name in sorted(names) if (guard := _dead(name, wanted, table))}
             if dead and not _trim(restores[key[0]], key, dead):
                 doubtful.add(key)
