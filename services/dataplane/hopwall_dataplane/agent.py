@@ -455,8 +455,7 @@ class Agent:
         )
 
     async def _report(self, *, force: bool) -> None:
-        status = self.status()
-        before = self._reported
+        status, before = self.status(), self._reported
         if not force and before is not None and same(status, before):
             return
         if await self._publish(topics.host_status_subject(status.host), status):
