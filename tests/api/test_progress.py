@@ -180,6 +180,21 @@ def test_a_host_that_was_never_heard_of_is_not_left_out() -> None:
     assert programmed(tracker, 6) == ("True", "Enforced")
 
 
+def test_a_refusal_does_not_speak_for_hosts_that_were_not_heard() -> None:
+    """Where one refuses and keeps it closed, another that nobody has heard yet may still do what was before."""
+    refused = (Refusal(object="rules of policy gnp/isolate", reason="no tier"),)
+    tracker = tracked(calc_status(8, 9), host_status("h2", 9, refused=refused))
+    assert programmed(tracker, 6, POLICY) == ("Unknown", "HostsUnknown")
+    progress = tracker.progress([Target(POLICY, 6)])
+    assert not progress.settled()
+    assert [one.host for one in progress.laggards] == ["h2"]
+    tracker.fold_calc(repeated(calc_status(8, 9), "h1", "h2"), SHOWN)
+    assert programmed(tracker, 6, POLICY) == ("False", "Refused")
+    assert not tracker.progress([Target(POLICY, 6)]).settled()
+    tracker.fold_host(host_status("h1", 9))
+    assert tracker.progress([Target(POLICY, 6)]).settled()
+
+
 def test_all_hosts_are_known_from_the_first_report_of_an_epoch() -> None:
     """What was stored before it concerns nobody whom it does not name; what comes after it may."""
     tracker = tracked(calc_status(0, 5, "h1"), calc_status(8, 9), host_status("h1", 9))

@@ -82,9 +82,10 @@ class Progress(Struct, frozen=True, kw_only=True):
         return any(c.type == name and c.status == "True" for c in self.conditions)
 
     def settled(self) -> bool:
-        """Tell whether waiting longer is in vain: all have answered, and some refuse."""
+        """Tell whether waiting longer is in vain: all have answered, and it is known who all are, and some refuse."""
         hosts = self.hosts
-        return hosts.failed > 0 and hosts.programmed + hosts.failed == hosts.desired
+        answered = hosts.programmed + hosts.failed == hosts.desired
+        return answered and hosts.failed > 0 and self.conditions[-1].status == "False"
 
 
 class _Everybody(Struct, frozen=True):
@@ -351,12 +352,13 @@ def _bears_on(refused: str, target: Target) -> bool:
 
 def _programmed(n: int, late: Sequence[Laggard], failed: int, sure: bool) -> Condition:
     done = n - len(late)
+    if not sure:
+        # Before all else: who has not been heard may let by what one that refuses keeps closed.
+        message = "Which hosts this concerns was reported before this API began to listen; calc says it again."
+        return _condition("Programmed", "Unknown", "HostsUnknown", message)
     if failed:
         message = f"{failed} of {n} hosts refuse a part of it and keep it closed; see laggards."
         return _condition("Programmed", "False", "Refused", message)
-    if not sure:
-        message = "Which hosts this concerns was reported before this API began to listen; calc says it again."
-        return _condition("Programmed", "Unknown", "HostsUnknown", message)
     if late:
         message = f"{done} of {n} hosts enforce it; see laggards."
         return _condition("Programmed", "False", "Pending", message)
