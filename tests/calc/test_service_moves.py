@@ -6,11 +6,10 @@ from hopwall_cli.nats_server import NatsServer
 from hopwall_model import topics
 from hopwall_model.status import Moved, MovedHere
 from hopwall_model.updates import EndpointId
-from tests.calc.test_service import Listener, eventually, listener, running
+from tests.support.calc_listener import Listener, eventually, running
 from tests.support.states_moves import PAIRED
 
 pytestmark = pytest.mark.nats
-__all__ = ["listener"]
 
 ARRIVED = Moved(host="h2", arrived=(MovedHere("default/h2-vm1-eth0", "default/move/"),))
 

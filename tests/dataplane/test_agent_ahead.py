@@ -21,6 +21,7 @@ from hopwall_model.updates import (
 from tests.dataplane.test_agent_hold import readyz
 from tests.support.calc_stand_in import AgentProcess, CalcStandIn, run_scenario
 from tests.support.netns import Netns
+from tests.support.swept import live
 
 pytestmark = [pytest.mark.kernel, pytest.mark.nats]
 
@@ -38,12 +39,12 @@ def host() -> Iterator[Netns]:
 
 
 def kernel_state() -> list[str]:
-    """Return all of ours in the kernel, without counters."""
+    """Return all of ours in the kernel that packets may meet, without counters."""
     texts = [
         subprocess.run(words.split(), capture_output=True, text=True, check=True).stdout
         for words in ("iptables-nft-save", "iptables-legacy-save", "ipset save", "ip route")
     ]
-    lines = [line for text in texts for line in text.splitlines()]
+    lines = [line for text in texts for line in live(text).splitlines()]
     return sorted(line for line in lines if not line.startswith(("#", ":", "create")))
 
 

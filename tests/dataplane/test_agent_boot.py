@@ -30,6 +30,7 @@ from hopwall_model.updates import (
     TierPolicies,
 )
 from tests.support.netns import Netns
+from tests.support.swept import live
 from tests.support.talk import Talk, Tick
 
 pytestmark = pytest.mark.kernel
@@ -152,7 +153,9 @@ class Machine:
         """Return what the kernel holds, without counters."""
         saves = ("iptables-nft-save", "ip6tables-nft-save", "ipset save")
         texts = (self.host.run(save.split()) for save in saves)
-        return [sorted(x for x in t.splitlines() if not x.startswith(("#", ":"))) for t in texts]
+        return [
+            sorted(x for x in live(t).splitlines() if not x.startswith(("#", ":"))) for t in texts
+        ]
 
     def stands(self, words: str, table: str) -> None:
         """Wait until both families' tables of nft say this."""

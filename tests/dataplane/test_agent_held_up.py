@@ -19,6 +19,7 @@ from tests.dataplane.test_agent_ahead import words
 from tests.support.calc_stand_in import AgentProcess, CalcStandIn, run_scenario
 from tests.support.netns import Netns
 from tests.support.odd_tools import own_mounts, wrap_tool
+from tests.support.swept import live
 
 pytestmark = [pytest.mark.kernel, pytest.mark.nats]
 
@@ -39,7 +40,7 @@ def chain() -> list[str]:
     name = policy_chain(PolicyId("gnp/p"), "egress")
     tools = ("iptables-nft-save", "iptables-legacy-save")
     saved = [subprocess.run([t], capture_output=True, text=True, check=True).stdout for t in tools]
-    lines = "".join(saved).splitlines()
+    lines = "".join(map(live, saved)).splitlines()
     return [line for line in lines if line.startswith(f"-A {name} ")]
 
 

@@ -127,6 +127,31 @@ def test_at_no_moment_is_a_workload_marked_with_a_class_that_leads_nowhere(
     assert nobodys(host) == []
 
 
+async def test_a_change_of_a_policy_frees_no_line_until_the_sweep() -> None:
+    """Nobody waits for what was freed; an agent that begins in between finds nothing to write, and sweeps too."""
+    host = FakeHost()
+    kernel = host.agent()
+    await turn(kernel, PEERS, policy("gnp/a", "s:x"), endpoint(1, "gnp/a", address=1))
+    deny = policy("gnp/a", "s:x", action="deny")
+    await turn(kernel, deny)
+    chain = policy_chain(PolicyId("gnp/a"), "ingress")
+    lines = [f"-m set --match-set {set_name('v4', 's:x')} src -j DROP"]
+    for family in Family:
+        last = host.restores[family].applied[-1]
+        assert chain in last.chains
+        assert not last.frees
+        assert len(host.tables[family].tables["filter"][chain].lines) == 3
+    assert host.chain(Family.V4, chain) == lines
+    assert kernel.sweep_in_s is not None
+    other = host.agent()
+    n_applied = len(host.restores[Family.V4].applied)
+    await turn(other, PEERS, deny, endpoint(1, "gnp/a", address=1))
+    assert len(host.restores[Family.V4].applied) == n_applied
+    await other.sweep()
+    assert all(len(host.tables[f].tables["filter"][chain].lines) == 1 for f in Family)
+    assert host.chain(Family.V4, chain) == lines
+
+
 async def test_a_refused_member_closes_the_policy_and_is_told_until_it_is_gone() -> None:
     """A deny by a set that lacks a member would let that member by."""
     host = FakeHost()

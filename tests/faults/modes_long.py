@@ -69,7 +69,9 @@ async def come_and_go(watch: Watch, trial: Trial) -> None:
     reading = asyncio.get_running_loop().create_task(_read_on(gauges))
     try:
         while trial.goes_on():
-            n_written += await _turn(cloud, watch.result.tries)
+            # By themselves: who is judged by other policies while members move is closed for that moment (decision 30).
+            async with watch.changes.standing_still():
+                n_written += await _turn(cloud, watch.result.tries)
             watch.result.tries += 1
             await watch.recovered()
     finally:
@@ -100,16 +102,17 @@ async def _turn(cloud: Cloud, turn: int) -> int:
         for number, name in enumerate(names)
     ]
     await cloud.client.apply([*sets, *policies], wait="programmed")
-    await cloud.client.apply([_set(name, number + 100) for number, name in enumerate(names)])
-    for name in names:
-        await _gone(cloud, _POLICIES, name)
-        await _gone(cloud, _SETS, name)
+    others = [_set(name, number + 100) for number, name in enumerate(names)]
+    await cloud.client.apply(others, wait="programmed")
+    for kind in (_POLICIES, _SETS):
+        for name in names:
+            await _gone(cloud, kind, name, wait="programmed" if name == names[-1] else "")
     return 5 * N_EACH
 
 
-async def _gone(cloud: Cloud, kind: type, name: str) -> None:
+async def _gone(cloud: Cloud, kind: type, name: str, wait: str) -> None:
     try:
-        await cloud.client.delete(kind, namespace="", name=name)
+        await cloud.client.delete(kind, namespace="", name=name, wait=wait)
     except Problem as problem:
         if problem.status != 404:
             raise

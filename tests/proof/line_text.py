@@ -349,26 +349,10 @@ def _comment(reader: _Reader) -> Match:
     return lambda packet, sets: True
 
 
-_MODULES = frozenset(
-    [
-        "bpf",
-        "comment",
-        "connmark",
-        "conntrack",
-        "icmp",
-        "icmp6",
-        "iprange",
-        "ipv6header",
-        "u32",
-        "limit",
-        "mark",
-        "multiport",
-        "sctp",
-        "set",
-        "tcp",
-        "udp",
-    ]
-)
+_MODULES = frozenset((
+    "bpf", "comment", "connmark", "conntrack", "icmp", "icmp6", "iprange", "ipv6header",
+    "u32", "limit", "mark", "multiport", "sctp", "set", "tcp", "udp",
+))  # fmt: skip
 _OPTIONS: dict[str, tuple[str, Callable[[_Reader], Match]]] = {
     "-s": ("", lambda r: _address(r, "source")),
     "-d": ("", lambda r: _address(r, "destination")),

@@ -1,6 +1,6 @@
 """`python -m tests.simulator`: live many worlds by number, and show what went wrong in the first that failed.
 
-SIGINT or SIGTERM ends it in order: what was lived by then counts.
+SIGINT or SIGTERM ends it after the world that is lived: what was lived by then counts.
 """
 
 import argparse
@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import FrameType
 
 from hopwall_runtime import clock
 from tests.simulator.kept import KEPT, keep, kept_of
@@ -23,20 +22,21 @@ _TOLD = 30
 def main() -> int:
     """Run, print one line, and the shrunk history of the first failing seed; 1 if there is one."""
     given = _arguments()
-    signal.signal(signal.SIGTERM, _interrupt)
+    stop: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda given_signal, _: stop.append(given_signal))
     commit, day = _commit(), clock.now_text()[:10]
     begun, tally, first = time.monotonic(), Tally(), None
-    try:
-        for ending in run(given.first, given.seeds, given.jobs):
-            tally = tally.plus(ending)
-            if ending.kinds and first is None:
-                first = ending
-                print(f"seed {ending.number} fails: {', '.join(sorted(ending.kinds))}", flush=True)
-            if tally.seeds % _SAY_EVERY == 0:
-                print(f"… {tally.line}", file=sys.stderr, flush=True)
-                _keep(given.keep, tally, given.first, commit, day)
-    except KeyboardInterrupt:
-        print("interrupted")
+    for ending in run(given.first, given.seeds, given.jobs):
+        tally = tally.plus(ending)
+        if ending.kinds and first is None:
+            first = ending
+            print(f"seed {ending.number} fails: {', '.join(sorted(ending.kinds))}", flush=True)
+        if tally.seeds % _SAY_EVERY == 0:
+            print(f"… {tally.line}", file=sys.stderr, flush=True)
+            _keep(given.keep, tally, given.first, commit, day)
+        if stop:
+            break
     _keep(given.keep, tally, given.first, commit, day)
     print(f"{tally.line} ({time.monotonic() - begun:.0f} s)")
     if first is not None:
@@ -47,10 +47,6 @@ def main() -> int:
 def _keep(path: Path | None, tally: Tally, first: int, commit: str, day: str) -> None:
     if path is not None and tally.seeds:
         keep(kept_of(tally, first=first, commit=commit, day=day), path)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _commit() -> str:

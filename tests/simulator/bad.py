@@ -13,6 +13,7 @@ from hopwall_dataplane.iptables.static import from_set, to_set
 from hopwall_dataplane.iptables.table import TableName, TableState
 from hopwall_dataplane.iptables.transaction import Applied, Failed, Transaction
 from hopwall_dataplane.outcome import Done, Family, Outcome, Retry
+from hopwall_model.epochs import Succession
 from tests.simulator.world import World
 from tests.support.fake_iptables import FakeChain
 from tests.support.fake_kernel import FakeHost
@@ -138,6 +139,20 @@ def no_compare_and_set(world: World) -> None:
     world.compares = False
 
 
+class _Faithless(Succession):
+    def obeys(self, *_: object) -> bool:
+        return True
+
+
+def whoever_speaks(world: World) -> None:
+    """Let agents obey any calc that speaks, also one that another has deposed."""
+
+    def on_agent(agent: Agent) -> None:
+        agent.feed.succession = _Faithless()
+
+    world.on_agent = on_agent
+
+
 SWITCHES: tuple[Callable[[World], None], ...] = (
     flush_then_restore,
     set_after_rule,
@@ -147,4 +162,5 @@ SWITCHES: tuple[Callable[[World], None], ...] = (
     no_compare_and_set,
     members_as_they_come,
     who_was_heard_is_all,
+    whoever_speaks,
 )

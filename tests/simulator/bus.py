@@ -92,6 +92,8 @@ class FakeLink:
         self.disorders = 0
         #: The known-bad client: who was away is not told, and goes on with what comes next.
         self.is_watch = False
+        #: What this client does not hear for now, though it speaks and answers: nothing where it is None.
+        self._unheard: list[tuple[str, bytes, str] | Record] | None = None
         self._bus = bus
         self._closed = False
         self._cut = False
@@ -111,6 +113,9 @@ class FakeLink:
     def arrive(self, subject: str, body: bytes, reply: str) -> None:
         """Deliver a message soon, behind those that are under way."""
         if self._cut or not any(_matches(pattern, subject) for pattern, _ in self._handlers):
+            return
+        if self._unheard is not None and not reply:
+            self._unheard.append((subject, body, reply))
             return
         if self.loses and not subject.startswith("_INBOX"):
             self.loses -= 1
@@ -132,8 +137,23 @@ class FakeLink:
 
     def on_stored(self, record: Record) -> None:
         """Hand an event to who follows."""
-        if not self._cut:
+        if self._unheard is not None:
+            self._unheard.append(record)
+        elif not self._cut:
             self._stored.put_nowait(record)
+
+    def sleep(self) -> None:
+        """Hear nothing but requests, from now on."""
+        self._unheard = []
+
+    def wake(self) -> None:
+        """Hear all that came meanwhile, and what comes."""
+        unheard, self._unheard = self._unheard or [], None
+        for one in unheard:
+            if isinstance(one, Record):
+                self.on_stored(one)
+            else:
+                self.arrive(*one)
 
     def cut(self) -> None:
         """Lose the connection."""

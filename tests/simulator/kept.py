@@ -64,6 +64,8 @@ def section(runs: Sequence[Kept]) -> list[str]:
         " disordered messages, exchanged servers and racing API replicas; packets are asked after every write"
         " (`python -m tests.simulator --seeds N --keep`). No mixture of two states is excused.",
         "",
+        "A seed that failed is lived by `tests/simulator/test_simulator.py` for ever, with what was wrong.",
+        "",
         f"{seeds:,} seeds of {BAR:,} that are wanted; {sum(run.packets for run in runs):,} packets.",
         "",
         "| seeds | from | packets | open | closed | worlds with a loss | failing seeds | commit |",

@@ -21,6 +21,7 @@ N_BAD_WORLDS = 25
 #: Worlds that failed once, and why.
 FAILED_ONCE = {
     101121: "a set that waited to be swept was wanted again: who was judged by its policy was closed meanwhile",
+    100054: "a calc that stood by and heard nothing took over, and took hosts back to what it knew",
 }
 
 

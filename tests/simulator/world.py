@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import cache
 from random import Random
 from typing import cast
 
@@ -28,10 +27,9 @@ from hopwall_model import codec
 from hopwall_model.events import ResourceRemoved, ResourceSet
 from hopwall_model.resources import Key, Resource, WorkloadEndpoint, key_of
 from hopwall_runtime.link import Link
-from tests.proof.cloud import Flow, address, network
 from tests.proof.strategies import HOSTS, cloud_of
 from tests.simulator.bus import Bus, FakeLink, Stream
-from tests.simulator.judge import Fault, History, Probe, probes_of
+from tests.simulator.judge import Fault, History, Probe, is_about, probes_of
 from tests.simulator.kernels import Reader
 from tests.simulator.virtual import VirtualLoop
 from tests.simulator.waiter import Waiter
@@ -42,7 +40,7 @@ from tests.support.fake_kernel import FakeHost
 LINKS = {f"tap-e{i}": LinkState(index=i + 2, up=True) for i in range(8)}
 #: Packets asked when all that is written at once stands, and behind each element of it, of those it is about.
 N_ASKED = 6
-N_ASKED_BETWEEN = 3
+N_ASKED_BETWEEN = 5
 N_PROBES = 60
 N_STEPS = 12
 
@@ -254,8 +252,7 @@ class World:
             return  # a kernel nobody has written to yet is another chapter
         mine = self._at(host)
         if about:
-            net = _span(about)
-            mine = [probe for probe in mine if _is_about(probe.flow, net)]
+            mine = [probe for probe in mine if is_about(probe.flow, about)]
         if mine:
             self._ask(host, self._asking.sample(mine, min(n_asked, len(mine))))
 
@@ -299,7 +296,31 @@ class World:
         pass
 
     async def _calc_starts_anew(self, _host: Host) -> None:
+        if self._dice.random() < 0.5:
+            await self._two_of_calc()
+        else:
+            self.start_calc()
+
+    async def _two_of_calc(self) -> None:
+        """Let another calc begin beside one that hears nothing of it but answers; then one of both goes."""
+        assert self._calc_link is not None
+        assert self._calc is not None
+        old_link, old = self._calc_link, self._calc
+        old_link.sleep()
+        self._calc_link = self._calc = None
         self.start_calc()
+        new_link, new = self._calc_link, self._calc
+        assert new_link is not None
+        assert new is not None
+        if self._dice.random() < 0.7:
+            self.change()
+        await asyncio.sleep(self._dice.choice((0.05, 2.0, 12.0)))
+        old_link.wake()
+        await asyncio.sleep(self._dice.choice((0.01, 1.0)))
+        gone, self._calc = (new, old) if self._dice.random() < 0.5 else (old, new)
+        gone_link, self._calc_link = (new_link, old_link) if gone is new else (old_link, new_link)
+        gone_link.close_now()
+        gone.cancel()
 
     async def _agent_starts_anew(self, host: Host) -> None:
         self.start_agent(host)
@@ -452,28 +473,6 @@ def _by_number(number: int) -> Iterator[None]:
         yield
     finally:
         os.urandom, gc.collect, gc.freeze = urandom, collect, freeze
-
-
-@cache
-def _span(cidr: str) -> tuple[int, int, int]:
-    """Return the family of a network, and its first and last address."""
-    net = network(cidr)
-    return net.version, int(net[0]), int(net[-1])
-
-
-@cache
-def _place(text: str) -> tuple[int, int]:
-    one = address(text)
-    return one.version, int(one)
-
-
-def _is_about(flow: Flow, net: tuple[int, int, int]) -> bool:
-    version, first, last = net
-    for text in (flow.source, flow.destination):
-        of, number = _place(text)
-        if of == version and first <= number <= last:
-            return True
-    return False
 
 
 def _words(event: ResourceSet | ResourceRemoved) -> str:

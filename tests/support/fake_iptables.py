@@ -6,6 +6,7 @@ this fake does not claim.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
@@ -189,6 +190,7 @@ class FakeRestore:
     """`Restore` over `FakeTables`, with a switch that makes coming calls fail."""
 
     settled_in_s = 0.0
+    waits_for_freed = True
 
     def __init__(self, family: Family = Family.V4, tables: FakeTables | None = None) -> None:
         """Work on these tables, or on fresh ones."""
@@ -229,6 +231,20 @@ class FakeRestore:
         if self.fail_next_read and (outcome := self.fail_next_read.pop(0)) is not None:
             return outcome
         return parse_save(self.tables.save(table))
+
+    def trim(self, table: TableName, guards: Mapping[str, str]) -> bool:
+        """Take out the lines of chains behind their guards, if they are all ours."""
+        held, stands = self.tables.tables[table], parse_save(self.tables.save(table)).chains
+        at = {
+            chain: stands[chain].index(guard)
+            for chain, guard in guards.items()
+            if guard in stands.get(chain, ())
+        }
+        if len(at) < len(guards) or any(None in stands[chain][n:] for chain, n in at.items()):
+            return False
+        for chain, n in at.items():
+            del held[chain].lines[n:]
+        return True
 
     async def close(self) -> None:
         """Leave the tables as they are."""

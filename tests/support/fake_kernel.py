@@ -20,6 +20,7 @@ from hopwall_dataplane.ipsets.elements import (
 )
 from hopwall_dataplane.iptables.driver import Restore
 from hopwall_dataplane.iptables.static import RenderSettings
+from hopwall_dataplane.iptables.table import GUARD, TableName
 from hopwall_dataplane.iptables.transaction import Applied, Failed, Transaction
 from hopwall_dataplane.kernel import Kernel
 from hopwall_dataplane.links.setup import InterfaceSetup
@@ -133,6 +134,13 @@ class _Restore(FakeRestore):
         self._host.settled()
         return outcome
 
+    def trim(self, table: TableName, guards: Mapping[str, str]) -> bool:
+        """Take out what no packet meets, and tell."""
+        done = super().trim(table, guards)
+        self._host.told()
+        self._host.settled()
+        return done
+
 
 class _Sets(FakeSets):
     def __init__(self, host: "FakeHost") -> None:
@@ -200,6 +208,9 @@ class FakeHost:
         )
 
     def chain(self, family: Family, name: str, table: str = "filter") -> list[str] | None:
-        """Return the lines of a chain without our comments; None when there is no such chain."""
+        """Return the lines of a chain that packets meet, without our comments; None when there is no such chain."""
         chain = self.tables[family].tables[table].get(name)
-        return None if chain is None else [x.partition(" -m comment")[0] for x in chain.lines]
+        if chain is None:
+            return None
+        lines = [x.partition(" -m comment")[0] for x in chain.lines]
+        return lines[: lines.index(GUARD)] if GUARD in lines else lines

@@ -26,11 +26,14 @@ _SLEPT_S = 2.0
 class Ruling:
     """What one calc knows of who rules."""
 
-    def __init__(self, link: Link, take_over: Callable[[], None]) -> None:
+    def __init__(self, link: Link, take_over: Callable[[], None], knows: Callable[[], int]) -> None:
         self._link = link
+        #: Up to which revision this calc has heard of everything.
+        self._knows = knows
         self._take_over = take_over
         self._succession = Succession()
         self._epoch = ""
+        self._last: CalcStatus | None = None
         self._awake_at = clock.monotonic()
         #: When nobody could be heard, as NATS was not there.
         self._deaf_at = self._awake_at
@@ -79,8 +82,19 @@ class Ruling:
             if not self._link.settled:
                 self._deaf_at = self._awake_at
             silent_s = self._awake_at - max(self._succession.heard_at, self._deaf_at)
-            if self.deposed and silent_s > SILENT_S + self._patience_s:
+            if self.deposed and silent_s > SILENT_S + self._patience_s and await self._is_left():
                 self._take_over()
+
+    async def _is_left(self) -> bool:
+        """Tell whether nobody rules, by the server's last word of it, and this calc knows no less: it may be deaf."""
+        ruler = self._succession.epoch
+        last = await self._look()
+        return (
+            last is not None
+            and self._succession.epoch == ruler
+            and last.revision <= self._knows()
+            and not self._slept
+        )
 
     @property
     def _patience_s(self) -> float:
@@ -88,18 +102,21 @@ class Ruling:
         return (term_of(self._epoch) % 16) * _TICK_S
 
     def _on_status(self, status: CalcStatus, _: str = "") -> None:
+        self._last = status
         ruled = bool(self._epoch) and not self.deposed
         self._succession.obeys(status.epoch, status.revision, clock.monotonic())
         if ruled and self.deposed:
             log.warning("epoch %s has begun elsewhere: this calc stands by", status.epoch)
 
-    async def _look(self) -> None:
-        """Learn who spoke last, of the server."""
+    async def _look(self) -> CalcStatus | None:
+        """Learn of the server who spoke last; return what was said, and where there is nothing what was heard."""
         asked_at = clock.monotonic()
+        last = self._last
         try:
-            async for status, _ in self._link.last_status(topics.CALC_STATUS):
-                self._on_status(status)
+            async for last, _ in self._link.last_status(topics.CALC_STATUS):
+                self._on_status(last)
         except Unavailable as error:
             log.warning("who rules is not known: %s", error)
-            return
+            return None
         self._awake_at = asked_at
+        return last

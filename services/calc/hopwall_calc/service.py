@@ -43,7 +43,7 @@ class CalcService:
         self._settings = settings
         self._link = link
         self._metrics = Metrics()
-        self._ruling = Ruling(link, self._take_over)
+        self._ruling = Ruling(link, self._take_over, lambda: self._graph.revision)
         self._graph = Graph("", routing=settings.routing)
         self._store = ""
         self._stream_id: str | None = None

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from hopwall_dataplane.conntrack.limit import MOST_FLOWS, flow_limit
 from hopwall_dataplane.iptables.backend import why_no_bpf, why_no_flow_limit, why_no_log
 from hopwall_dataplane.iptables.driver import Backend
 from hopwall_dataplane.iptables.static import RenderSettings
@@ -24,10 +23,6 @@ from hopwall_runtime.config import ConfigError
 log = logging.getLogger(__name__)
 
 _OPEN_TO_ERRORS = "A workload that guesses a flow of others can send an ICMP error about it: load the kernel module xt_bpf."
-_OPEN_TO_FLOODS = (
-    "A workload can fill the table of tracked flows, so that nobody's new flows pass: load the kernel module "
-    "xt_connlimit, or set max_flows to 0 if that is as it should be."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +38,7 @@ async def fitted(
 ) -> Abilities:
     """Return what of a rendering this kernel can take.
 
-    Errors: ConfigError where something was asked for by number that it cannot; OSError for a sysctl.
+    Errors: ConfigError where a limit of flows is asked for and it has none; OSError for a sysctl.
     """
     lacking: dict[str, str] = {}
     rendering = asked
@@ -53,22 +48,14 @@ async def fitted(
     if reason := await why_no_bpf(backend, families):
         lacking["xt_bpf"] = f"{_OPEN_TO_ERRORS} {reason}"
         rendering = replace(rendering, check_errors=False)
-    limited = asked.max_flows != 0
-    if limited and (reason := await why_no_flow_limit(backend, families)):
-        if asked.max_flows > 0:
-            text = f"max_flows needs connlimit, which this kernel has not ({reason}): set it to 0."
-            raise ConfigError(text)
-        lacking["xt_connlimit"] = f"{_OPEN_TO_FLOODS} {reason}"
-        limited = False
-    # After the trials: connection tracking is there only when a line asks for it.
-    held = sysctls.read((CHECK_ALL, MOST_NEIGHBOURS, MOST_FLOWS))
+    if asked.max_flows and (reason := await why_no_flow_limit(backend, families)):
+        raise ConfigError(
+            f"max_flows needs connlimit, which this kernel has not ({reason}): set it to 0."
+        )
+    held = sysctls.read((CHECK_ALL, MOST_NEIGHBOURS))
     if reason := why_unchecked(held[CHECK_ALL]):
         log.warning("%s", reason)
     for text in lacking.values():
         log.warning("%s", text)
-    rendering = replace(
-        rendering,
-        max_flows=flow_limit(asked.max_flows, held[MOST_FLOWS]) if limited else 0,
-        askers_rate=askers_rate(held[MOST_NEIGHBOURS]),
-    )
+    rendering = replace(rendering, askers_rate=askers_rate(held[MOST_NEIGHBOURS]))
     return Abilities(rendering, lacking)

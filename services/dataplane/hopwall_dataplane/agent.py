@@ -379,13 +379,13 @@ class Agent:
             self.metrics.failures.inc()
             self._retry_s = min(max(self._retry_s * 2, _RETRY_S[0]), _RETRY_S[1])
             self._retry_at = clock.monotonic() + self._retry_s
-            log.warning(
-                "not all is applied, trying again in %.1f s: %s", self._retry_s, turn.held_by
-            )
+            log.warning("not all is applied, again in %.1f s: %s", self._retry_s, turn.held_by)
             return
         self._retry_s = self._retry_at = 0.0
         flows = self.kernel.flows
-        self.progress.apply(0 if flows is None else flows.n_owed)
+        # Who waits for a migration to be programmed may move the workload at once: its source is to yield by then.
+        if not self.kernel.desired.moves.waiting():
+            self.progress.apply(0 if flows is None else flows.n_owed)
 
     async def _drifted(self, found: list[Found]) -> None:
         self.progress.n_drift += len(found)
@@ -455,8 +455,7 @@ class Agent:
         )
 
     async def _report(self, *, force: bool) -> None:
-        status = self.status()
-        before = self._reported
+        status, before = self.status(), self._reported
         if not force and before is not None and same(status, before):
             return
         if await self._publish(topics.host_status_subject(status.host), status):

@@ -36,14 +36,14 @@ from hopwall_dataplane.iptables.static import (
     RenderSettings,
     static_chains,
 )
-from hopwall_dataplane.iptables.table import Jump, TableName, TableState, chain_hashes
+from hopwall_dataplane.iptables.table import Jump, TableName, TableState, dead_lines
 from hopwall_dataplane.marks import mark_tree
 from hopwall_dataplane.outcome import Family
 from hopwall_dataplane.transition import SetUses
 from hopwall_model.updates import PolicyId, PolicySet, SetId, SetKind
 
 Bodies = tuple[str, ...]
-_POLICY_PREFIXES = ("hw-pe-", "hw-pi-", "hw-pm-")
+POLICY_PREFIXES = ("hw-pe-", "hw-pi-", "hw-pm-")
 
 #: Every form a policy may be needed in; at egress there is only the one that marks.
 _FORMS: tuple[tuple[Direction, TableName, bool], ...] = (
@@ -155,10 +155,10 @@ class ChainBook:
             for key, state in actual.items()
             for chains in (self.tables[key],)
             for name in chains.dirty
-            if name.startswith(_POLICY_PREFIXES)
+            if name.startswith(POLICY_PREFIXES)
             and (bodies := chains.desired.get(name)) is not None
             and (stands := state.chains.get(name)) is not None
-            and stands != chain_hashes(name, bodies)
+            and dead_lines(name, bodies, stands) is None
         }
 
     def are_named(self, set_ids: Iterable[SetId]) -> bool:

@@ -19,6 +19,7 @@ from msgspec import structs
 
 from hopwall_dataplane import drift
 from hopwall_dataplane.as_of import AS_OF, AsOf
+from hopwall_dataplane.chains import POLICY_PREFIXES
 from hopwall_dataplane.changeover import change_over, in_time
 from hopwall_dataplane.classes import class_chain, numbers_in
 from hopwall_dataplane.conntrack.revocation import Revocation
@@ -26,11 +27,9 @@ from hopwall_dataplane.delta import ABSENT
 from hopwall_dataplane.desired import Desired
 from hopwall_dataplane.drift import Found
 from hopwall_dataplane.ipsets.driver import IpsetDriver
-from hopwall_dataplane.ipsets.elements import (
-    DestroySet,
-    SetOp,
-)
+from hopwall_dataplane.ipsets.elements import DestroySet, SetOp
 from hopwall_dataplane.ipsets.plan import AddressSets, standing
+from hopwall_dataplane.iptables.dead import DeadLines
 from hopwall_dataplane.iptables.driver import Restore
 from hopwall_dataplane.iptables.lint import suspicious
 from hopwall_dataplane.iptables.plan import plan_table, plan_wall
@@ -89,6 +88,7 @@ class Kernel:
     #: Chains no longer wanted: since the last sweep, and those that nothing names since then.
     _later: dict[tuple[Family, TableName], set[str]] = field(default_factory=dict)
     _doomed: dict[tuple[Family, TableName], set[str]] = field(default_factory=dict)
+    _dead: DeadLines = field(default_factory=DeadLines)
     #: Digests of the classes to which no way leads any more.
     _retired: set[str] = field(default_factory=set)
     _read_once: set[Stale] = field(default_factory=set)
@@ -366,16 +366,16 @@ class Kernel:
             if not chains.dirty and key not in self._compare_all:
                 continue
             dirty = None if key in self._compare_all else set(chains.dirty)
-            plan = plan_table(table, chains.desired, chains.jumps, self._tables[key], dirty=dirty)
+            front = POLICY_PREFIXES if self.restores[family].waits_for_freed else ()
+            wanted = (chains.desired, chains.jumps)
+            plan = plan_table(table, *wanted, self._tables[key], dirty=dirty, in_front=front)
             if plan.later is not None:
                 self._later.setdefault(key, set()).update(plan.later.removals)
+            self._dead.note(key, plan)
             if plan.now is not None and not await self._write(turn, key, plan.now):
                 return
             self._compare_all.discard(key)
-            if dirty is None:
-                chains.dirty.clear()
-            else:
-                chains.dirty -= dirty
+            chains.dirty -= chains.dirty if dirty is None else dirty
 
     async def _write(self, turn: Turn, key: tuple[Family, TableName], tx: Transaction) -> bool:
         """Apply one transaction; return whether the table now is as planned (refused chains closed)."""
@@ -414,6 +414,7 @@ class Kernel:
         """
         turn = Turn()
         self._sweep_at = None
+        self.doubted.tables |= self._dead.sweep(self.restores, self._tables, self.desired.chains)
         if not self.desired.identity:  # else an element may still lead to a class that goes
             for key, names in self._doomed.items():
                 if names:
@@ -424,7 +425,7 @@ class Kernel:
             await self._retire(turn)
         removals = self.desired.members.plan_removals()
         destroys = [op for op in removals if isinstance(op, DestroySet)]
-        left = self._has_chains_left()
+        left = self._has_chains_left() or bool(self.doubted)
         for op, outcome in zip(destroys, self.sets.apply(destroys), strict=True):
             self.desired.members.record(op, outcome)
             left = left or isinstance(outcome, Retry)
@@ -432,7 +433,7 @@ class Kernel:
             self._sweep_at = clock.monotonic() + SWEEP_AFTER_S
 
     def _has_chains_left(self) -> bool:
-        return any(self._later.values()) or any(self._doomed.values())
+        return bool(self._dead) or any(self._later.values()) or any(self._doomed.values())
 
     def _lingering(self) -> dict[str, int]:
         """Return the classes that are left while elements, or packets under way, may still carry their mark."""

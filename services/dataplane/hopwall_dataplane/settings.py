@@ -43,9 +43,10 @@ class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
     failsafe_outbound: tuple[str, ...] = DEFAULT_OUTBOUND
     #: Whether flows that are established end when policy comes to deny them.
     revoke_flows: bool = True
-    #: How many tracked flows each address of a workload may have begun at a time; 0 for any number, -1 for a
-    #: share of the kernel's table of flows, which is one for all: who fills it shuts everybody else out.
-    max_flows: int = -1
+    #: How many tracked flows each address of a workload may have begun at a time; 0 for any number. The
+    #: kernel's table of flows is one for all, and who fills it shuts everybody else out; but a new flow costs
+    #: a look at each that its address has, so it is for who says it (docs/guides/configuration.md).
+    max_flows: int = 0
     #: The next hop that workloads may use whatever their subnet; the host answers ARP for it.
     link_local_gateway: str = "169.254.1.1"
     #: NFLOG group of log messages, and how many each line may send.
@@ -104,11 +105,8 @@ class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
                 raise ConfigError(f"interface_prefixes: {prefix!r} cannot begin an interface name.")
         if self.backend not in ("auto", "nft", "legacy"):
             raise ConfigError(f"backend is {self.backend!r}; it must be auto, nft or legacy.")
-        if not -1 <= self.max_flows <= _MOST_FLOWS:
-            text = (
-                f"max_flows is {self.max_flows}; it must be -1 (a share of the kernel's table), "
-                f"0 (no limit) or up to {_MOST_FLOWS}."
-            )
+        if not 0 <= self.max_flows <= _MOST_FLOWS:
+            text = f"max_flows is {self.max_flows}; it must be 0 (no limit) to {_MOST_FLOWS}."
             raise ConfigError(text)
         self._check_failsafe()
         self._check_gateway()

@@ -95,7 +95,7 @@ def _dataplane(stamp: Callable[[str], None]) -> None:
     from hopwall_dataplane.ipsets.driver import IpsetDriver
     from hopwall_dataplane.iptables.driver import Restore
 
-    _wrap(Agent, "_on_message", lambda _s, m, _t: f"hears {type(m).__name__}", stamp)
+    _wrap(Agent, "_on_message", lambda _s, m, *_: f"hears {type(m).__name__}", stamp)
     _wrap(Agent, "_turn", "turn", stamp)
     _wrap(Agent, "_fold", "fold", stamp)
     _wrap(Agent, "_read_again", "read again", stamp)

@@ -66,14 +66,14 @@ def through(revocation: Revocation) -> int:
 
 
 def test_a_walk_goes_in_steps_and_the_next_one_waits_and_comes(now: list[float]) -> None:
-    """Four times the work of the last; a change meanwhile is not forgotten, and no change is no walk."""
+    """As long as the last worked, four times beyond 50 ms; a change meanwhile is not forgotten, and no change is no walk."""
     desired = host(endpoint(A), endpoint(B))
     driver = FakeDriver(now, flow(A, B), flow(A, FAR))
     revocation = Revocation(desired, cast(ConntrackDriver, driver), Metrics())
     assert through(revocation) == 3
     assert (driver.done, revocation.due_in_s) == ([], None)
     tell(desired, PolicySet(id=OPEN.id, version=2))
-    assert revocation.due_in_s == pytest.approx(0.8)
+    assert revocation.due_in_s == pytest.approx(0.65)
     revocation.step()
     assert driver.done == []
     now[0] += 1.0
@@ -87,12 +87,16 @@ def test_a_change_while_the_table_is_walked_is_answered_by_another_walk(now: lis
     driver = FakeDriver(now, flow(A, FAR), flow(A, B))
     revocation = Revocation(desired, cast(ConntrackDriver, driver), Metrics())
     revocation.step()
+    before = revocation.n_owed
     tell(desired, PolicySet(id=OPEN.id, version=2))
+    assert (before, revocation.n_owed) == (1, 2)
     through(revocation)
+    assert revocation.n_done == 1
     now[0] += 10.0
     through(revocation)
     assert MarkFlow(driver.flows[0], revoked=True) in driver.done
     assert revocation.due_in_s is None
+    assert revocation.n_done == revocation.n_owed == 2
 
 
 def test_a_walk_that_fails_is_made_again_with_all_it_had_to_do(now: list[float]) -> None:
@@ -104,7 +108,11 @@ def test_a_walk_that_fails_is_made_again_with_all_it_had_to_do(now: list[float])
     revocation = Revocation(desired, cast(ConntrackDriver, driver), Metrics())
     assert through(revocation) == 1
     assert revocation.due_in_s == pytest.approx(5.0)
+    assert revocation.fault
+    assert revocation.n_done < revocation.n_owed
     driver.fail = False
     now[0] += 5.0
     through(revocation)
     assert driver.done == [DeleteFlow(driver.flows[0])]
+    assert not revocation.fault
+    assert revocation.n_done == revocation.n_owed

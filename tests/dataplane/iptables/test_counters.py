@@ -30,6 +30,21 @@ def test_the_lines_of_an_identity_are_added_up_but_for_those_that_go_along() -> 
     }
 
 
+def test_what_was_replaced_counts_no_more() -> None:
+    """Lines behind a guard are met by nobody; those of other chains and tables go on."""
+    guard = "[2:200] -A hw-pe-x -m comment --comment {}hw:abcdefghijklmno8{} -j RETURN\n"
+    for quote in ('"', ""):
+        more = SAVED.replace(
+            "[2:200] -A hw-pe-x", guard.format(quote, quote) + "[2:200] -A hw-pe-x"
+        )
+        assert read_counts(more) == {
+            "aaaaaaaaaa": Count(7, 700),
+            "bbbbbbbbbb": Count(3, 300),
+        }
+        both = more + SAVED.replace("*filter", "*mangle")
+        assert read_counts(both)["bbbbbbbbbb"] == Count(8, 800)
+
+
 def test_families_are_added_up() -> None:
     """A rule is one, whatever the family of the packets it met."""
     one, other = {"a": Count(1, 10), "b": Count(2, 20)}, {"a": Count(3, 30)}

@@ -5,10 +5,19 @@ from hypothesis import strategies as st
 
 from hopwall_dataplane.iptables.parse import parse_save
 from hopwall_dataplane.iptables.plan import Plan, plan_table
-from hopwall_dataplane.iptables.table import Chain, Jump, TableState, jump_hash, with_hash
+from hopwall_dataplane.iptables.table import (
+    GUARD,
+    Chain,
+    Jump,
+    TableState,
+    chain_hashes,
+    jump_hash,
+    with_hash,
+)
 from hopwall_dataplane.iptables.transaction import record
 from tests.support.fake_iptables import FakeTables
 
+FRONT = ("hw-",)
 NAMES = [f"hw-{letter}" for letter in "abcdef"]
 BODIES = st.sampled_from([f"-p tcp --dport {n} -j ACCEPT" for n in range(4)] + ["-j DROP"])
 ALL_JUMPS = [
@@ -118,6 +127,44 @@ def test_dirty_compares_only_the_named(fake: FakeTables, want: Desired, dirty: s
             assert part is None
         else:
             assert part == expected
+
+
+@given(fake=kernels(), path=st.lists(desired(), max_size=3), want=desired())
+def test_in_front_nothing_is_freed_and_packets_meet_what_is_wanted(
+    fake: FakeTables, path: list[Desired], want: Desired
+) -> None:
+    """Whole chains of ours are replaced without a line taken out; what stands behind the guard is told."""
+    actual = state(fake)
+    for step in path:
+        turn(fake, step, actual)
+    before = dict(actual.chains)
+    planned = plan_table("filter", *want, actual, in_front=FRONT)
+    if planned.now is not None:
+        fake.restore(planned.now.text)
+        record(actual, planned.now)
+    assert state(fake).chains == actual.chains
+    for name, bodies in want[0].items():
+        lines = [x.partition(" -m comment")[0] for x in fake.tables["filter"][name].lines]
+        had = before.get(name)
+        assert tuple(lines[: len(bodies)]) == bodies
+        assert lines[len(bodies) : len(bodies) + 1] in ([], [GUARD])
+        replaced = bool(had) and None not in (had or ()) and had != chain_hashes(name, bodies)
+        assert (name in planned.dead) == (len(lines) > len(bodies)) == replaced
+        if replaced:
+            assert actual.chains[name][len(bodies) + 1 :] == had
+    again = plan_table("filter", *want, actual, in_front=FRONT)
+    assert (again.now, again.dead) == (None, planned.dead)
+
+
+def test_a_long_chain_is_written_plainly() -> None:
+    """Where dead lines would cost more than waiting, there are none."""
+    fake = FakeTables()
+    turn(fake, ({"hw-a": ("-j DROP",)}, ()))
+    for n_lines, is_dead in ((64, True), (65, False)):
+        bodies = tuple(f"-p tcp --dport {n} -j ACCEPT" for n in range(n_lines))
+        planned = plan_table("filter", {"hw-a": bodies}, (), state(fake), in_front=FRONT)
+        assert planned.now is not None
+        assert (bool(planned.dead), planned.now.frees) == (is_dead, not is_dead)
 
 
 def test_whole_text_of_a_first_turn() -> None:

@@ -6,7 +6,13 @@ from hypothesis import strategies as st
 from hopwall_dataplane.iptables.plan import plan_table
 from hopwall_dataplane.iptables.quarantine import closed
 from hopwall_dataplane.iptables.table import Chain, Jump, TableState
-from hopwall_dataplane.iptables.transaction import Applied, ChainWrite, Failed, Transaction
+from hopwall_dataplane.iptables.transaction import (
+    Applied,
+    ChainWrite,
+    Failed,
+    Transaction,
+    record,
+)
 from hopwall_dataplane.outcome import Retry
 from tests.support.fake_iptables import UNKNOWN_OPTION, FakeRestore, FakeTables
 
@@ -29,8 +35,11 @@ def writes(bodies: dict[str, Chain]) -> Transaction:
 @given(
     bad=st.dictionaries(st.sampled_from(NAMES), st.sampled_from([NAMED, UNNAMED])),
     standing=st.sets(st.sampled_from(NAMES)),
+    in_front=st.booleans(),
 )
-async def test_exactly_the_bad_are_closed(bad: dict[str, str], standing: set[str]) -> None:
+async def test_exactly_the_bad_are_closed(
+    bad: dict[str, str], standing: set[str], in_front: bool
+) -> None:
     """Whichever chains are bad, named or not, new or not, they are closed and no other is."""
     restore = FakeRestore()
     if standing:
@@ -44,16 +53,22 @@ async def test_exactly_the_bad_are_closed(bad: dict[str, str], standing: set[str
     }
     actual = await restore.read("filter")
     assert isinstance(actual, TableState)
-    tx = plan_table("filter", wanted, (Jump("FORWARD", "hw-0"),), actual).now
+    front = ("hw-",) if in_front else ()
+    tx = plan_table("filter", wanted, (Jump("FORWARD", "hw-0"),), actual, in_front=front).now
     assert tx is not None
     outcome = await restore.apply_with_quarantine(tx, stub)
     assert isinstance(outcome, Applied)
     assert outcome.refused.keys() == bad.keys()
     held = closed(tx, dict(outcome.refused), stub)
     assert restore.applied[-1] == held
+    record(actual, held)
+    after = await restore.read("filter")
+    assert isinstance(after, TableState)
+    assert after.chains == actual.chains
     chains = restore.tables.tables["filter"]
     for name in good:
-        assert len(chains[name].lines) == len(wanted[name])
+        n_behind = 2 if in_front and not bad and name in standing else 0
+        assert len(chains[name].lines) == len(wanted[name]) + n_behind
 
 
 async def test_no_chain_is_open_on_the_way() -> None:

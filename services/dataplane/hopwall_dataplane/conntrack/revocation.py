@@ -1,8 +1,9 @@
 """When tracked flows are looked at: after policy changed in the kernel, in steps, and not all the time.
 
 A step takes milliseconds and the agent's loop goes on between two of them. A change that comes while the
-table is walked is answered by another walk. Two walks are apart by several times what the last one took, so
-that even a huge table costs a modest share of the processor; the last change is always followed by a walk.
+table is walked is answered by another walk. Two walks are apart by as long as the last one took, and by several
+times that if it was a long one, so that even a huge table costs a modest share of the processor; the last change is
+always followed by a walk, and counts as enforced only then.
 """
 
 import logging
@@ -24,8 +25,10 @@ log = logging.getLogger(__name__)
 
 #: How long a step may keep the loop.
 _STEP_S = 0.005
-#: A walk begins no sooner than this many times the last one's work after its end.
-_REST = 4.0
+#: A walk begins no sooner than so many times the last one's work after its end: of a short one, and of what a long
+#: one worked beyond that. Somebody waits for it.
+_REST, _LONG_REST = 1.0, 4.0
+_SHORT_S = 0.05
 #: After a walk that failed.
 _AFTER_FAILURE_S = 5.0
 
@@ -142,7 +145,9 @@ class Revocation:
         if walk is not None:
             self.metrics.flows_seen.inc(walk.n_seen)
             self.metrics.walk_seconds.observe(walk.busy_s)
-            self._next_at = clock.monotonic() + _REST * walk.busy_s
+            beyond_s = max(0.0, walk.busy_s - _SHORT_S)
+            rest_s = _REST * (walk.busy_s - beyond_s) + _LONG_REST * beyond_s
+            self._next_at = clock.monotonic() + rest_s
 
     def _fail(self, error: OSError) -> None:
         """Look at everything again, later: what left must not be forgotten either."""

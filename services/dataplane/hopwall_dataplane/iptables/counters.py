@@ -15,6 +15,8 @@ from hopwall_dataplane.iptables.parse import identity_in
 from hopwall_dataplane.iptables.table import is_ours
 
 _LINE = re.compile(r"\[(\d+):(\d+)\] -A (\S+) ")
+#: What stands behind it was replaced, and no packet meets it (`table.GUARD`): it bears no identity.
+_GUARD = re.compile(r'\[\S+ -A \S+ -m comment --comment "?hw:[\w-]{16}"? -j RETURN')
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +38,15 @@ def read_counts(text: str) -> dict[str, Count]:
     Cost:   O(text), about 1 µs a line.
     """
     found: dict[str, Count] = {}
+    guarded: set[str] = set()
     for line in text.splitlines():
         numbers = _LINE.match(line)
-        if numbers is None or not is_ours(numbers[3]):
+        if line.startswith("*"):
+            guarded.clear()
+        if numbers is None or not is_ours(numbers[3]) or numbers[3] in guarded:
             continue
+        if _GUARD.fullmatch(line):
+            guarded.add(numbers[3])
         identity, counts = identity_in(line)
         if identity:
             met = Count(int(numbers[1]), int(numbers[2])) if counts else Count()

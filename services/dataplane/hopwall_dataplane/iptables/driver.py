@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -318,6 +318,25 @@ class Restore:
                 return await asyncio.to_thread(self._read, argv, table)
         except (OSError, TimeoutError) as error:
             return Retry(f"table {table} could not be read: {error}")
+
+    @property
+    def waits_for_freed(self) -> bool:
+        """Whether a line that is made waits for the kernel to let go of those that were taken out."""
+        return self.backend.kind == "nft"
+
+    def trim(self, table: TableName, guards: Mapping[str, str]) -> bool:
+        """Take out the lines of chains behind their guards, and the guards, all or none.
+
+        Shape:  chain → hash of its guard. False where they are not as believed. Each line goes by its handle: whoever
+                changes a chain meanwhile, none behind a guard is bared.
+        Errors: OSError.
+        Cost:   0.2 ms and 20 µs a line.
+        """
+        with self._nft_lock:
+            self._nft = self._nft or NftDriver(self.family)
+            done = self._nft.trim(table, guards)
+        self.n_commits += done
+        return done
 
     async def counts(self) -> dict[str, Count]:
         """Read how often each rule of this family was met, in all tables.

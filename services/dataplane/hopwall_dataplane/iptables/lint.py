@@ -63,8 +63,10 @@ _RULE = rf"(?: (?:{_INTERFACE}|{'|'.join(_MATCHES)}))*{_END}"
 #: A line of ours as the tool printed it, which puts the comment where it likes: it is deleted by its text.
 _PRINTED = rf'(?: (?:{_INTERFACE}|{"|".join((*_MATCHES, *_TARGETS))}|-m comment --comment "?hw:{_SAFE}{{1,60}}"?))+'
 _BUILTIN = r"(?:PREROUTING|INPUT|FORWARD|OUTPUT|POSTROUTING)"
+_POLICY = r"hw-p[eim]-[a-z0-9]{1,20}"
 _LINE = re.compile(
-    rf"-A hw-p[eim]-[a-z0-9]{{1,20}}{_POLICY_RULE}|-A (?!hw-p[eim]-){_CHAIN}{_RULE}"
+    rf"-A {_POLICY}{_POLICY_RULE}|-A (?!hw-p[eim]-){_CHAIN}{_RULE}"
+    rf"|-I {_POLICY} 1{_POLICY_RULE}|-I (?!hw-p[eim]-){_CHAIN} 1{_RULE}"
     rf"|-I {_BUILTIN} [0-9]{{1,5}}{_RULE}|-A {_BUILTIN}{_RULE}|-D {_BUILTIN}{_PRINTED}"
     rf"|-X {_CHAIN}|:{_CHAIN} - \[0:0\]|\*(?:raw|mangle|nat|filter)|COMMIT",
     re.ASCII,

@@ -46,27 +46,29 @@ def chains_message(family: Family) -> bytes:
     return message(_NFT | _GETCHAIN, NLM_F_DUMP, _body(family))
 
 
-def rules_message(family: Family, table: str) -> bytes:
-    """Build the question for the rules of a table, in their order."""
-    return message(_NFT | _GETRULE, NLM_F_DUMP, _body(family, string(_RULE_TABLE, table)))
+def rules_message(family: Family, table: str, chain: str = "") -> bytes:
+    """Build the question for the rules of a table, or of one chain of it, in their order."""
+    parts = [string(_RULE_TABLE, table)]
+    if chain:
+        parts.append(string(_RULE_CHAIN, chain))
+    return message(_NFT | _GETRULE, NLM_F_DUMP, _body(family, *parts))
 
 
-def delete_messages(
-    family: Family, table: str, chain: str, handle: int
-) -> tuple[bytes, bytes, bytes]:
-    """Build the deletion of one rule, and what a transaction has before and after it."""
+def delete_message(family: Family, table: str, chain: str, handle: int) -> bytes:
+    """Build the deletion of one rule."""
     parts = (
         string(_RULE_TABLE, table),
         string(_RULE_CHAIN, chain),
         attribute(_RULE_HANDLE, _HANDLE.pack(handle)),
     )
+    return message(_NFT | _DELRULE, NLM_F_ACK, _body(family, *parts))
+
+
+def edge_messages() -> tuple[bytes, bytes]:
+    """Build what a transaction has before and after its messages."""
     # res_id, in network order, names the subsystem that the transaction is for.
     edge = _NFGENMSG.pack(socket.AF_UNSPEC, 0, socket.htons(_NFT >> 8))
-    return (
-        message(_BATCH_BEGIN, 0, edge),
-        message(_NFT | _DELRULE, NLM_F_ACK, _body(family, *parts)),
-        message(_BATCH_END, 0, edge),
-    )
+    return message(_BATCH_BEGIN, 0, edge), message(_BATCH_END, 0, edge)
 
 
 def table_state(table: str, chains: Iterable[bytes], rules: Iterable[bytes]) -> TableState:
@@ -98,6 +100,21 @@ def table_state(table: str, chains: Iterable[bytes], rules: Iterable[bytes]) -> 
         {name: tuple(hashes) for name, hashes in ours.items()},
         {name: tuple(lines) for name, lines in kernel.items()},
     )
+
+
+def handles_behind(rules: Iterable[bytes], guard: str) -> list[int] | None:
+    """Return the handles of a chain's rules from its end up to the guard, which is known by its hash.
+
+    None where the guard is not there, or a rule behind it is not ours.
+    """
+    found: list[int] = []
+    for body in reversed([*rules]):
+        held = attribute_table(body, _NFGENMSG.size, len(body))
+        line_hash = hash_in_comment(_comment(held))
+        found += _HANDLE.unpack(held[_RULE_HANDLE])
+        if line_hash in (guard, None):
+            return found if line_hash else None
+    return None
 
 
 def _comment(rule: dict[int, bytes]) -> str:

@@ -1,19 +1,22 @@
 """The only code that asks nf_tables itself: where the iptables tools cannot print what is there.
 
-It refuses to write rules, and to delete any but those it is told the handles of.
+It refuses to write rules, and to delete any but those it is told the handles of, or that no packet meets.
 """
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from hopwall_dataplane.iptables.nft_codec import (
     chains_message,
-    delete_messages,
+    delete_message,
+    edge_messages,
+    handles_behind,
     rules_message,
     table_state,
 )
 from hopwall_dataplane.iptables.table import TableName, TableState
+from hopwall_dataplane.netlink.codec import Failure
 from hopwall_dataplane.netlink.socket import NETLINK_NETFILTER, NetlinkSocket
 from hopwall_dataplane.outcome import Family
 
@@ -53,7 +56,25 @@ class NftDriver:
         Errors: `OSError` when the kernel refuses.
         """
         for handle in handles:
-            begin, delete, end = delete_messages(self._family, table, chain, handle)
-            failure = self._socket.batch(delete, begin, end)
+            failure = self._delete([delete_message(self._family, table, chain, handle)])
             if failure is not None and failure.errno != errno.ENOENT:
                 raise OSError(failure.errno, failure.text or os.strerror(failure.errno))
+
+    def trim(self, table: TableName, guards: Mapping[str, str]) -> bool:
+        """Delete from chains what stands behind their guards, and the guards, in one transaction.
+
+        Shape:  chain → hash of its guard. False where one is not as believed, or has changed meanwhile.
+        Errors: `OSError` when the kernel does not give its rules.
+        """
+        deletions = []
+        for chain, guard in guards.items():
+            rules = [b for _, b in self._socket.dump(rules_message(self._family, table, chain))]
+            handles = handles_behind(rules, guard)
+            if handles is None:
+                return False
+            deletions += [delete_message(self._family, table, chain, one) for one in handles]
+        return self._delete(deletions) is None
+
+    def _delete(self, deletions: Sequence[bytes]) -> Failure | None:
+        begin, end = edge_messages()
+        return self._socket.batch(deletions, begin, end)

@@ -9,16 +9,22 @@ from dataclasses import dataclass
 
 from hopwall_dataplane.iptables.table import (
     Chain,
+    Hashes,
     Jump,
     KernelLine,
     TableName,
     TableState,
     check_jump,
+    dead_lines,
     is_ours,
     jump_hash,
     with_hash,
 )
 from hopwall_dataplane.iptables.transaction import ChainWrite, KernelEdit, Transaction
+
+#: Lines of a chain that is put in front of what it replaces, and of all it then holds, at most. Source: below it the
+#: kernel's grace period (8-24 ms) is longer than what the dead lines cost.
+_MOST_IN_FRONT, _MOST_IN_ALL = 64, 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,8 @@ class Plan:
 
     now: Transaction | None = None
     later: Transaction | None = None
+    #: The chains that then hold lines that no packet meets, behind a guard.
+    dead: frozenset[str] = frozenset()
 
 
 def plan_table(
@@ -40,24 +48,31 @@ def plan_table(
     actual: TableState,
     *,
     dirty: Set[str] | None = None,
+    in_front: tuple[str, ...] = (),
 ) -> Plan:
     """Find the transactions that turn actual into desired.
 
-    With `dirty` only chains of these names are compared, kernel chains included.
+    With `dirty` only chains of these names are compared, kernel chains included. Of chains whose names begin with
+    one of `in_front`, what replaces a short one is put before it, so that its lines are not freed by `now`.
 
     Errors: ValueError for a chain or jump that cannot be ours.
     Cost:   O(text of the compared chains); without `dirty`, of all.
     """
-    writes, removals = [], []
+    writes, removals, dead = [], [], set()
     for name in _ours_to_compare(desired_chains, actual, dirty):
         bodies, have = desired_chains.get(name), actual.chains.get(name)
         if bodies is None:
             if have is not None:
                 removals.append(name)
             continue
-        write = ChainWrite(name, bodies, new=have is None)
-        if have != write.hashes:
-            writes.append(write)
+        n_dead = dead_lines(name, bodies, have) if have is not None else None
+        if have is None or n_dead is None:
+            stays = have is not None and name.startswith(in_front) and _has_room(bodies, have)
+            over = have if have is not None and stays else ()
+            writes.append(ChainWrite(name, bodies, have is None, over))
+            n_dead = len(over)
+        if n_dead:
+            dead.add(name)
     edits = []
     for builtin in _builtins_to_compare(desired_jumps, actual, dirty):
         jumps = [jump for jump in desired_jumps if jump.builtin == builtin]
@@ -66,7 +81,13 @@ def plan_table(
             edits.append(edit)
     now = Transaction(table, tuple(writes), tuple(edits)) if writes or edits else None
     later = Transaction(table, removals=tuple(removals)) if removals else None
-    return Plan(now, later)
+    return Plan(now, later, frozenset(dead))
+
+
+def _has_room(bodies: Chain, have: Hashes) -> bool:
+    """Tell whether a chain may stand in front of these lines; not of others', which are to go."""
+    n_lines = len(bodies) + len(have)
+    return len(bodies) <= _MOST_IN_FRONT and n_lines <= _MOST_IN_ALL and None not in have
 
 
 def plan_wall(

@@ -68,7 +68,7 @@ async def _search(
         for write in tx.writes
         if write.name not in refused and stub(write.name) is not None
     ]
-    tx = closed(tx, refused, stub)
+    tx = closed(tx, refused, stub).plainly()
     if await _reason(apply, closed(tx, dict.fromkeys(suspects, ""), stub).subset(tx.new_chains)):
         return {}
 
@@ -110,10 +110,12 @@ def _can_close(tx: Transaction, chain: str, stub: Stub) -> bool:
 def closed(tx: Transaction, refused: dict[str, str], stub: Stub) -> Transaction:
     """Put the stub in place of each refused chain, and leave out each refused removal.
 
+    Where one is refused nothing is put in front of what it replaces: this is not the first try.
+
     After `Applied` this is what the kernel holds, and what to `record`.
     """
     if not refused:
         return tx
     kept = tx.chains - (refused.keys() & set(tx.removals))
     stubs = {name: stub(name) or () for name in refused}
-    return tx.subset(kept).with_bodies(stubs)
+    return tx.plainly().subset(kept).with_bodies(stubs)

@@ -30,6 +30,9 @@ ALSO = ":also"
 #: An identity's comment before its line has a hash.
 _BEARING = ' -m comment --comment "hw::'
 
+#: Ends what was put in front of a chain's former lines: as if the chain ended there.
+GUARD = "-j RETURN"
+
 _NAMED_SET = re.compile(r"--match-set (\S+)")
 _PLAIN = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -106,6 +109,17 @@ def chain_hashes(name: str, bodies: Sequence[str]) -> tuple[str, ...]:
         running.update(b"\n" + body.encode())
         hashes.append(_short(running.digest()))
     return tuple(hashes)
+
+
+def dead_lines(name: str, bodies: Sequence[str], stands: Hashes) -> int | None:
+    """Count the lines of a chain that no packet meets, as a guard stands before them; None if it does not say this.
+
+    Shape:  the guard counts; 0 is a chain as it is written plainly.
+    """
+    hashes = chain_hashes(name, (*bodies, GUARD))
+    if stands == hashes[:-1]:
+        return 0
+    return len(stands) - len(bodies) if stands[: len(hashes)] == hashes else None
 
 
 def jump_hash(jump: Jump) -> str:

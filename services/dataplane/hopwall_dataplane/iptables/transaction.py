@@ -10,7 +10,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from hopwall_dataplane.iptables.table import (
+    GUARD,
     Chain,
+    Hashes,
     KernelLine,
     TableName,
     TableState,
@@ -23,19 +25,45 @@ from hopwall_dataplane.iptables.table import (
 
 @dataclass(frozen=True)
 class ChainWrite:
-    """A chain of ours as a whole: declared, which empties it, then filled. `new` if it was absent."""
+    """A chain of ours as a whole: declared, which empties it, then filled. `new` if it was absent.
+
+    With `over` nothing is freed: it is put in front of these lines, a guard between them, which go later.
+    """
 
     name: str
     bodies: Chain
     new: bool
+    over: Hashes = ()
 
     def __post_init__(self) -> None:
         check_chain(self.name, self.bodies)
 
     @cached_property
     def hashes(self) -> tuple[str, ...]:
-        """Hash each line, once."""
-        return chain_hashes(self.name, self.bodies)
+        """Hash each line written, once."""
+        return chain_hashes(self.name, self.lines)
+
+    @property
+    def lines(self) -> Chain:
+        """What is written, in order."""
+        return (*self.bodies, GUARD) if self.over else self.bodies
+
+    @property
+    def after(self) -> Hashes:
+        """What the chain then holds."""
+        return (*self.hashes, *self.over)
+
+    @property
+    def commands(self) -> list[str]:
+        """Spell the commands that fill it."""
+        texts = [
+            with_hash(body, line_hash)
+            for body, line_hash in zip(self.lines, self.hashes, strict=True)
+        ]
+        if self.over:
+            # In reverse and each at 1, as some versions misnumber lines within a transaction.
+            return [f"-I {self.name} 1 {text}" for text in reversed(texts)]
+        return [f"-A {self.name} {text}" for text in texts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +116,7 @@ class Transaction:
         """Tell whether the kernel frees lines: the next transaction may then wait 8-24 ms for RCU."""
         return bool(
             self.removals
-            or any(not write.new for write in self.writes)
+            or any(not write.new and not write.over for write in self.writes)
             or any(command.startswith("-D") for edit in self.edits for command in edit.commands)
         )
 
@@ -118,6 +146,11 @@ class Transaction:
         )
         return Transaction(self.table, writes, self.edits, self.removals)
 
+    def plainly(self) -> "Transaction":
+        """Put no chain in front of what it replaces: a transaction that may be tried more than once."""
+        writes = tuple(replace(write, over=()) for write in self.writes)
+        return Transaction(self.table, writes, self.edits, self.removals)
+
     @cached_property
     def _rendered(self) -> tuple[tuple[str, ...], tuple[str | None, ...]]:
         lines = [f"*{self.table}"]
@@ -127,11 +160,12 @@ class Transaction:
             owners.append(owner)
             lines.append(line)
 
-        for name in (*(write.name for write in self.writes), *self.removals):
+        plain = (write.name for write in self.writes if not write.over)
+        for name in (*plain, *self.removals):
             add(name, f":{name} - [0:0]")
         for write in self.writes:
-            for body, line_hash in zip(write.bodies, write.hashes, strict=True):
-                add(write.name, f"-A {write.name} {with_hash(body, line_hash)}")
+            for command in write.commands:
+                add(write.name, command)
         for edit in self.edits:
             for command in edit.commands:
                 add(edit.builtin, command)
@@ -170,7 +204,8 @@ def record(actual: TableState, tx: Transaction) -> None:
     Cost:   O(transaction).
     """
     for write in tx.writes:
-        actual.chains[write.name] = write.hashes
+        actual.chains[write.name] = write.after
+        # Of what packets meet: what is behind a guard does not count.
         actual.names[write.name] = sets_in(write.bodies)
     for edit in tx.edits:
         actual.kernel[edit.builtin] = edit.after

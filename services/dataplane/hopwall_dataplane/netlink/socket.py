@@ -114,20 +114,24 @@ class NetlinkSocket:
         option = _NETLINK_ADD_MEMBERSHIP if on else _NETLINK_DROP_MEMBERSHIP
         self._socket.setsockopt(_SOL_NETLINK, option, group)
 
-    def batch(self, request: bytes, begin: bytes, end: bytes) -> Failure | None:
-        """Have one message carried out between the two that netfilter's transactions need.
+    def batch(self, requests: Sequence[bytes], begin: bytes, end: bytes) -> Failure | None:
+        """Have messages carried out, all or none, between the two that netfilter's transactions need.
 
+        Shape: the first failure. `requests` ask to be acknowledged.
         Not `send`: kernels before 6.10 do not acknowledge the end of a transaction.
         """
-        seq = self._reserve(3)
-        # Only the message between them is acknowledged.
-        data = b"".join(_numbered(one, seq + i) for i, one in enumerate((begin, request, end)))
+        seq = self._reserve(len(requests) + 2)
+        last = seq + len(requests)
+        data = b"".join(_numbered(one, seq + i) for i, one in enumerate((begin, *requests, end)))
         self._socket.sendto(data, (0, 0))
         while True:
             answer = self._socket.recv(_RECEIVE_BYTES)
             for found in messages_in(answer):
-                if found.kind == NLMSG_ERROR and seq <= found.seq <= seq + 2:
-                    return failure_in(answer, found)
+                if found.kind != NLMSG_ERROR or not seq <= found.seq <= last + 1:
+                    continue
+                failure = failure_in(answer, found)
+                if failure is not None or found.seq == last:
+                    return failure
 
     def send(self, messages: Sequence[bytes]) -> dict[int, Failure]:
         """Have the kernel carry out the messages in order, and return those that failed.
