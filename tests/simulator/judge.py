@@ -9,11 +9,12 @@ when the policies that apply to it become others, or when somebody moves between
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from random import Random
 
 from hopwall_model.resources import Key, Resource, WorkloadEndpoint
-from tests.proof.cloud import Flow, Verdict
+from tests.proof.cloud import Flow, Verdict, address, network
 from tests.proof.semantics import Semantics, only_log
 from tests.proof.strategies import flows_in
 
@@ -167,3 +168,26 @@ def _ends(semantics: Semantics, flows: Iterable[Flow]) -> Iterator[Probe]:
             if endpoint is not None:
                 key = f"{endpoint.metadata.namespace}/{endpoint.metadata.name}"
                 yield Probe(flow, endpoint.spec.node, key, egress)
+
+
+@cache
+def _span(cidr: str) -> tuple[int, int, int]:
+    """Return the family of a network, and its first and last address."""
+    net = network(cidr)
+    return net.version, int(net[0]), int(net[-1])
+
+
+@cache
+def _place(text: str) -> tuple[int, int]:
+    one = address(text)
+    return one.version, int(one)
+
+
+def is_about(flow: Flow, cidr: str) -> bool:
+    """Tell whether one end of a packet is in a network."""
+    version, first, last = _span(cidr)
+    for text in (flow.source, flow.destination):
+        of, number = _place(text)
+        if of == version and first <= number <= last:
+            return True
+    return False

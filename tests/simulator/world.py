@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import cache
 from random import Random
 from typing import cast
 
@@ -28,10 +27,9 @@ from hopwall_model import codec
 from hopwall_model.events import ResourceRemoved, ResourceSet
 from hopwall_model.resources import Key, Resource, WorkloadEndpoint, key_of
 from hopwall_runtime.link import Link
-from tests.proof.cloud import Flow, address, network
 from tests.proof.strategies import HOSTS, cloud_of
 from tests.simulator.bus import Bus, FakeLink, Stream
-from tests.simulator.judge import Fault, History, Probe, probes_of
+from tests.simulator.judge import Fault, History, Probe, is_about, probes_of
 from tests.simulator.kernels import Reader
 from tests.simulator.virtual import VirtualLoop
 from tests.simulator.waiter import Waiter
@@ -254,8 +252,7 @@ class World:
             return  # a kernel nobody has written to yet is another chapter
         mine = self._at(host)
         if about:
-            net = _span(about)
-            mine = [probe for probe in mine if _is_about(probe.flow, net)]
+            mine = [probe for probe in mine if is_about(probe.flow, about)]
         if mine:
             self._ask(host, self._asking.sample(mine, min(n_asked, len(mine))))
 
@@ -476,28 +473,6 @@ def _by_number(number: int) -> Iterator[None]:
         yield
     finally:
         os.urandom, gc.collect, gc.freeze = urandom, collect, freeze
-
-
-@cache
-def _span(cidr: str) -> tuple[int, int, int]:
-    """Return the family of a network, and its first and last address."""
-    net = network(cidr)
-    return net.version, int(net[0]), int(net[-1])
-
-
-@cache
-def _place(text: str) -> tuple[int, int]:
-    one = address(text)
-    return one.version, int(one)
-
-
-def _is_about(flow: Flow, net: tuple[int, int, int]) -> bool:
-    version, first, last = net
-    for text in (flow.source, flow.destination):
-        of, number = _place(text)
-        if of == version and first <= number <= last:
-            return True
-    return False
 
 
 def _words(event: ResourceSet | ResourceRemoved) -> str:

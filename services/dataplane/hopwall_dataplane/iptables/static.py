@@ -61,8 +61,9 @@ HOST_UNTRACKED_OUT = "hw-host-untracked-out"
 _ASKING_TYPES = (133, 135)
 _ADVERTISEMENT = 136
 _ND_TYPES = (*_ASKING_TYPES, _ADVERTISEMENT)
-#: Echo and the messages of mobility: what may stand behind extension headers and is no error (RFC 4890, 4.3).
-_INFORMATIONAL = (128, 129, 144, 145, 146, 147)
+#: Echo, listeners and the messages of mobility: what may stand behind extension headers, as what listeners say always
+#: does, and is no error (RFC 4890, 4.3; RFC 3810, 5).
+_INFORMATIONAL = (128, 129, 130, 131, 132, 143, 144, 145, 146, 147)
 
 _ICMP = {Family.V4: "icmp", Family.V6: "ipv6-icmp"}
 
