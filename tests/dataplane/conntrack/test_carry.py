@@ -10,7 +10,7 @@ import pytest
 from hopwall_dataplane.conntrack.carry import carried, taken
 from hopwall_dataplane.conntrack.codec import is_established, is_picked_up
 from hopwall_dataplane.conntrack.driver import ANY_ADDRESS, ConntrackDriver
-from hopwall_dataplane.conntrack.flow import Flow, is_plain
+from hopwall_dataplane.conntrack.flow import Flow, MarkFlow, is_plain
 from hopwall_model.flows import CarriedFlow
 from tests.support.netns import Netns
 
@@ -156,6 +156,32 @@ def test_what_a_packet_has_made_becomes_what_was_seen_elsewhere(
         return before, n_there, [(f.source, is_established(f)) for f in found]
 
     assert host.python(run) == ([True], 1, [(ip_address(VM).packed, True)])
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("protocol", [6, 17])
+def test_stragglers_passed_on_and_answered_leave_no_flow_the_wrong_way_round(
+    host: Netns, protocol: int
+) -> None:
+    """What policy says of the other direction, also what it said already, does not end a flow that came along."""
+
+    def run() -> list[tuple[bytes, bool, int]]:
+        there, back = (
+            CarriedFlow(protocol, VM, FAR, 40000, 80),
+            CarriedFlow(protocol, FAR, VM, 80, 40000),
+        )
+        given, reverse = taken([there, back], MINE, lambda _: False)
+        driver = ConntrackDriver()
+        driver.create([reverse])
+        made = [f for flows, _ in driver.read(ANY_ADDRESS) for f in flows]
+        assert [is_picked_up(f) for f in made] == [False]
+        driver.apply([MarkFlow(f, revoked=True) for f in made], 0x200)
+        assert driver.create([given]) == 1
+        found = [f for flows, _ in driver.read(ANY_ADDRESS) for f in flows]
+        driver.close()
+        return [(f.source, is_established(f), f.mark) for f in found]
+
+    assert host.python(run) == [(ip_address(VM).packed, True, 0)]
 
 
 @pytest.mark.kernel

@@ -31,6 +31,10 @@ class Birds:
         (place / "secrets").mkdir(parents=True, exist_ok=True)
         return place
 
+    def machines(self) -> list[str]:
+        """Return the machines that have a folder."""
+        return sorted(place.name for place in self._folder.glob("*"))
+
     def forget(self, machine: str) -> None:
         """Remove a machine's folder, as what is under /run goes with the machine."""
         shutil.rmtree(self._folder / machine, ignore_errors=True)

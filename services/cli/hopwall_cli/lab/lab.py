@@ -24,6 +24,7 @@ from hopwall_cli.lab import bgp, build, declared, netns, routes, rules
 from hopwall_cli.lab import topology as topo
 from hopwall_cli.lab.bgp import Routing, Topology
 from hopwall_cli.lab.birds import Birds, installed
+from hopwall_cli.lab.evidence import noted
 from hopwall_cli.lab.prober import Prober, reached
 from hopwall_cli.lab.responder import DEFAULT_PORT
 from hopwall_cli.lab.run_folder import Description, RunFolder
@@ -113,7 +114,8 @@ class Lab:
         self.folder.take()
         self._stack.callback(self.folder.release)
         try:
-            await self._open()
+            async with noted(self.folder, self._services, self.birds):
+                await self._open()
         except BaseException:
             await self._stack.aclose()
             raise
@@ -350,10 +352,8 @@ class Lab:
 
     async def declare(self, *names: str, wait: str = "programmed") -> dict[str, Any]:
         """Tell the API of workloads (all, when none is named), in one call; return its answer."""
-        wanted = names or tuple(self.workloads)
-        return await self.client.apply(
-            [self.workloads[name].resource() for name in wanted], wait=wait
-        )
+        made = [self.workloads[name].resource() for name in names or tuple(self.workloads)]
+        return await self.client.apply(made, wait=wait)
 
     # ---------------------------------------------------------------- looking
 

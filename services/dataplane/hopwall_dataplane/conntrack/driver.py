@@ -121,17 +121,18 @@ class ConntrackDriver:
         return len(flows) - n_failed - sum(not self._correct(flow) for flow in standing)
 
     def _correct(self, flow: Flow) -> bool:
-        """Let an entry that a packet from the middle of a flow has made be what was seen elsewhere.
+        """Let an entry that packets from the middle of a flow have made be what was seen elsewhere.
 
-        One in the other direction is made anew: the packets that policy let by only as answers would be first
-        ones of it. What has been answered stays as it is, and what is translated.
+        One in the other direction is made anew, answered or not: stragglers that this host passed on began it, and
+        the workload's next packet answers it. Policy may deny that direction, and then every packet of the flow. In
+        the flow's own direction what has been answered stays as it is, and so does what is translated.
         """
         answer = self._writing.ask(question_message(flow))
         found = None if isinstance(answer, Failure) else parse_answer(answer)
-        if found is not None and not (is_picked_up(found) and is_plain(found)):
+        if found is not None and not is_plain(found):
             return True
         if found is not None and found.source == flow.source:
-            return not self._writing.send([answered_message(flow)])
+            return not is_picked_up(found) or not self._writing.send([answered_message(flow)])
         if found is not None:
             self.apply([DeleteFlow(found)], 0)
         return not self._writing.send([creation_message(flow)])
