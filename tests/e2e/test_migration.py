@@ -180,7 +180,8 @@ async def test_what_the_last_host_said_is_no_news_of_a_way_back(vm: Vm) -> None:
         await vm.plug(there, "garp")
         await vm.found_at(there, there)
         await vm.end(name)
-        name = await vm.declare_back(here)
+        # It is programmed once the source yields, which waits for that BIRD.
+        name = await vm.declare_back(here, wait="")
         await asyncio.sleep(0.3)
     finally:
         bird.signal(signal.SIGCONT)

@@ -109,7 +109,8 @@ async def storm(watch: Watch, trial: Trial) -> None:
     policy = lets_in("storm", _PORT, "role == 'storm'")
     # Of whom nothing else changes: where rules and members of one list change at once, it is closed for that moment.
     policy["spec"]["selector"] = "customer == 'y'"
-    await cloud.client.apply([policy], wait="programmed")
+    async with watch.changes.standing_still():
+        await cloud.client.apply([policy], wait="programmed")
     said: list[str] = []
     try:
         while trial.goes_on():
@@ -118,7 +119,8 @@ async def storm(watch: Watch, trial: Trial) -> None:
             watch.result.tries += 1
             await watch.recovered()
     finally:
-        await cloud.client.delete(_POLICIES, namespace="", name="storm")
+        async with watch.changes.standing_still():
+            await cloud.client.delete(_POLICIES, namespace="", name="storm", wait="programmed")
         for number in range(N_SETS):
             await cloud.client.delete(_SETS, namespace="", name=f"storm-{number}")
     watch.result.note = said[-1]

@@ -16,6 +16,8 @@ from tests.faults.watch import Harm, Watch, on_a_cloud
 ROOT = Path(__file__).parents[2]
 #: The oldest version that is held to get on with this one: messages, files on disk, and what stands in kernels.
 OLDEST = "aff32bf"
+#: What this version does no more (decision 30).
+_OLD_CLOSES = "its agents close a list for the moment in which it is written"
 #: Until a change is enforced again after an exchange.
 _PATIENCE_S = 30.0
 _HERE = "tests/faults/modes_versions.py"
@@ -84,6 +86,6 @@ async def _exchange(watch: Watch, name: str, *prefix: str) -> None:
 
 
 MODES = (
-    Mode("upgrade and rollback", f"with {OLDEST}, service by service, in either order", on_a_cloud(exchanged(of_old), patience_s=_PATIENCE_S), ("C9", "C6"), weight=2, where=_HERE),
+    Mode("upgrade and rollback", f"with {OLDEST}, service by service, in either order; {_OLD_CLOSES}", on_a_cloud(exchanged(of_old), patience_s=_PATIENCE_S), ("C9", "C6"), closes=_OLD_CLOSES, weight=2, where=_HERE),
     Mode("a version to come", "whose messages have unknown fields, service by service", on_a_cloud(exchanged(to_come), patience_s=_PATIENCE_S), ("C9", "C6"), where=_HERE),
 )  # fmt: skip

@@ -7,6 +7,7 @@ its stream (`May`): of `legal.Legal` where the state changes, or always the same
 """
 
 import contextlib
+import os
 import socket
 import struct
 import threading
@@ -20,7 +21,8 @@ from dataclasses import dataclass, field
 from hopwall_cli.lab.flow import make_room
 from tests.support.netns import enter
 
-_NUMBER = struct.Struct("!Q")
+#: Of which stream a packet is, and its number there: one of an earlier stream may still be under way.
+_NUMBER = struct.Struct("!8sQ")
 _UDP = struct.Struct("!HHHH")
 _AT_CHECKSUM = 6
 _DOMAIN = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -93,13 +95,14 @@ class Stream:
     n_judged: int = 0
     #: The source is a raw socket, and each packet is a flow of its own.
     fresh: bool = False
+    _own: bytes = field(default_factory=lambda: os.urandom(8))
 
     def send(self) -> None:
         """Send one packet; one that the sender's kernel will not have counts as sent."""
         number = len(self.sent)
         self._came.append(0)
         self.sent.append(time.monotonic())
-        data, address = _NUMBER.pack(number), self.address
+        data, address = _NUMBER.pack(self._own, number), self.address
         if self.fresh:
             port = _FIRST_PORT + number % _N_PORTS
             # No checksum, as IPv4 allows; of IPv6 the kernel makes it.
@@ -113,7 +116,9 @@ class Stream:
         """Note what came. What comes after it was given up is judged again."""
         with contextlib.suppress(BlockingIOError):
             while True:
-                (number,) = _NUMBER.unpack(self.target.recv(64)[: _NUMBER.size])
+                own, number = _NUMBER.unpack(self.target.recv(64)[: _NUMBER.size])
+                if own != self._own:
+                    continue
                 self._came[number] = 1
                 if number < self.n_judged:
                     self._judge(number, time.monotonic())

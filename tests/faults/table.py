@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,7 +84,7 @@ class Mode:
     """One way to break. A `bad` one must be caught: it proves that its sibling can see.
 
     Shape: `covers` are failure modes of `catalogue`; `packets` is why no packet is judged, and "" where they are:
-           such a row fails when nothing was.
+           such a row fails when nothing was. `closes` is why packets that did not come are shown and not judged.
     """
 
     name: str
@@ -98,11 +98,13 @@ class Mode:
     where: str = ""
     #: What it takes beside its share of the time, about: to build, to judge, to clean up.
     takes_s: float = 14.0
+    closes: str = ""
 
     def passed(self, result: Result) -> bool:
         """Tell whether the result is as it must be."""
         judged = bool(self.packets) or result.probes > 0
-        return judged and result.tries > 0 and result.clean != self.bad
+        clean = replace(result, closed=0).clean if self.closes else result.clean
+        return judged and result.tries > 0 and clean != self.bad
 
 
 async def quick(

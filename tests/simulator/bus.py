@@ -49,13 +49,14 @@ class Bus:
         self.chance = chance
         self.stream = Stream("first")
         self.statuses: dict[str, bytes] = {}
-        self.links: set[FakeLink] = set()
+        #: In the order in which they came, whatever they are called.
+        self.links: dict[FakeLink, None] = {}
 
     def append(self, event: Event) -> int:
         """Store an event and hand it to who follows; return its revision."""
         self.stream.events.append(event)
         revision = len(self.stream.events)
-        for link in sorted(self.links, key=lambda link: link.name):
+        for link in list(self.links):
             link.on_stored(self.stream.record(revision))
         return revision
 
@@ -67,7 +68,7 @@ class Bus:
     def restart(self) -> None:
         """Break every connection; what is kept in memory is gone."""
         self.statuses.clear()
-        for link in sorted(self.links, key=lambda link: link.name):
+        for link in list(self.links):
             link.cut()
             link.heal()
 
@@ -75,7 +76,7 @@ class Bus:
         """Hand a message to every subscriber that is connected."""
         if subject.startswith(_STATUSES):
             self.statuses[subject] = body
-        for link in sorted(self.links, key=lambda link: link.name):
+        for link in list(self.links):
             link.arrive(subject, body, reply)
 
 
@@ -102,7 +103,7 @@ class FakeLink:
         self._stored: asyncio.Queue[Record | None] = asyncio.Queue()
         self._last_at = 0.0
         self._n_inboxes = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}
 
     async def watch(self) -> None:
         """Wait for ever: this client never gives up."""
@@ -170,13 +171,13 @@ class FakeLink:
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop)
 
     def close_now(self) -> None:
         """End at once, as when the process is killed."""
         self._closed = True
-        self._bus.links.discard(self)
+        self._bus.links.pop(self, None)
         for task in self._tasks:
             task.cancel()
 
@@ -199,7 +200,7 @@ class FakeLink:
 
     async def connect(self, _settings: CommonSettings) -> None:
         """Appear on the bus."""
-        self._bus.links.add(self)
+        self._bus.links[self] = None
 
     async def close(self) -> None:
         """Leave the bus."""

@@ -41,7 +41,7 @@ class Waiter:
         """Start the api, or start it anew, with no memory."""
         self.kill()
         self._link = FakeLink(self._bus, "api")
-        self._bus.links.add(self._link)
+        self._bus.links[self._link] = None
         api = Api(cast(Link, self._link))
         self._task = asyncio.get_running_loop().create_task(self._run(api))
 

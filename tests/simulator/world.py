@@ -154,7 +154,7 @@ class World:
         self.kill_agent(host)
         settings = DataplaneSettings(host=host.name, refresh_s=20.0, revoke_flows=False)
         host.link = FakeLink(self.bus, host.name)
-        self.bus.links.add(host.link)
+        self.bus.links[host.link] = None
         agent = Agent(
             settings=settings,
             link=cast(Link, host.link),

@@ -183,11 +183,11 @@ class Vm:
         self._step("it is declared")
         return str(migration["metadata"]["name"])
 
-    async def declare_back(self, there: str) -> str:
+    async def declare_back(self, there: str, wait: str = "programmed") -> str:
         """Declare the migration to where an endpoint still is, and wait for it; return the migration's name."""
         migration = self.migration(there)
         self._step(f"declaring the move back to {there}")
-        await self.lab.client.put(LM, migration, wait="programmed")
+        await self.lab.client.put(LM, migration, wait=wait)
         self._step("it is declared")
         return str(migration["metadata"]["name"])
 

@@ -270,8 +270,7 @@ class Desired:
 
     def senders(self) -> dict[str, Senders]:
         """Return what is sent from the interfaces to which a route leads otherwise than when somebody looked."""
-        self.destinations.touched &= self._by_interface.keys()
-        ids = {name: self._by_interface[name] for name in self.destinations.touched}
+        ids = {name: self._by_interface.get(name, ()) for name in self.destinations.touched}
         return {name: senders_of(map(self._placed.__getitem__, ids[name])) for name in ids}
 
     @property
