@@ -25,7 +25,7 @@ from hopwall_dataplane.host_endpoints import HostEndpoints, Way
 from hopwall_dataplane.ipsets.elements import Mark, SetSpec
 from hopwall_dataplane.ipsets.plan import AddressSets
 from hopwall_dataplane.iptables.static import RenderSettings, from_set, relay_set, to_set
-from hopwall_dataplane.links.sources import Senders
+from hopwall_dataplane.links.sources import STRANGERS, Senders
 from hopwall_dataplane.moves.phases import Expected, Moves
 from hopwall_dataplane.moves.places import claims_of, expected, standing
 from hopwall_dataplane.nat import Pools, Translations
@@ -270,8 +270,11 @@ class Desired:
 
     def senders(self) -> dict[str, Senders]:
         """Return what is sent from the interfaces to which a route leads otherwise than when somebody looked."""
-        ids = {name: self._by_interface.get(name, ()) for name in self.destinations.touched}
-        return {name: senders_of(map(self._placed.__getitem__, ids[name])) for name in ids}
+        ids = {name: self._by_interface.get(name) for name in self.destinations.touched}
+        return {
+            name: senders_of(self._placed[one] for one in its) if its else STRANGERS
+            for name, its in ids.items()
+        }
 
     @property
     def link_indices(self) -> dict[str, int]:

@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 
 from hopwall_dataplane.links.setup import InterfaceSetup
-from hopwall_dataplane.links.sources import CHECK, Senders, askers_rate, checks, why_unchecked
+from hopwall_dataplane.links.sources import (
+    CHECK,
+    STRANGERS,
+    Senders,
+    askers_rate,
+    checks,
+    why_unchecked,
+)
 from hopwall_dataplane.links.sysctl import SysctlDriver
 
 A, B, V6 = "10.65.0.1/32", "10.65.0.2/32", "fd65::1/128"
@@ -22,8 +29,9 @@ A, B, V6 = "10.65.0.1/32", "10.65.0.2/32", "fd65::1/128"
         (Senders((A,), False), {A: ""}, {A: "tap0"}, False),
         (Senders((A,), False), {A: "tap1"}, {A: "tap0"}, False),
         (Senders((A,), True), {A: "tap0"}, {A: "tap0"}, False),
-        # Nobody sends anything legal.
+        # Nobody sends anything legal; and nobody is declared.
         (Senders((), False), {}, {}, True),
+        (STRANGERS, {}, {}, False),
         (Senders((V6,), False), {}, {}, True),
     ],
 )

@@ -4,7 +4,7 @@ With `rp_filter` an ARP request that names another sender makes no entry in the 
 which is one for all interfaces of the machine and refuses everybody when it is full. But it also stops what is
 sent from extra prefixes, to which no route leads, and who has just arrived by a live migration, before its route
 stands. So it follows the routes: off before a route to one of the addresses goes, on after all of them stand. Where
-nobody is (any more) it is off: a workload that is answered no ARP gives its next hop up for a second, and would be
+nobody is declared (any more) it is off: a workload that is answered no ARP gives its next hop up for a second, and would be
 declared again, and programmed, before it asks once more.
 
 Pure. Packets themselves are held to their senders by the anti-spoofing lines, with or without it.
@@ -39,6 +39,10 @@ class Senders(NamedTuple):
     spoofs: bool
 
 
+#: Of an interface on which nobody is declared: what is sent there is not known.
+STRANGERS = Senders((), spoofs=True)
+
+
 class Checks(NamedTuple):
     """Interfaces whose senders cannot be checked, and those where they can."""
 
@@ -56,7 +60,7 @@ def checks(
     off, on = set(), set()
     for name, who in senders.items():
         own = [cidr for cidr in who.addresses if Family.of(cidr) is Family.V4]
-        if who.spoofs or not who.addresses or any(wanted.get(cidr) != name for cidr in own):
+        if who.spoofs or any(wanted.get(cidr) != name for cidr in own):
             off.add(name)
         elif all(standing.get(cidr) == name for cidr in own):
             on.add(name)
