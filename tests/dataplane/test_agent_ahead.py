@@ -1,12 +1,14 @@
 """An agent that begins where the kernel is ahead of the file on disk, and nobody answers: it never goes back."""
 
 import asyncio
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from hopwall_dataplane.lastgood.driver import NAME
 from hopwall_model.updates import (
@@ -136,3 +138,33 @@ def test_what_the_kernel_has_is_not_rolled_back(host: Netns, tmp_path: Path, bac
     assert found["heard"] == found["ahead"]
     assert "no bus" in str(found["says"])
     assert found["not kept"] == ""
+
+
+async def _slow_disk(calc: CalcStandIn, agent: AgentProcess, file: Path) -> dict[str, object]:
+    one = EndpointSet(id=EndpointId("d/a"), interface="tapa", addresses=("10.65.0.24/32",))
+    await calc.say(endpoints=(one,))
+    await calc.applied()
+    await until_written(file, b"endpoint.set")
+    older = file.read_bytes()
+    agent.kill()
+    calc.forget()
+    file.unlink()
+    os.mkfifo(file)
+    two = structs.replace(one, addresses=("10.65.0.25/32",))
+    await calc.say(endpoints=(two,))
+    agent.start()
+    await asyncio.to_thread(file.write_bytes, older)  # as soon as it is read
+    status = await calc.applied()
+    await until_written(file, b"10.65.0.25")
+    return {"not kept": status.not_kept, "older": b"10.65.0.24" in file.read_bytes()}
+
+
+def test_what_calc_says_comes_over_what_the_disk_does(host: Netns, tmp_path: Path) -> None:
+    """However slow the disk is, its state is never taken for a later one than calc's."""
+    file = tmp_path / "state" / NAME
+
+    async def scenario(calc: CalcStandIn, agent: AgentProcess) -> dict[str, object]:
+        return await _slow_disk(calc, agent, file)
+
+    found = host.python(run_scenario, scenario, tmp_path, "--state-dir", str(file.parent))
+    assert found == {"not kept": "", "older": False}

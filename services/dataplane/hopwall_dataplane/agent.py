@@ -129,7 +129,10 @@ class Agent:
         if self.settings.wall:
             await self.kernel.build_wall()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._fall_back(), name="last-good state")
+            recalled = tasks.create_task(
+                self.keeper.recall(self._may_be_of), name="last-good state"
+            )
+            tasks.create_task(self._fall_back(recalled), name="fall-back")
             tasks.create_task(self._join(), name="bus")
             tasks.create_task(self.keeper.run(), name="last-good")
             tasks.create_task(self.asking.run(), name="snapshots")
@@ -140,27 +143,25 @@ class Agent:
                 tasks.create_task(self.speaker.run(), name="bgp")
             if self.watch is not None:
                 tasks.create_task(self.watch.run(self.look_again), name="watch")
+            await asyncio.wait([recalled])  # what calc says comes over it, never under it
             while True:
                 await self._wait()
                 await self._turn()
                 await self._look_on()
 
-    async def _fall_back(self) -> None:
-        """Take the state on disk for what is wanted until calc is heard: after a boot at once.
+    @property
+    def _stands(self) -> bool:
+        return self.kernel.as_of.stands or bool(self.kernel.desired.classes.remembered)
 
-        Where a state stands in the kernel, only when calc stays silent, and only if the file is of that state: what
-        is older would take back what was closed.
-        """
-        step = await self.keeper.load()
-        if step is None:
-            return
-        as_of = self.kernel.as_of
-        if as_of.stands or self.kernel.desired.classes.remembered:
-            if not as_of.is_of(self.keeper.mirror.digest):
-                self.keeper.pass_over()
-                return
+    def _may_be_of(self, digest: str) -> bool:
+        return not self._stands or self.kernel.as_of.is_of(digest)
+
+    async def _fall_back(self, recalled: asyncio.Task[Step | None]) -> None:
+        """Take what is recalled for what is wanted until calc is heard: after a boot at once, else after silence."""
+        step = await recalled
+        if step is not None and self._stands:
             await asyncio.sleep(_SILENCE_S)
-        if self.progress.armed:
+        if step is None or self.progress.armed:
             return
         log.warning(
             "enforcing the last-good state of epoch %s at revision %d until calc is heard",
@@ -170,7 +171,7 @@ class Agent:
         since = clock.now_text()
         self._last_good = LastGood(epoch=step.epoch, revision=step.revision, since=since)
         self._take(step)
-        as_of.want(self.keeper.mirror.digest)
+        self.kernel.as_of.want(self.keeper.mirror.digest)
         self._wake.set()
 
     async def _join(self) -> None:

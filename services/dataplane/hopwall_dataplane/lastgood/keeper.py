@@ -7,6 +7,7 @@ write; the file is then a little older, never torn.
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from hopwall_dataplane.feed import Step
@@ -67,15 +68,21 @@ class Keeper:
         self.mirror = loaded.mirror
         return self.mirror.step()
 
-    def pass_over(self) -> None:
-        """Say that what was loaded is not used, as the kernel was last given another state."""
-        assert self.file is not None
+    async def recall(self, may_be_of: Callable[[str], bool]) -> Step | None:
+        """Load the state, and hold it; None also where it is older than the kernel's: it would take back what was closed.
+
+        Shape: `may_be_of` tells whether the kernel is of the state of a digest, or of none.
+        """
+        step = await self.load()
+        if step is None or self.file is None or may_be_of(self.mirror.digest):
+            return step
         self.is_other = True
         self.fault = (
             f"The last-good state in {self.file.path} is not used, as the kernel was last given another: "
             "that stays as it is until calc is heard."
         )
         log.warning("%s", self.fault)
+        return None
 
     def fold(self, step: Step) -> None:
         """Take in a step that calc gave; it is written soon."""
