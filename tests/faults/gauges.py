@@ -79,16 +79,9 @@ class Gauge:
         return self.at[half:], self.values[half:]
 
     @property
-    def slope(self) -> float:
-        """By how much it grows in a second, in the second half, by least squares."""
+    def grown(self) -> float:
+        """By how much it grew in the second half, as the slope by least squares says."""
         at, values = self.late
         if len(set(at)) < 2:
             return 0.0
-        return statistics.linear_regression(at, values).slope
-
-    @property
-    def growth(self) -> float:
-        """By how much of itself it grew in the second half, as the slope says."""
-        at, values = self.late
-        middle = statistics.fmean(values) if values else 0.0
-        return self.slope * (at[-1] - at[0]) / middle if middle else 0.0
+        return statistics.linear_regression(at, values).slope * (at[-1] - at[0])

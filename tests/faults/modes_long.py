@@ -49,8 +49,7 @@ class Gauges:
         found = []
         left = n_gone / 2 * _MOST_BYTES_A_WRITE / MIB
         for gauge in self.all.values():
-            at, values = gauge.late
-            grown = gauge.slope * (at[-1] - at[0]) if len(at) > 1 else 0.0
+            values, grown = gauge.late[1], gauge.grown
             most = max(_NOISE[gauge.name.split()[0]], _MOST_SHARE * values[0])
             if grown > most + (left if gauge.name in _REMEMBER else 0.0):
                 found.append(f"{gauge.name} grew by {grown:.1f}, to {values[-1]:.1f}")

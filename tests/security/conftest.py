@@ -31,12 +31,16 @@ def pki(tmp_path: Path) -> PkiFolder:
 @pytest.fixture
 async def secured(tmp_path: Path, pki: PkiFolder) -> AsyncIterator[NatsServer]:
     """Run a nats-server with it."""
-    server = NatsServer(
-        listen=f"127.0.0.1:{free_port()}", folder=tmp_path / "nats", security=pki.security_conf
-    )
+    server = server_of(pki, tmp_path / "nats")
     await server.start()
     yield server
     await server.stop()
+
+
+def server_of(pki: PkiFolder, folder: Path) -> NatsServer:
+    """Return a nats-server, to be started, that knows the users of a set-up."""
+    listen = f"127.0.0.1:{free_port()}"
+    return NatsServer(listen=listen, folder=folder, security=pki.security_conf)
 
 
 def settings_of(pki: PkiFolder, server: NatsServer, user: User) -> CommonSettings:

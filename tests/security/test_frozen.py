@@ -12,8 +12,7 @@ from msgspec.structs import replace
 from hopwall_cli.nats_server import NatsServer
 from hopwall_cli.pki.folder import PkiFolder
 from hopwall_runtime.link import Link
-from tests.security.conftest import CALC, settings_of
-from tests.support.ports import free_port
+from tests.security.conftest import CALC, server_of, settings_of
 
 pytestmark = pytest.mark.nats
 
@@ -21,9 +20,7 @@ pytestmark = pytest.mark.nats
 @pytest.fixture
 async def other(tmp_path: Path, pki: PkiFolder) -> AsyncIterator[NatsServer]:
     """Run a second server with the same users."""
-    server = NatsServer(
-        listen=f"127.0.0.1:{free_port()}", folder=tmp_path / "other", security=pki.security_conf
-    )
+    server = server_of(pki, tmp_path / "other")
     await server.start()
     yield server
     await server.stop()

@@ -6,11 +6,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from hopwall_cli.nats_server import NatsServer
 from hopwall_cli.pki.folder import PkiFolder
 from hopwall_runtime.link import Link
-from tests.security.conftest import H1, settings_of
-from tests.support.ports import free_port
+from tests.security.conftest import H1, server_of, settings_of
 
 pytestmark = pytest.mark.nats
 
@@ -19,9 +17,7 @@ async def test_with_mutual_tls_a_client_shows_a_certificate_too(tmp_path: Path) 
     """With key and certificate it works; with the key alone the server does not talk."""
     pki = PkiFolder(tmp_path / "pki")
     pki.make(hosts=["h1"], mutual=True)
-    server = NatsServer(
-        listen=f"127.0.0.1:{free_port()}", folder=tmp_path / "nats", security=pki.security_conf
-    )
+    server = server_of(pki, tmp_path / "nats")
     await server.start()
     folder = pki.folder_of(H1)
     bare = settings_of(pki, server, H1)
