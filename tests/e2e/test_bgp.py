@@ -128,11 +128,14 @@ async def test_workloads_reach_each_other(lab: Lab) -> None:
 @only("mesh", "reflector", "fabric")
 async def test_host_joins_and_leaves(lab: Lab) -> None:
     """A host that joins gets all routes and its own go everywhere; when it leaves they are gone."""
+    fabric = ["cat", "/sys/class/net/br0/address"]
+    standing = await lab.run("fabric", fabric)
     host = await lab.join()
     await put(lab, host.name)
     assert await settled(lab) == {}
     assert await unreached(lab) == []
     await lab.leave(host.name)
+    assert await lab.run("fabric", fabric) == standing, "the machines' neighbour is another one now"
     assert host.name not in lab.hosts
     assert f"w{host.name}" not in lab.workloads
     assert await settled(lab) == {}

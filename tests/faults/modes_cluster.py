@@ -39,7 +39,7 @@ class Cloud:
 def _namespaces(n: int) -> Iterator[tuple[Netns, list[Netns]]]:
     with ExitStack() as stack:
         hub = stack.enter_context(Netns("hub"))
-        hub.run(["ip", "link", "add", "br0", "type", "bridge"])
+        hub.run(["ip", "link", "add", "br0", "address", "02:00:00:00:42:fe", "type", "bridge"])
         hub.run(["ip", "address", "add", "10.66.0.254/24", "dev", "br0"])
         hub.run(["ip", "link", "set", "br0", "up"])
         places = [stack.enter_context(Netns(f"n{i}")) for i in range(n)]

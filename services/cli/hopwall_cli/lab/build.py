@@ -26,13 +26,17 @@ async def sweep(lab: str) -> int:
 
 
 async def fabric(lab: str) -> None:
-    """Make the network that joins the hosts, with the default gateway in it."""
+    """Make the network that joins the hosts, with the default gateway in it.
+
+    Linux gives a bridge the least hardware address of its ports, and so another when a port goes, unless it was
+    given one itself: the hosts would then send to the old one until they ask again.
+    """
     name = topo.fabric_namespace(lab)
     await netns.create(name)
     await netns.batch(
         name,
         [
-            f"link add {FABRIC_BRIDGE} type bridge forward_delay 0",
+            f"link add {FABRIC_BRIDGE} address {topo.ROUTER.mac} type bridge forward_delay 0",
             f"link set {FABRIC_BRIDGE} up",
             f"addr add {topo.PREFIX4}.1/24 dev {FABRIC_BRIDGE}",
             f"addr add {topo.PREFIX6}1/64 dev {FABRIC_BRIDGE} nodad",
