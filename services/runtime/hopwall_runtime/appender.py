@@ -49,12 +49,16 @@ class Conflict(LinkError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Append:
-    """One event to store, if its subject's last message is still `expected` (0: none yet)."""
+    """One event to store, if its subject's last message is still `expected` (0: none yet).
+
+    Shape:  `of`: `expected` is the last message of all subjects that match this, its own among them.
+    """
 
     subject: str
     body: bytes
     expected: int
     headers: Mapping[str, str]
+    of: str = ""
 
 
 class Appender:
@@ -159,6 +163,8 @@ class Appender:
 def cas_headers(write: Append) -> dict[str, str]:
     """Return the headers of a write: what it is to replace, and the name by which it is known again."""
     headers = {**write.headers, topics.HDR_EXPECTED_LAST_SUBJECT_SEQ: str(write.expected)}
+    if write.of:
+        headers[topics.HDR_EXPECTED_OF] = write.of
     # Our own name for the id: a batch may not carry the server's deduplication header.
     if (write_id := headers.pop(topics.HDR_MSG_ID, None)) is not None:
         headers[_HDR_WRITE_ID] = write_id
