@@ -26,6 +26,8 @@ from hopwall_runtime.streams import store_of
 log = logging.getLogger(__name__)
 
 _HEARTBEAT_S = 2.0
+#: Who says nothing for so long is not there, or messages of his are lost.
+SILENT_S = 3 * _HEARTBEAT_S
 #: How often the stream is compared with what was seen of it.
 AUDIT_S = 10.0
 #: Quiet heartbeats after which the rest of a snapshot is not waited for any more.
@@ -143,6 +145,8 @@ class Follower:
         self._js = js
         self._reject = reject
         self._history = history or History()
+        #: When the server last said anything, on the monotonic clock; a heartbeat is enough.
+        self.heard_at = clock.monotonic()
         #: None stands for a doubt from outside.
         self._queue: asyncio.Queue[Msg | None] = asyncio.Queue()
 
@@ -178,8 +182,9 @@ class Follower:
                 yield [CaughtUp(cursor.revision)]
             audit_at = clock.monotonic() + AUDIT_S
             while True:
-                async with asyncio.timeout(3 * _HEARTBEAT_S):
+                async with asyncio.timeout(SILENT_S):
                     messages = [await queue.get()]
+                self.heard_at = clock.monotonic()
                 if clock.monotonic() >= audit_at:
                     await self._audit(cursor)
                     audit_at = clock.monotonic() + AUDIT_S

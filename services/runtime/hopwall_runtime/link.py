@@ -91,6 +91,7 @@ class Link:
         self._follower: Follower | None = None
         self._history = History()
         self._settled = False
+        self._heard_at = clock.monotonic()
         self._reconnect_listeners: list[Callable[[], Awaitable[None]]] = []
 
     # ------------------------------------------------------------ connection
@@ -194,8 +195,19 @@ class Link:
         """Whether what was followed is surely the stream: nothing is in doubt since the last snapshot."""
         return self._settled
 
-    async def _on_disconnected(self) -> None:
+    @property
+    def silent_s(self) -> float:
+        """How long ago what was followed was surely the stream; some seconds are usual."""
+        follower = self._follower if self._settled else None
+        return clock.monotonic() - (follower.heard_at if follower else self._heard_at)
+
+    def _unsettle(self) -> None:
+        if self._settled and self._follower is not None:
+            self._heard_at = self._follower.heard_at
         self._settled = False
+
+    async def _on_disconnected(self) -> None:
+        self._unsettle()
         if not self._closing:
             log.warning("NATS: disconnected")
             await asyncio.sleep(_chance() * _SPREAD_S)
@@ -447,7 +459,7 @@ class Link:
                     self._settled |= any(isinstance(item, CaughtUp) for item in items)
                     yield items
             except (NatsError, TimeoutError, DoubtError) as error:
-                self._settled = False
+                self._unsettle()
                 log.warning(
                     "following the events again from a snapshot: %s", error or type(error).__name__
                 )
