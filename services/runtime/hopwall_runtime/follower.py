@@ -145,8 +145,6 @@ class Follower:
         self._js = js
         self._reject = reject
         self._history = history or History()
-        #: When the server last said anything, on the monotonic clock; a heartbeat is enough.
-        self.heard_at = clock.monotonic()
         #: None stands for a doubt from outside.
         self._queue: asyncio.Queue[Msg | None] = asyncio.Queue()
 
@@ -179,18 +177,20 @@ class Follower:
             cursor.newest = newest
             if cursor.remaining == 0:
                 cursor.check_whole()
+                self._history.heard_at = clock.monotonic()
                 yield [CaughtUp(cursor.revision)]
             audit_at = clock.monotonic() + AUDIT_S
             while True:
                 async with asyncio.timeout(SILENT_S):
                     messages = [await queue.get()]
-                self.heard_at = clock.monotonic()
                 if clock.monotonic() >= audit_at:
                     await self._audit(cursor)
                     audit_at = clock.monotonic() + AUDIT_S
                 while not queue.empty() and len(messages) < 1000:
                     messages.append(queue.get_nowait())
                 items = await self._decode_followed(messages, cursor)
+                if cursor.complete:
+                    self._history.heard_at = clock.monotonic()
                 if items:
                     yield items
         finally:

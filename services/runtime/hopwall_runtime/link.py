@@ -91,7 +91,6 @@ class Link:
         self._follower: Follower | None = None
         self._history = History()
         self._settled = False
-        self._heard_at = clock.monotonic()
         self._reconnect_listeners: list[Callable[[], Awaitable[None]]] = []
 
     # ------------------------------------------------------------ connection
@@ -198,16 +197,10 @@ class Link:
     @property
     def silent_s(self) -> float:
         """How long ago what was followed was surely the stream; some seconds are usual."""
-        follower = self._follower if self._settled else None
-        return clock.monotonic() - (follower.heard_at if follower else self._heard_at)
-
-    def _unsettle(self) -> None:
-        if self._settled and self._follower is not None:
-            self._heard_at = self._follower.heard_at
-        self._settled = False
+        return clock.monotonic() - self._history.heard_at
 
     async def _on_disconnected(self) -> None:
-        self._unsettle()
+        self._settled = False
         if not self._closing:
             log.warning("NATS: disconnected")
             await asyncio.sleep(_chance() * _SPREAD_S)
@@ -459,10 +452,8 @@ class Link:
                     self._settled |= any(isinstance(item, CaughtUp) for item in items)
                     yield items
             except (NatsError, TimeoutError, DoubtError) as error:
-                self._unsettle()
-                log.warning(
-                    "following the events again from a snapshot: %s", error or type(error).__name__
-                )
+                self._settled = False
+                log.warning("following the events anew: %s", error or type(error).__name__)
                 await asyncio.sleep(0.2)
 
     async def last_status(self, topic: Topic[T]) -> AsyncIterator[tuple[T, str]]:
