@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 
 #: Messages in one atomic batch. Source: NATS ADR-50.
 MAX_BATCH = 1000
-_ERR_WRONG_LAST_SEQUENCE = 10071
+#: Source: NATS server, errors: wrong last sequence; the same in a cluster, for one that is not stored everywhere yet.
+_ERR_WRONG_LAST_SEQUENCE = (10071, 10164)
 #: Source: NATS server, errors: maximum bytes exceeded; insufficient, and exceeded, storage.
 _ERR_FULL = (10077, 10047, 10023, 10028)
 #: So long a server may take no write before another is tried.
@@ -117,7 +118,7 @@ class Appender:
                 return [int(ack.seq)]
             return await self._append_batch(writes)
         except APIError as error:
-            if error.err_code == _ERR_WRONG_LAST_SEQUENCE:
+            if error.err_code in _ERR_WRONG_LAST_SEQUENCE:
                 raise Conflict("another write came first") from error
             refused = Full if error.err_code in _ERR_FULL else Unavailable
             raise refused(f"NATS refused the write: {error.description}") from error
