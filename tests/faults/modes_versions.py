@@ -20,8 +20,9 @@ ROOT = Path(__file__).parents[2]
 RELEASE = "fc6304a"
 #: The oldest version that is held to get on with this one: messages, files on disk, and what stands in kernels.
 OLDEST = "aff32bf"
-#: What this version does no more (decision 30).
-_OLD_CLOSES = "its agents close a list for the moment in which it is written"
+#: What this version does no more (decision 30). Seen of the old version by itself, without any exchange; and where
+#: it takes a chain with dead lines, of an agent that was killed as it had just written, for another policy.
+_OLD_CLOSES = "its agents close a list that they write while a set moves"
 #: Until a change is enforced again after an exchange.
 _PATIENCE_S = 30.0
 _HERE = "tests/faults/modes_versions.py"
