@@ -194,6 +194,11 @@ class Link:
         """Whether what was followed is surely the stream: nothing is in doubt since the last snapshot."""
         return self._settled
 
+    @property
+    def silent_s(self) -> float:
+        """How long ago what was followed was surely the stream; some seconds are usual."""
+        return clock.monotonic() - self._history.heard_at
+
     async def _on_disconnected(self) -> None:
         self._settled = False
         if not self._closing:
@@ -448,9 +453,7 @@ class Link:
                     yield items
             except (NatsError, TimeoutError, DoubtError) as error:
                 self._settled = False
-                log.warning(
-                    "following the events again from a snapshot: %s", error or type(error).__name__
-                )
+                log.warning("following the events anew: %s", error or type(error).__name__)
                 await asyncio.sleep(0.2)
 
     async def last_status(self, topic: Topic[T]) -> AsyncIterator[tuple[T, str]]:
