@@ -238,7 +238,8 @@ class CalcService:
             return
         if self._settings.validate:
             self._check()
-        if await self._ruling.may_speak():
+        # No repeat and no heartbeat tells of a revision whose status was never sent.
+        if await self._ruling.rules():
             await self._publish(output)
         self._measure()
 
@@ -303,7 +304,7 @@ class CalcService:
         return self._snapshot_of(request) if speaks else None
 
     async def _snapshot_later(self, request: SnapshotRequest) -> bytes | None:
-        return self._snapshot_of(request) if await self._ruling.may_speak() else None
+        return self._snapshot_of(request) if await self._ruling.rules() else None
 
     def _snapshot_of(self, request: SnapshotRequest) -> bytes:
         log.info("host %s asks for a snapshot: %s", request.host, request.reason)
