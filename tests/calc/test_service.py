@@ -369,6 +369,7 @@ async def test_of_two_the_last_that_began_speaks(
             assert {(await listener.snapshot("h1")).epoch for _ in range(10)} == {status.epoch}
             await eventually(lambda: len(listener.batches) > said + 4)
             assert {batch.epoch for batch in listener.batches[said:]} == {status.epoch}
+            assert not listener.rejected
         assert older._ruling.deposed
         older._ruling._succession.heard_at -= 2 * SILENT_S
         older._ruling._deaf_at -= 2 * SILENT_S

@@ -229,6 +229,18 @@ async def test_a_refused_request_is_reported_and_not_answered(link: Link) -> Non
     assert link.rejected_messages == 1
 
 
+async def test_a_request_is_left_to_another_who_serves_it(link: Link) -> None:
+    """Of two who serve one stands by: it says nothing, and complains of nobody."""
+    await link.serve_chunked(topics.SNAPSHOT, "hopwall.snapshot.*", lambda *_: b"")
+    with pytest.raises(Unavailable):
+        await link.request_chunked("hopwall.snapshot.h1", SnapshotRequest(host="h1"), timeout_s=0.5)
+    await link.serve_chunked(topics.SNAPSHOT, "hopwall.snapshot.*", lambda *_: b"state")
+    request = SnapshotRequest(host="h1")
+    answer = await link.request_chunked("hopwall.snapshot.h1", request, timeout_s=60)
+    assert answer == b"state"
+    assert link.rejected_messages == 0
+
+
 async def test_a_request_nobody_serves_is_unavailable(link: Link) -> None:
     """Without a service the asker is told, at once, in a declared exception."""
     with pytest.raises(Unavailable):
