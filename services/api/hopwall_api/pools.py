@@ -61,14 +61,16 @@ def check_apart(
     errors = [
         problems.FieldError(
             pointer="/spec/cidr" if place is None else f"{place}/{wanted[name]}/spec/cidr",
-            reason=f"spec.cidr {cidrs[name]} of the IPPool {name} overlaps {cidrs[other]} of the IPPool {other};"
+            reason=f"{cidrs[name]} of the IPPool {name} overlaps {cidrs[other]} of the IPPool {other};"
             " choose a range that no other pool has.",
             code=str(Code.CONFLICT),
         )
         for name, other in list(faults.items())[:_MAX_ERRORS]
     ]
     n = len(faults)
-    detail = errors[0].reason if n == 1 else f"{n} IPPools overlap others; see errors."
+    detail = (
+        f"spec.cidr {errors[0].reason}" if n == 1 else f"{n} IPPools overlap others; see errors."
+    )
     raise problems.invalid(detail if place is None else f"Nothing was stored. {detail}", errors)
 
 
