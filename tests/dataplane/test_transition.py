@@ -111,11 +111,52 @@ def test_a_rule_that_needs_both_is_never_met_by_half_of_each() -> None:
 
 def test_where_no_order_is_safe_the_list_is_named() -> None:
     """Two rules that pass lead where nobody knows: whoever is judged by them is nobody meanwhile."""
-    policies = [
-        policy("p", rule("pass", source=from_sets(A)), rule("pass", source=from_sets(B))),
-    ]
+    policies = [policy("p", rule("pass", source=from_sets(A, B)))]
 
     assert order_of(policies, Move(A, False), Move(B, True)) is None
+
+
+def test_what_a_rule_that_passes_skips_moves_while_it_is_met() -> None:
+    """An address goes from an allowed set to one that passes before it, or back: it is in one of them meanwhile."""
+    policies = [policy("p", rule("pass", source=from_sets(A)), rule("allow", source=from_sets(B)))]
+
+    assert order_of(policies, Move(B, False), Move(A, True)) == (Move(A, True), Move(B, False))
+    assert order_of(policies, Move(A, False), Move(B, True)) == (Move(B, True), Move(A, False))
+    assert order_of(policies, Move(B, True), Move(A, True)) == (Move(A, True), Move(B, True))
+    assert order_of(policies, Move(A, False), Move(B, False)) == (Move(B, False), Move(A, False))
+
+
+def test_one_rule_that_passes_follows_another() -> None:
+    """An address goes from one set that passes to another behind it, or back: there is always one that passes it."""
+    policies = [policy("p", rule("pass", source=from_sets(A)), rule("pass", source=from_sets(B)))]
+
+    assert order_of(policies, Move(A, False), Move(B, True)) == (Move(B, True), Move(A, False))
+    assert order_of(policies, Move(B, False), Move(A, True)) == (Move(A, True), Move(B, False))
+
+
+def test_a_rule_that_passes_skips_nothing_of_another_policy() -> None:
+    """What is in the next tier is asked after the pass: it is closed first."""
+    policies = [
+        policy("p", rule("pass", source=from_sets(A))),
+        policy("q", rule("allow", source=from_sets(B))),
+    ]
+
+    assert order_of(policies, Move(B, False), Move(A, True)) == (Move(B, False), Move(A, True))
+
+
+def test_a_rule_that_meets_nobody_asks_for_no_order() -> None:
+    """Who is in a set and not in it does not exist: such a rule keeps no other from an order that closes nobody."""
+    nobody = rule("deny", source=from_sets(C, outside=(C,)))
+    policies = [
+        policy("p", nobody, rule("allow", source=Entity(not_sets=(A,)))),
+        policy("q", rule("allow", source=from_sets(B))),
+    ]
+    moves = Move(A, True), Move(B, True), Move(C, False)
+
+    order = order_of(policies, *moves)
+
+    assert order is not None
+    assert order.index(Move(B, True)) < order.index(Move(A, True))
 
 
 def test_what_is_of_other_addresses_needs_no_order() -> None:

@@ -54,12 +54,19 @@ class _Said(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """Where a move shows in a list: at which rule, what the rule does, and on which side of the packet."""
+    """Where a move shows in a list: at which rule, what the rule does, on which side, and whether it meets more then."""
 
     rule: tuple[int, int]
-    denies: bool
+    action: Verdict
     side: Side
-    way: Way
+    gains: bool
+
+    @property
+    def way(self) -> Way:
+        """What it does to who may pass that the rule meets more packets, or fewer."""
+        if self.action == "pass":
+            return "either"
+        return "opens" if self.gains is (self.action == "allow") else "closes"
 
 
 _Places = dict[Move, list[_Place]]
@@ -124,10 +131,17 @@ class SetUses:
 def _said(rules: Iterable[ResolvedRule]) -> dict[SetId, list[_Said]]:
     found: dict[SetId, list[_Said]] = {}
     for number, rule in enumerate(rules):
-        if rule.action != "log":
+        if rule.action != "log" and not _meets_nobody(rule):
             for side, set_id, negated in _named(rule):
                 found.setdefault(set_id, []).append(_Said(number, rule.action, side, negated))
     return found
+
+
+def _meets_nobody(rule: ResolvedRule) -> bool:
+    """Tell whether a rule asks an end of the packet to be in a set and not in it."""
+    return any(
+        not set(one.sets).isdisjoint(one.not_sets) for one in (rule.source, rule.destination)
+    )
 
 
 def plan(
@@ -207,8 +221,8 @@ def _places(
         for set_id in changing.keys() & said.keys():
             for one in said[set_id]:
                 for move in changing[set_id]:
-                    way = _way(one.action, gains=move.comes is not one.negated)
-                    place = _Place((number, one.rule), one.action == "deny", one.side, way)
+                    gains = move.comes is not one.negated
+                    place = _Place((number, one.rule), one.action, one.side, gains)
                     places.setdefault(move, []).append(place)
     return places
 
@@ -225,13 +239,6 @@ def _named(rule: ResolvedRule) -> Iterator[tuple[Side, SetId, bool]]:
             yield side, set_id, True
 
 
-def _way(action: Verdict, *, gains: bool) -> Way:
-    """Tell what it does to who may pass that a rule meets more packets (gains), or fewer."""
-    if action == "pass":
-        return "either"
-    return "opens" if gains is (action == "allow") else "closes"
-
-
 def _judge(places: _Places, moves: Moves, rebuilt: frozenset[SetId]) -> _Judged | None:
     """Say what a list asks of the order; None where no order is safe for it."""
     if any(move.set_id in rebuilt for move in places):
@@ -243,17 +250,46 @@ def _judge(places: _Places, moves: Moves, rebuilt: frozenset[SetId]) -> _Judged 
         if ways[move] == "either" and _meets_itself(found, moves[move]):
             return None
     for a, b in combinations(places, 2):
-        pair = {ways[a], ways[b]}
-        if pair == {"opens"} or pair == {"closes"} or not _meet(a, b, places, moves):
+        if not _meet(a, b, places, moves):
             continue
-        if pair == {"either"}:
+        needed = [edge for edge in ((a, b), (b, a)) if _needs(*edge, places)]
+        covered = _covered(a, b, places) or _covered(b, a, places)
+        if covered is not None:
+            (must if covered in needed else should).append(covered)
+        elif len(needed) > 1:
             return None
-        first, then = (a, b) if _rank(ways[a]) < _rank(ways[b]) else (b, a)
-        if "either" in pair or _depend(places[first], places[then]):
-            must.append((first, then))
-        else:
-            should.append((then, first))
+        elif needed:
+            must += needed
+        elif ways[a] != ways[b]:
+            should.append((a, b) if _rank(ways[a]) > _rank(ways[b]) else (b, a))
     return _Judged(tuple(must), tuple(should))
+
+
+def _needs(first: Move, then: Move, places: _Places) -> bool:
+    """Tell whether a move must come before another: what that opens is not to be met without what this closes.
+
+    What passes leads where nobody knows: it may close, and it may open whatever was closed.
+    """
+    closing = [one for one in places[first] if one.way != "opens"]
+    opening = [one for one in places[then] if one.way != "closes"]
+    if not closing or not opening:
+        return False
+    return any(one.action == "pass" for one in (*closing, *opening)) or _depend(closing, opening)
+
+
+def _covered(over: Move, under: Move, places: _Places) -> _Edge | None:
+    """Return the order of two moves of which one is in a rule that passes, and the other in what that rule skips.
+
+    While the rule meets a packet, nothing that it skips is asked: in that time the other moves. None where it is not so.
+    """
+    found = places[over]
+    if any(one.action != "pass" for one in found) or len({one.gains for one in found}) > 1:
+        return None
+    last, first = max(one.rule for one in found), min(one.rule for one in places[under])
+    policies = {one.rule[0] for one in (*found, *places[under])}
+    if first <= last or len(policies) > 1:
+        return None
+    return (over, under) if found[0].gains else (under, over)
 
 
 def _rank(way: Way) -> int:
@@ -306,7 +342,7 @@ def _rules(places: Iterable[_Place]) -> tuple[set[tuple[int, int]], set[tuple[in
     denied: set[tuple[int, int]] = set()
     allowed: set[tuple[int, int]] = set()
     for place in places:
-        (denied if place.denies else allowed).add(place.rule)
+        (denied if place.action == "deny" else allowed).add(place.rule)
     return denied, allowed
 
 
