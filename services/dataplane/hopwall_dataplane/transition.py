@@ -3,8 +3,8 @@
 The kernel changes one member of one set at a time, so when one change moves an address between sets, packets meet
 what is between. A list of policies is safe from that if what closes it comes before what opens it: then whatever is
 between lets by no more than the old or the new. Where two moves cannot come together in one verdict, what opens
-comes first, so that nothing is closed meanwhile that both sides let by. A list that no order suits is named: who
-is judged by it must be nobody meanwhile (decision 30).
+comes first, so that nothing is closed meanwhile that both sides let by; and what a rule that passes skips moves
+while that rule is met. A list that no order suits is named: who is judged by it must be nobody meanwhile (decision 30).
 
 Pure. Cost: nothing where the sets are only allowed by; else what is said of them in the lists that name them.
 """
