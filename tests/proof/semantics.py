@@ -192,7 +192,7 @@ class Semantics:
     def _first_match(self, policies: list[Policy], flow: Flow, direction: str) -> tuple[str, str]:
         """Return the action of the first rule that ends the tier, and the rule; ("", "") for none."""
         for policy in policies:
-            if not self._tier_exists(policy.spec.tier):
+            if not self.tier_exists(policy.spec.tier):
                 return "deny", f"tier {policy.spec.tier} is absent"
             namespace = policy.metadata.namespace or ""
             for index, rule in enumerate(_rules(policy, direction)):
@@ -230,7 +230,8 @@ class Semantics:
             return False
         return holds(selectors.parse(policy.spec.selector), labels)
 
-    def _tier_exists(self, name: str) -> bool:
+    def tier_exists(self, name: str) -> bool:
+        """Tell whether policies may be in the tier; where there is none, what they say is not asked."""
         return name in GIVEN_TIERS or name in self.tiers
 
     def _tier(self, name: str) -> tuple[float, bool]:

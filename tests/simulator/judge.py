@@ -123,7 +123,7 @@ class History:
 
 
 def _applying(semantics: Semantics, probe: Probe) -> object:
-    """Return the names of what applies to an endpoint, in order, and what is at each tier's end.
+    """Return the names of what applies to an endpoint, in order, whether each tier exists, and what is at its end.
 
     Of both directions, as its class is of both.
     """
@@ -133,6 +133,7 @@ def _applying(semantics: Semantics, probe: Probe) -> object:
     names = [
         (
             name,
+            semantics.tier_exists(name),
             passes or only_log(policies, direction),
             [(type(p), p.metadata.namespace, p.metadata.name) for p in policies],
         )
