@@ -117,7 +117,7 @@ async def test_whom_no_order_suits_is_nobody_meanwhile_and_others_are_not() -> N
         )
 
     watched = Watched(look)
-    passing = rules("gnp/a", ("pass", "s:x"), ("pass", "s:y"))
+    passing = rules("gnp/a", ("pass", "s:x"), ("pass", "s:y"), ("pass", "s:x"))
     await turn(watched.kernel, members("s:x", PEER), members("s:y"), passing, policy("gnp/b"))
     await turn(watched.kernel, endpoint(0, "gnp/a", address=9), endpoint(1, "gnp/b", address=1))
     watched.seen.clear()
@@ -157,7 +157,7 @@ async def test_a_move_that_could_not_be_closed_for_is_not_made() -> None:
     """Where an address cannot be made nobody's, members stay where they are until it can."""
     host = FakeHost()
     kernel = host.agent()
-    passing = rules("gnp/a", ("pass", "s:x"), ("pass", "s:y"))
+    passing = rules("gnp/a", ("pass", "s:x"), ("pass", "s:y"), ("pass", "s:x"))
     await turn(
         kernel, members("s:x", PEER), members("s:y"), passing, endpoint(0, "gnp/a", address=9)
     )

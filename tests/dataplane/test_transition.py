@@ -111,11 +111,37 @@ def test_a_rule_that_needs_both_is_never_met_by_half_of_each() -> None:
 
 def test_where_no_order_is_safe_the_list_is_named() -> None:
     """Two rules that pass lead where nobody knows: whoever is judged by them is nobody meanwhile."""
-    policies = [
-        policy("p", rule("pass", source=from_sets(A)), rule("pass", source=from_sets(B))),
-    ]
+    policies = [policy("p", rule("pass", source=from_sets(A, B)))]
 
     assert order_of(policies, Move(A, False), Move(B, True)) is None
+
+
+def test_what_a_rule_that_passes_skips_moves_while_it_is_met() -> None:
+    """An address goes from an allowed set to one that passes before it, or back: it is in one of them meanwhile."""
+    policies = [policy("p", rule("pass", source=from_sets(A)), rule("allow", source=from_sets(B)))]
+
+    assert order_of(policies, Move(B, False), Move(A, True)) == (Move(A, True), Move(B, False))
+    assert order_of(policies, Move(A, False), Move(B, True)) == (Move(B, True), Move(A, False))
+    assert order_of(policies, Move(B, True), Move(A, True)) == (Move(A, True), Move(B, True))
+    assert order_of(policies, Move(A, False), Move(B, False)) == (Move(B, False), Move(A, False))
+
+
+def test_one_rule_that_passes_follows_another() -> None:
+    """An address goes from one set that passes to another behind it, or back: there is always one that passes it."""
+    policies = [policy("p", rule("pass", source=from_sets(A)), rule("pass", source=from_sets(B)))]
+
+    assert order_of(policies, Move(A, False), Move(B, True)) == (Move(B, True), Move(A, False))
+    assert order_of(policies, Move(B, False), Move(A, True)) == (Move(A, True), Move(B, False))
+
+
+def test_a_rule_that_passes_skips_nothing_of_another_policy() -> None:
+    """What is in the next tier is asked after the pass: it is closed first."""
+    policies = [
+        policy("p", rule("pass", source=from_sets(A))),
+        policy("q", rule("allow", source=from_sets(B))),
+    ]
+
+    assert order_of(policies, Move(B, False), Move(A, True)) == (Move(B, False), Move(A, True))
 
 
 def test_what_is_of_other_addresses_needs_no_order() -> None:

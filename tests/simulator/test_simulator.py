@@ -22,6 +22,7 @@ N_BAD_WORLDS = 25
 FAILED_ONCE = {
     101121: "a set that waited to be swept was wanted again: who was judged by its policy was closed meanwhile",
     200069: "an api that did not know whom a write concerns took a host that refused it for all that there are",
+    300188: "an address went from an allowed set to one that passes before it: it was in neither for a moment",
     100054: "a calc that stood by and heard nothing took over, and took hosts back to what it knew",
 }
 

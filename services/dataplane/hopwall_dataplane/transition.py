@@ -54,12 +54,19 @@ class _Said(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """Where a move shows in a list: at which rule, what the rule does, and on which side of the packet."""
+    """Where a move shows in a list: at which rule, what the rule does, on which side, and whether it meets more then."""
 
     rule: tuple[int, int]
-    denies: bool
+    action: Verdict
     side: Side
-    way: Way
+    gains: bool
+
+    @property
+    def way(self) -> Way:
+        """What it does to who may pass that the rule meets more packets, or fewer."""
+        if self.action == "pass":
+            return "either"
+        return "opens" if self.gains is (self.action == "allow") else "closes"
 
 
 _Places = dict[Move, list[_Place]]
@@ -207,8 +214,8 @@ def _places(
         for set_id in changing.keys() & said.keys():
             for one in said[set_id]:
                 for move in changing[set_id]:
-                    way = _way(one.action, gains=move.comes is not one.negated)
-                    place = _Place((number, one.rule), one.action == "deny", one.side, way)
+                    gains = move.comes is not one.negated
+                    place = _Place((number, one.rule), one.action, one.side, gains)
                     places.setdefault(move, []).append(place)
     return places
 
@@ -225,13 +232,6 @@ def _named(rule: ResolvedRule) -> Iterator[tuple[Side, SetId, bool]]:
             yield side, set_id, True
 
 
-def _way(action: Verdict, *, gains: bool) -> Way:
-    """Tell what it does to who may pass that a rule meets more packets (gains), or fewer."""
-    if action == "pass":
-        return "either"
-    return "opens" if gains is (action == "allow") else "closes"
-
-
 def _judge(places: _Places, moves: Moves, rebuilt: frozenset[SetId]) -> _Judged | None:
     """Say what a list asks of the order; None where no order is safe for it."""
     if any(move.set_id in rebuilt for move in places):
@@ -246,14 +246,34 @@ def _judge(places: _Places, moves: Moves, rebuilt: frozenset[SetId]) -> _Judged 
         pair = {ways[a], ways[b]}
         if pair == {"opens"} or pair == {"closes"} or not _meet(a, b, places, moves):
             continue
+        covered = _covered(a, b, places) or _covered(b, a, places)
+        closing, opening = (a, b) if _rank(ways[a]) < _rank(ways[b]) else (b, a)
         if pair == {"either"}:
-            return None
-        first, then = (a, b) if _rank(ways[a]) < _rank(ways[b]) else (b, a)
-        if "either" in pair or _depend(places[first], places[then]):
-            must.append((first, then))
+            if covered is None:
+                return None
+            must.append(covered)
+        elif covered == (opening, closing):
+            should.append(covered)
+        elif "either" in pair or _depend(places[closing], places[opening]):
+            must.append((closing, opening))
         else:
-            should.append((then, first))
+            should.append((opening, closing))
     return _Judged(tuple(must), tuple(should))
+
+
+def _covered(over: Move, under: Move, places: _Places) -> _Edge | None:
+    """Return the order of two moves of which one is in a rule that passes, and the other in what that rule skips.
+
+    While the rule meets a packet, nothing that it skips is asked: in that time the other moves. None where it is not so.
+    """
+    found = places[over]
+    if any(one.action != "pass" for one in found) or len({one.gains for one in found}) > 1:
+        return None
+    last, first = max(one.rule for one in found), min(one.rule for one in places[under])
+    policies = {one.rule[0] for one in (*found, *places[under])}
+    if first <= last or len(policies) > 1:
+        return None
+    return (over, under) if found[0].gains else (under, over)
 
 
 def _rank(way: Way) -> int:
@@ -306,7 +326,7 @@ def _rules(places: Iterable[_Place]) -> tuple[set[tuple[int, int]], set[tuple[in
     denied: set[tuple[int, int]] = set()
     allowed: set[tuple[int, int]] = set()
     for place in places:
-        (denied if place.denies else allowed).add(place.rule)
+        (denied if place.action == "deny" else allowed).add(place.rule)
     return denied, allowed
 
 
