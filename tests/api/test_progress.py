@@ -278,7 +278,8 @@ def test_a_refusal_holds_up_what_it_bears_on_and_no_other(
     refused: str, concerned: set[Key]
 ) -> None:
     """One host endpoint with a bad interface does not make the host's other writes look refused."""
-    status = host_status("h1", 5, refused=(Refusal(object=refused, reason="x"),))
+    bird = BgpStatus(in_sync=True)
+    status = host_status("h1", 5, refused=(Refusal(object=refused, reason="x"),), bgp=bird)
     tracker = tracked(calc_status(0, 5, "h1"), status)
     keys = (VM, HOST_A, HOST_B, POLICY, TIER, PEER, OTHER_PEER)
     late = {key for key in keys if programmed(tracker, 5, key) == ("False", "Refused")}
@@ -286,16 +287,46 @@ def test_a_refusal_holds_up_what_it_bears_on_and_no_other(
 
 
 def test_what_is_bird_s_is_in_force_when_bird_has_it() -> None:
-    """The kernel is there before BIRD: a BGPPeer waits for BIRD, an endpoint does not; without BGP nobody waits."""
+    """The kernel is there before BIRD: a BGPPeer waits for BIRD, an endpoint does not."""
     late = BgpStatus(in_sync=False, reason="BIRD does not answer.")
     tracker = tracked(calc_status(0, 5, "h1"), host_status("h1", 5, bgp=late))
     assert programmed(tracker, 5, VM) == ("True", "Enforced")
     progress = tracker.progress([Target(PEER, 5)])
     assert stages(progress)["Programmed"] == ("False", "Pending")
     assert progress.laggards[0].reason == "Host h1: BIRD does not answer."
-    for bgp in (BgpStatus(in_sync=True), None):
-        tracker.fold_host(host_status("h1", 5, bgp=bgp))
-        assert programmed(tracker, 5, PEER) == ("True", "Enforced")
+    tracker.fold_host(host_status("h1", 5, bgp=BgpStatus(in_sync=True)))
+    assert programmed(tracker, 5, PEER) == ("True", "Enforced")
+
+
+def test_of_who_has_no_bird_nothing_of_bird_s_is_said_to_be_in_force() -> None:
+    """A BGPPeer that only hosts without BIRD are to speak is not; where some have one, those count, others are told."""
+    tracker = tracked(
+        calc_status(0, 4, "h1"),
+        calc_status(5, 5, "h1", "h2"),
+        host_status("h1", 5),
+        host_status("h2", 5, bgp=BgpStatus(in_sync=True)),
+    )
+    alone = tracker.progress([Target(PEER, 4)])
+    assert stages(alone)["Programmed"] == ("False", "NoBird")
+    assert "BIRD" in alone.conditions[-1].message
+    assert not alone.reached("programmed")
+    assert programmed(tracker, 4, VM) == ("True", "Enforced")
+    both = tracker.progress([Target(PEER, 4), Target(VM, 4)])
+    assert stages(both)["Programmed"] == ("False", "NoBird")
+    assert stages(tracker.progress([Target(PEER, 4, removed=True)]))["Programmed"][0] == "True"
+    some = tracker.progress([Target(PEER, 5)])
+    assert stages(some)["Programmed"] == ("True", "Enforced")
+    assert some.hosts.desired == 1
+    assert some.conditions[-1].message.endswith("that run BIRD enforce it; 1 run none.")
+    late = host_status("h2", 5, bgp=BgpStatus(in_sync=False, reason="BIRD does not answer."))
+    tracker.fold_host(late)
+    assert stages(tracker.progress([Target(PEER, 5)]))["Programmed"] == ("False", "Pending")
+
+
+def test_a_host_that_has_not_reported_may_have_a_bird() -> None:
+    """It is waited for, as for any other write."""
+    tracker = tracked(calc_status(0, 5, "h1"))
+    assert programmed(tracker, 5, PEER) == ("False", "Pending")
 
 
 def test_a_fault_of_the_resource_itself_is_told_whatever_write_brought_it() -> None:

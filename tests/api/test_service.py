@@ -12,6 +12,8 @@ import aiohttp
 import pytest
 
 from hopwall_api.settings import ApiSettings, parse_listen
+from hopwall_cli import main
+from hopwall_cli.main import parse
 from hopwall_cli.nats_server import NatsServer
 from hopwall_runtime.config import ConfigError
 from tests.api.caller import PATIENCE_S, Caller, node, running_api
@@ -78,6 +80,44 @@ async def test_a_frozen_server_leaves_the_outcome_unknown_and_says_so(
                 break
     assert again.status in (200, 201)
     assert (await caller.get("/v1/nodes/b")).json["metadata"]["generation"] == 1
+
+
+async def test_reads_say_how_old_they_may_be_while_nats_is_frozen(
+    caller: Caller, nats_server: NatsServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each read bears the age, a streamed list and a 404 too, and the command tells it; nothing does before and after."""
+    await caller.put("/v1/nodes/a", node("a"))
+    paths = ("/v1/nodes/a", "/v1/nodes", "/v1/nodes/b", "/v1/hosts", "/v1/ipam/check", "/v1/backup")
+
+    async def ages() -> list[str | None]:
+        return [(await caller.get(path)).headers.get("Hopwall-Stale") for path in paths]
+
+    async def shown() -> tuple[str, str]:
+        args = parse(["--server", f"unix://{caller.socket}", "get", "nodes", "-o", "name"])
+        assert await main._run(args.run, args) == 0
+        out, err = capsys.readouterr()
+        return out.strip(), err
+
+    assert await ages() == [None] * len(paths)
+    assert (await shown())[1] == ""
+    os.kill(nats_server.pid, signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            while None in await ages():
+                await asyncio.sleep(0.1)
+        first = [int(age or 0) for age in await ages()]
+        out, err = await shown()
+        assert out.endswith("a")
+        assert "has not heard NATS for" in err
+        await asyncio.sleep(1.1)
+        later = [int(age or 0) for age in await ages()]
+        assert all(6 <= one < other for one, other in zip(first, later, strict=True))
+    finally:
+        os.kill(nats_server.pid, signal.SIGCONT)
+    async with asyncio.timeout(PATIENCE_S):
+        while await ages() != [None] * len(paths):
+            await asyncio.sleep(0.1)
+    assert (await shown())[1] == ""
 
 
 async def raw(caller: Caller, data: bytes) -> bytes:

@@ -84,7 +84,7 @@ async def run_lab(label: str, runs: int, variants: dict[str, Variant]) -> tuple[
                     story = Story(vm)
                     run = await variant(vm, "h2" if vm.at == "h1" else "h1")
                     await asyncio.sleep(0.05)
-                    row.blackouts_s.append(vm.blackout_s(run.began_at))
+                    row.blackouts_s.append(await vm.blackout_s(run.began_at))
                     if wrong := wrong_turns(vm, run):
                         row.wrong += wrong
                         row.story += [*wrong, *story.tell(run)]

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -19,9 +20,10 @@ from hopwall_model.events import (
 )
 from hopwall_model.resources import key_of
 from hopwall_model.status import CalcStatus
+from hopwall_model.topics import Topic
 from hopwall_model.updates import BgpSet, HostBatch, SharedUpdate, SnapshotRequest
 from hopwall_runtime.follower import CaughtUp, Record, Reset
-from hopwall_runtime.link import Append, Unavailable
+from hopwall_runtime.link import Append, Link, Unavailable
 from hopwall_runtime.streams import store_of
 from tests.support.calc_listener import Listener, assert_hosts, eventually, running
 from tests.support.oracle import Oracle
@@ -367,6 +369,7 @@ async def test_of_two_the_last_that_began_speaks(
             assert {(await listener.snapshot("h1")).epoch for _ in range(10)} == {status.epoch}
             await eventually(lambda: len(listener.batches) > said + 4)
             assert {batch.epoch for batch in listener.batches[said:]} == {status.epoch}
+            assert not listener.rejected
         assert older._ruling.deposed
         older._ruling._succession.heard_at -= 2 * SILENT_S
         older._ruling._deaf_at -= 2 * SILENT_S
@@ -396,3 +399,27 @@ async def test_who_has_slept_looks_before_it_speaks(
             assert older._ruling.may_speak_at_once is None
             assert (await listener.snapshot("h1")).epoch == later.epoch
             await eventually(lambda: older._ruling.deposed)
+
+
+async def test_what_could_not_be_said_at_once_is_said_later(
+    nats_server: NatsServer, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A calc that has slept, and cannot learn at once who rules, says what it computed as soon as it can."""
+    answers = False
+    ask = Link.last_status
+
+    async def asked(self: Link, topic: Topic[Any]) -> AsyncIterator[Any]:
+        if not answers:
+            raise Unavailable("nobody answers")
+        async for found in ask(self, topic):
+            yield found
+
+    async with running(nats_server) as service:
+        await listener.resolved(0)
+        monkeypatch.setattr(Link, "last_status", asked)
+        service._ruling._awake_at -= 60
+        last = await listener.put(WEB1)
+        await eventually(lambda: service._graph.sequencer.revision == last)
+        answers = True
+        await listener.resolved(last)
+        await assert_hosts(listener, State("", {}).with_("", WEB1))

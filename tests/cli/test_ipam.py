@@ -68,9 +68,22 @@ async def test_check_fails_when_something_does_not_fit(
 
 async def test_release_wants_to_know_what(client: Client) -> None:
     """Nothing, or two different things, cannot be meant."""
-    for words in (["release"], ["release", "--host", "h1", "--handle", "a"]):
+    both = ["release", "--host", "h1", "--handle", "a"]
+    for words in (["release"], both, ["release", "--handle", "a", "--force"]):
         with pytest.raises(Usage):
             await run(client, *words)
+
+
+async def test_the_blocks_of_a_declared_host_are_taken_by_force_alone(
+    client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without it the refusal says what to do."""
+    await run(client, "assign", "vm1", "--host", "h1")
+    with pytest.raises(Problem, match=r"delete Node h1 .*--force"):
+        await run(client, "release", "--host", "h1")
+    capsys.readouterr()
+    assert await run(client, "release", "--host", "h1", "--force") == 0
+    assert capsys.readouterr().out == "10.65.0.0/26 is no block of h1 any more\n"
 
 
 def test_the_server_may_be_named_last() -> None:

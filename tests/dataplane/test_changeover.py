@@ -1,5 +1,6 @@
 """Between two states of a kernel in memory: looked at after each element, nothing is open that neither opens."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -7,6 +8,7 @@ from msgspec import structs
 
 from hopwall_dataplane.ipsets.elements import Element
 from hopwall_dataplane.iptables.static import to_set
+from hopwall_dataplane.iptables.table import GUARD
 from hopwall_dataplane.kernel import Kernel
 from hopwall_dataplane.outcome import Family, Retry
 from hopwall_model.names import set_name
@@ -202,6 +204,65 @@ async def test_a_policy_whose_set_moves_as_it_is_written_closes_whom_it_judges()
     await turn(watched.kernel, members("s:x", PEER), other)
 
     assert watched.seen == [False, True]
+
+
+def spelled_otherwise(host: FakeHost) -> None:
+    """Let what stands be of a version that spells each line otherwise: in more than one, of another hash."""
+    for tables in host.tables.values():
+        for name, chain in tables.tables["filter"].items():
+            if name.startswith("hw-p"):
+                lines = [re.sub('"hw:.{16}', f'"hw:{i:016}', x) for i, x in enumerate(chain.lines)]
+                chain.lines[:] = [line for line in lines for _ in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("now", "closes"),
+    [
+        ((("allow", "s:x"), ("deny", "s:y")), False),
+        ((("allow", "s:x"),), True),
+        ((("deny", "s:y"), ("allow", "s:x")), True),
+        ((("allow", "s:x"), ("deny", "s:y"), ("allow", "s:y")), True),
+    ],
+)
+async def test_what_another_version_spelled_otherwise_closes_nobody_while_it_says_the_same(
+    now: tuple[tuple[str, str], ...], closes: bool
+) -> None:
+    """After an upgrade all is written anew, and a set may move as it is: only what says something else closes."""
+    watched = Watched(lambda host: bool(mark(host)))
+    before = rules("gnp/a", ("allow", "s:x"), ("deny", "s:y"))
+    sets = members("s:x"), members("s:y")
+    await turn(watched.kernel, *sets, before, endpoint(0, "gnp/a", address=9))
+    spelled_otherwise(watched.host)
+    later = watched.host.agent()
+    await later.resync()
+    watched.seen.clear()
+
+    new = members("s:x", PEER), members("s:y"), rules("gnp/a", *now)
+    await turn(later, *new, endpoint(0, "gnp/a", address=9))
+
+    assert holds(watched.host, "s:x")
+    assert (False in watched.seen) == closes
+
+
+async def test_what_stands_in_front_of_dead_lines_is_what_another_version_said() -> None:
+    """An agent that goes as it has just written leaves lines that no packet meets: they say nothing."""
+    watched = Watched(lambda host: bool(mark(host)))
+    before, now = rules("gnp/a", ("deny", "s:x")), rules("gnp/a", ("allow", "s:x"))
+    await turn(watched.kernel, members("s:x"), before, endpoint(0, "gnp/a", address=9))
+    await turn(watched.kernel, now)
+    spelled_otherwise(watched.host)
+    assert any(
+        GUARD in line
+        for chain in watched.host.tables[Family.V4].tables["filter"].values()
+        for line in chain.lines
+    )
+    later = watched.host.agent()
+    await later.resync()
+    watched.seen.clear()
+
+    await turn(later, members("s:x", PEER), now, endpoint(0, "gnp/a", address=9))
+
+    assert watched.seen == [True]
 
 
 async def test_a_list_that_names_no_set_that_moves_is_not_closed_when_it_is_written() -> None:

@@ -144,6 +144,21 @@ def test_a_rule_that_passes_skips_nothing_of_another_policy() -> None:
     assert order_of(policies, Move(B, False), Move(A, True)) == (Move(B, False), Move(A, True))
 
 
+def test_a_rule_that_meets_nobody_asks_for_no_order() -> None:
+    """Who is in a set and not in it does not exist: such a rule keeps no other from an order that closes nobody."""
+    nobody = rule("deny", source=from_sets(C, outside=(C,)))
+    policies = [
+        policy("p", nobody, rule("allow", source=Entity(not_sets=(A,)))),
+        policy("q", rule("allow", source=from_sets(B))),
+    ]
+    moves = Move(A, True), Move(B, True), Move(C, False)
+
+    order = order_of(policies, *moves)
+
+    assert order is not None
+    assert order.index(Move(B, True)) < order.index(Move(A, True))
+
+
 def test_what_is_of_other_addresses_needs_no_order() -> None:
     """Two addresses that no packet meets on one side do not wait for each other."""
     policies = [policy("p", rule("deny", source=from_sets(A)), rule("allow", source=from_sets(B)))]

@@ -1,7 +1,8 @@
 """Upgrade and rollback while packets are judged: services of two versions side by side, exchanged one by one.
 
-The other version is an earlier one of this repository, as git has it; and one that is still to come: this one, whose
-messages have fields that nobody knows yet (`to_come.py`).
+The other version is an earlier one of this repository, as git has it: the last release, and the oldest that is held
+to get on with this one; and one that is still to come: this one, whose messages have fields that nobody knows yet,
+and whose agents spell every line otherwise (`to_come.py`).
 """
 
 import subprocess
@@ -14,10 +15,14 @@ from tests.faults.table import Mode, Trial
 from tests.faults.watch import Harm, Watch, on_a_cloud
 
 ROOT = Path(__file__).parents[2]
+#: What one upgrades from, and goes back to: not before this one, as an agent that began left senders checked where
+#: somebody was withdrawn while it was away (decision 34), and so closed him for a moment when he was back.
+RELEASE = "fc6304a"
 #: The oldest version that is held to get on with this one: messages, files on disk, and what stands in kernels.
 OLDEST = "aff32bf"
-#: What this version does no more (decision 30).
-_OLD_CLOSES = "its agents close a list for the moment in which it is written"
+#: What this version does no more (decision 30). Seen of the old version by itself, without any exchange; and where
+#: it takes a chain with dead lines, of an agent that was killed as it had just written, for another policy.
+_OLD_CLOSES = "its agents close a list that they write while a set moves"
 #: Until a change is enforced again after an exchange.
 _PATIENCE_S = 30.0
 _HERE = "tests/faults/modes_versions.py"
@@ -25,23 +30,27 @@ _HERE = "tests/faults/modes_versions.py"
 Prefix = Callable[[Watch], Sequence[str]]
 
 
-def of_old(watch: Watch) -> Sequence[str]:
-    """Take the services of the oldest version out of the repository; return behind what they run.
+def of(commit: str) -> Prefix:
+    """Return how the services of a version are taken out of the repository: behind what they run.
 
     Errors: AssertionError where this clone has no history.
     """
-    folder = watch.cloud.folder.path / OLDEST
-    if not folder.exists():
-        folder.mkdir()
-        packed = subprocess.run(
-            ["git", "archive", OLDEST, "services"], cwd=ROOT, capture_output=True, check=False
-        )
-        assert packed.returncode == 0, (
-            f"this clone has no version {OLDEST} (git fetch --unshallow): {packed.stderr.decode()}"
-        )
-        subprocess.run(["tar", "-x", "-C", str(folder)], input=packed.stdout, check=True)
-    paths = ":".join(str(one) for one in sorted((folder / "services").iterdir()) if one.is_dir())
-    return ("env", f"PYTHONPATH={paths}")
+
+    def prefix(watch: Watch) -> Sequence[str]:
+        folder = watch.cloud.folder.path / commit
+        if not folder.exists():
+            folder.mkdir()
+            argv = ["git", "archive", commit, "services"]
+            packed = subprocess.run(argv, cwd=ROOT, capture_output=True, check=False)
+            said = packed.stderr.decode()
+            assert packed.returncode == 0, (
+                f"this clone has no version {commit} (git fetch --unshallow): {said}"
+            )
+            subprocess.run(["tar", "-x", "-C", str(folder)], input=packed.stdout, check=True)
+        services = sorted(one for one in (folder / "services").iterdir() if one.is_dir())
+        return ("env", f"PYTHONPATH={':'.join(map(str, services))}")
+
+    return prefix
 
 
 def to_come(_: Watch) -> Sequence[str]:
@@ -86,6 +95,7 @@ async def _exchange(watch: Watch, name: str, *prefix: str) -> None:
 
 
 MODES = (
-    Mode("upgrade and rollback", f"with {OLDEST}, service by service, in either order; {_OLD_CLOSES}", on_a_cloud(exchanged(of_old), patience_s=_PATIENCE_S), ("C9", "C6"), closes=_OLD_CLOSES, weight=2, where=_HERE),
-    Mode("a version to come", "whose messages have unknown fields, service by service", on_a_cloud(exchanged(to_come), patience_s=_PATIENCE_S), ("C9", "C6"), where=_HERE),
+    Mode("upgrade and rollback", f"with {RELEASE}, service by service, in either order", on_a_cloud(exchanged(of(RELEASE)), patience_s=_PATIENCE_S), ("C9", "C6"), weight=2, where=_HERE),
+    Mode("upgrade from an old version", f"with {OLDEST}, and back; {_OLD_CLOSES}", on_a_cloud(exchanged(of(OLDEST)), patience_s=_PATIENCE_S), ("C9", "C6"), closes=_OLD_CLOSES, where=_HERE),
+    Mode("a version to come", "whose messages have unknown fields, and whose lines are others, service by service", on_a_cloud(exchanged(to_come), patience_s=_PATIENCE_S), ("C9", "C6"), where=_HERE),
 )  # fmt: skip

@@ -16,8 +16,8 @@ pytestmark = [
     pytest.mark.nats,
     pytest.mark.asyncio(loop_scope="module"),
 ]
-#: It needs the history of the repository, which a clone may not have.
-LONG = {"upgrade and rollback"}
+#: They need the history of the repository, which a clone may not have.
+LONG = {"upgrade and rollback", "upgrade from an old version"}
 FILES = (modes_two_calcs, modes_storm, modes_clocks, modes_versions, modes_long)
 QUICK = [mode for file in FILES for mode in file.MODES if mode.name not in LONG]
 

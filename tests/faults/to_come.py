@@ -1,15 +1,17 @@
 """A service of a version that is still to come: `python -m tests.faults.to_come PYTHON -m MODULE flags…`.
 
-Its messages have fields that this version does not know: in the value itself, and in what has a kind inside it.
+Its messages have fields that this version does not know: in the value itself, and in what has a kind inside it. Each
+line that its agents write is another than this version's: all chains are written anew when they are exchanged.
 """
 
 import importlib
 import json
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from hopwall_dataplane.iptables import table, transaction
 from hopwall_model import codec
 
 UNKNOWN = {"of_a_later_version": {"text": "?", "numbers": [1, 2.5, None], "deep": {"a": {"b": []}}}}
@@ -57,8 +59,19 @@ class _Later:
         return getattr(codec, name)
 
 
+def hashed_later(hashes: Callable[[str, Sequence[str]], tuple[str, ...]]) -> None:
+    """Know lines as a later version does, in all that asks for their hashes."""
+
+    def later(name: str, bodies: Sequence[str]) -> tuple[str, ...]:
+        return hashes(f"later:{name}", bodies)
+
+    for module in (table, transaction):
+        vars(module)["chain_hashes"] = later
+
+
 def main() -> None:
-    """Become a service that speaks so."""
+    """Become a service that speaks and writes so."""
+    hashed_later(table.chain_hashes)
     for name in SENDERS:
         vars(importlib.import_module(name))["codec"] = _Later()
     arguments = sys.argv[sys.argv.index("-m") + 1 :]

@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
 import pytest
+from nats.js.errors import APIError
 
 from hopwall_cli.nats_server import NatsServer
 from hopwall_model import codec, topics
@@ -38,6 +40,36 @@ def node_event(name: str, expected: int = 0, msg_id: str = "") -> Append:
         expected=expected,
         headers=headers,
     )
+
+
+@pytest.mark.parametrize("code", [10071, 10164])
+async def test_a_write_that_another_is_on_its_way_before_is_a_conflict(
+    link: Link, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """In a cluster the server says it by another number until the first is stored: planned again, not given up."""
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise APIError(code=400, err_code=code, description="wrong last sequence")
+
+    monkeypatch.setattr(link._js, "publish", refuse)
+    with pytest.raises(Conflict):
+        await link.append([node_event("a")])
+
+
+async def test_a_condition_on_all_of_a_kind_fails_for_any_of_them(link: Link) -> None:
+    """Alone and as the first of a batch; nothing of a batch that fails is stored."""
+    every = topics.kind_subjects("Node")
+
+    def after(name: str, expected: int) -> Append:
+        return replace(node_event(name), expected=expected, of=every)
+
+    assert await link.append([after("a", 0)]) == [1]
+    with pytest.raises(Conflict):
+        await link.append([after("b", 0)])
+    with pytest.raises(Conflict):
+        await link.append([after("b", 0), node_event("c")])
+    assert await link.append([after("b", 1), node_event("c")]) == [2, 3]
+    assert await link.append([after("d", 3)]) == [4]
 
 
 async def take(follower: AsyncIterator[list[Followed]], until: type) -> list[Followed]:
@@ -195,6 +227,18 @@ async def test_a_refused_request_is_reported_and_not_answered(link: Link) -> Non
     with pytest.raises(Unavailable):
         await link.request_chunked("hopwall.snapshot.h1", SnapshotRequest(host="h2"), timeout_s=0.5)
     assert link.rejected_messages == 1
+
+
+async def test_a_request_is_left_to_another_who_serves_it(link: Link) -> None:
+    """Of two who serve one stands by: it says nothing, and complains of nobody."""
+    await link.serve_chunked(topics.SNAPSHOT, "hopwall.snapshot.*", lambda *_: b"")
+    with pytest.raises(Unavailable):
+        await link.request_chunked("hopwall.snapshot.h1", SnapshotRequest(host="h1"), timeout_s=0.5)
+    await link.serve_chunked(topics.SNAPSHOT, "hopwall.snapshot.*", lambda *_: b"state")
+    request = SnapshotRequest(host="h1")
+    answer = await link.request_chunked("hopwall.snapshot.h1", request, timeout_s=60)
+    assert answer == b"state"
+    assert link.rejected_messages == 0
 
 
 async def test_a_request_nobody_serves_is_unavailable(link: Link) -> None:

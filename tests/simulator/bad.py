@@ -130,7 +130,7 @@ def who_was_heard_is_all(world: World) -> None:
     world.during = lambda: patch.object(
         progress,
         "_programmed",
-        lambda n, late, failed, sure: right(n, late, failed, sure or n > 0),
+        lambda n, late, failed, sure, speech: right(n, late, failed, sure or n > 0, speech),
     )
 
 

@@ -255,7 +255,7 @@ class FakeLink:
         def on_request(body: bytes, at: str, reply: str) -> None:
             given = answer(topic.decode(body), at)
             assert isinstance(given, bytes | None), "only what is answered at once is simulated"
-            if given is not None and not self._cut:
+            if given and not self._cut:
                 self._bus.publish(reply, given)
 
         return self._handle(subject, on_request)

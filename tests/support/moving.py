@@ -22,7 +22,7 @@ from hopwall_cli.kinds import kind_named
 from hopwall_cli.lab import netns
 from hopwall_cli.lab import topology as topo
 from hopwall_cli.lab.lab import Lab
-from tests.support.moving_probe import Probe, blackout_s, latest_s, ways
+from tests.support.moving_probe import Probe, blackout_s, last_answered_at, latest_s, ways
 from tests.support.moving_vm import PORT
 
 WEP, LM = kind_named("wep"), kind_named("lm")
@@ -257,13 +257,14 @@ class Vm:
         """Return the ways a host took since then."""
         return ways(self.watches[host], since)
 
-    def too_long(self, since: float) -> list[str]:
+    async def too_long(self, since: float) -> list[str]:
         """Return what happened since then, if the caller had no answer for longer than a move may take; else nothing.
 
         Everybody in the chain may have to wait for a busy machine as long as one who does next to nothing.
         """
         assert self._pace is not None
-        late_s, blackout = latest_s(self._pace, since), self.blackout_s(since)
+        blackout = await self.blackout_s(since)
+        late_s = latest_s(self._pace, since)
         if blackout <= BLACKOUT_S + HANDS * late_s:
             return []
         seen = [f"no answer for {blackout:.3f} s; the machine was late by {late_s:.3f} s at most"]
@@ -274,7 +275,16 @@ class Vm:
         lines = [(float(at) - since, way) for at, way in self.watches[host].lines()]
         return ", ".join(f"+{at:.3f} {way}" for at, way in lines if at >= 0)
 
-    def blackout_s(self, since: float) -> float:
-        """Return for how long the caller had no answer since then."""
+    async def blackout_s(self, since: float) -> float:
+        """Return for how long the caller had no answer since then, once it has one again: then it is over."""
+        await self.answered()
         assert self.caller is not None
-        return blackout_s(self.caller, since, time.monotonic())
+        return blackout_s(self.caller, since)
+
+    async def answered(self) -> None:
+        """Wait until something is answered that the caller sends from now on: it may have to wait for the machine."""
+        assert self.caller is not None
+        began_at = time.monotonic()
+        while last_answered_at(self.caller) < began_at:
+            assert time.monotonic() < began_at + _PATIENCE_S, "the caller has no answer any more"
+            await asyncio.sleep(0.02)

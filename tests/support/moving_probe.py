@@ -64,18 +64,26 @@ class Probe:
         self._seen.unlink()
 
 
-def blackout_s(probe: Probe, since: float, until: float) -> float:
-    """Return the longest time in which nothing that was sent was answered; a pause of the sender is none.
+def blackout_s(probe: Probe, since: float) -> float:
+    """Return the longest time since then in which nothing that was sent was answered; a pause of the sender is none.
 
-    Shape: it is counted from the last datagram that was answered to the next one that was.
+    Shape: it is counted from the last datagram that was answered, or that moment, to the next one that was.
     """
     answered = [(int(n), float(at)) for n, at in probe.lines()]
-    window = [(n, at) for n, at in answered if since - 1.0 <= at <= until]
-    pairs = itertools.pairwise(window)
-    gaps = [after[1] - before[1] for before, after in pairs if after[0] - before[0] > 1]
-    last = window[-1][1] if window else since
-    # Nothing after it is a blackout that has not ended, if anything was sent since.
-    return max([*gaps, until - last if until - last > 0.5 else 0.0, 0.0])
+    return max(
+        (
+            after_at - max(before_at, since)
+            for (before, before_at), (after, after_at) in itertools.pairwise(answered)
+            if after - before > 1 and after_at > since
+        ),
+        default=0.0,
+    )
+
+
+def last_answered_at(probe: Probe) -> float:
+    """Return when the last datagram that was answered was sent, 0 for never."""
+    lines = probe.lines()
+    return float(lines[-1][1]) if lines else 0.0
 
 
 def ways(probe: Probe, since: float) -> list[str]:

@@ -19,7 +19,7 @@ from hopwall_model.epochs import Succession
 from hopwall_model.events import ResourceRemoved, ResourceSet
 from hopwall_model.status import CalcStatus, HostStatus
 from hopwall_runtime import clock
-from hopwall_runtime.follower import CaughtUp, Followed, Record, Reset
+from hopwall_runtime.follower import SILENT_S, CaughtUp, Followed, Record, Reset
 from hopwall_runtime.link import Link, Unavailable
 from hopwall_runtime.sync_check import Syncs
 
@@ -61,6 +61,13 @@ class Api:
         if not self.link.connected:
             return "NATS is not connected."
         return None
+
+    def stale_s(self) -> int | None:
+        """Return how many seconds old what reads show may be; None while the stream is surely followed."""
+        silent_s = self.link.silent_s
+        if not self.store.in_sync or (self.link.connected and silent_s <= SILENT_S):
+            return None
+        return int(silent_s)
 
     def progress(self, targets: Sequence[Target]) -> Progress:
         """Return how far writes have come; as unknown while the stream is in doubt."""

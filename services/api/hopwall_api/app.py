@@ -17,7 +17,7 @@ from hopwall_api import openapi, problems
 from hopwall_api.access.gate import Gate
 from hopwall_api.access.roles import Verb
 from hopwall_api.agent import Api
-from hopwall_api.answers import API, REQUEST_ID, TRACE_ID
+from hopwall_api.answers import API, REQUEST_ID, STALE, TRACE_ID
 from hopwall_api.auth import GATE, Need, admit
 from hopwall_api.bodies import MAX_BULK_BYTES
 from hopwall_api.metrics import Metrics
@@ -42,6 +42,7 @@ def make_app(api: Api, gate: Gate | None = None) -> web.Application:
     metrics = Metrics(registry, api)
     app = web.Application(middlewares=[_wrapper(metrics)], client_max_size=0)
     app[API] = api
+    app.on_response_prepare.append(_say_stale)
     app[GATE] = gate or Gate()
     own = {route.path: route.handler for route in health_routes(api.not_ready, registry)}
     routes = [
@@ -126,6 +127,14 @@ async def _not_too_large(request: web.Request) -> web.StreamResponse | None:
 
 
 # ---------------------------------------------------------------- around each request
+
+
+async def _say_stale(request: web.Request, response: web.StreamResponse) -> None:
+    """Say of what was read that it may be old, and how old; what begins a stream or refuses says it too."""
+    if request.method in ("GET", "HEAD") and request.path.startswith("/v1/"):
+        stale_s = request.app[API].stale_s()
+        if stale_s is not None:
+            response.headers[STALE] = str(stale_s)
 
 
 def _wrapper(metrics: Metrics) -> Any:

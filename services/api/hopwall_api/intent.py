@@ -47,7 +47,11 @@ class Stamp(Struct, frozen=True, kw_only=True):
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """What is to become of one key: the event to write, or None where nothing changes."""
+    """What is to become of one key: the event to write, or None where nothing changes.
+
+    Shape:  `among`: the last sequence of all resources of the kind, where the write depends on each of them;
+            then it is the condition, and `expected` says the same of this one alone.
+    """
 
     key: Key
     word: Word
@@ -55,6 +59,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     event: Event | None
     #: As it will be, or for a removal as it was; without `resourceVersion`.
     resource: Resource
+    among: int | None = None
 
 
 def check(key: Key, held: Held, wanted: Expectation) -> None:

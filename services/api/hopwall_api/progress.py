@@ -95,6 +95,13 @@ class _Everybody(Struct, frozen=True):
     hosts: tuple[str, ...] = ()
 
 
+class _Speech(Struct, frozen=True):
+    """What is BIRD's, where hosts have none: how many of those concerned, and what no host at all can speak."""
+
+    n_without: int = 0
+    unspoken: tuple[Key, ...] = ()
+
+
 class Tracker:
     """The last word of calc and of each host."""
 
@@ -160,6 +167,7 @@ class Tracker:
             nobody = HostCounts(desired=0, programmed=0, failed=0)
             return Progress(conditions=(accepted, computed, nobody_moves), hosts=nobody)
         hosts, sure = self._concerned(targets)
+        hosts, speech = self._speakers(hosts)
         late: list[Laggard] = []
         failed = 0
         for host, of_host in sorted(hosts.items()):
@@ -167,7 +175,7 @@ class Tracker:
             failed += refused
             if reason:
                 late.append(Laggard(host=host, reason=reason))
-        programmed = _programmed(len(hosts), late, failed, sure)
+        programmed = _programmed(len(hosts), late, failed, sure, speech)
         return Progress(
             conditions=(accepted, computed, programmed),
             hosts=HostCounts(desired=len(hosts), programmed=len(hosts) - len(late), failed=failed),
@@ -226,6 +234,28 @@ class Tracker:
                 hosts.setdefault(name, []).append(target)
         self._add_faulty(hosts, targets)
         return hosts, sure
+
+    def _speakers(
+        self, hosts: dict[str, list[Target]]
+    ) -> tuple[dict[str, list[Target]], "_Speech"]:
+        """Return the hosts without what is BIRD's for those that have none, and what became of that."""
+        left: dict[str, list[Target]] = {}
+        n_without = 0
+        spoken: set[Key] = set()
+        asked: set[Key] = set()
+        for host, of_host in hosts.items():
+            status = self.hosts.get(host)
+            birds = [target for target in of_host if target.key.kind in _OF_BIRD]
+            asked.update(target.key for target in birds if not target.removed)
+            others = of_host
+            if status is not None and status.bgp is None:
+                n_without += bool(birds)
+                others = [target for target in of_host if target.key.kind not in _OF_BIRD]
+            else:
+                spoken.update(target.key for target in birds)
+            if others:
+                left[host] = others
+        return left, _Speech(n_without, tuple(sorted(asked - spoken, key=str)))
 
     def _add_faulty(self, hosts: dict[str, list[Target]], targets: Sequence[Target]) -> None:
         """Add the hosts that find one of them at fault by itself, whatever write brought it there."""
@@ -350,7 +380,9 @@ def _bears_on(refused: str, target: Target) -> bool:
     return not known_as or not owner.startswith(("endpoint ", "policy ")) or owner == known_as
 
 
-def _programmed(n: int, late: Sequence[Laggard], failed: int, sure: bool) -> Condition:
+def _programmed(
+    n: int, late: Sequence[Laggard], failed: int, sure: bool, speech: _Speech
+) -> Condition:
     done = n - len(late)
     if not sure:
         # Before all else: who has not been heard may let by what one that refuses keeps closed.
@@ -362,9 +394,18 @@ def _programmed(n: int, late: Sequence[Laggard], failed: int, sure: bool) -> Con
     if late:
         message = f"{done} of {n} hosts enforce it; see laggards."
         return _condition("Programmed", "False", "Pending", message)
+    if speech.unspoken:
+        message = (
+            f"No host that {speech.unspoken[0]} concerns runs BIRD, so nobody speaks it: set bgp of hopwall-dataplane"
+            " there."
+        )
+        return _condition("Programmed", "False", "NoBird", message)
     if not n:
         return _condition("Programmed", "True", "NoHosts", "No host is concerned.")
-    return _condition("Programmed", "True", "Enforced", f"All {n} hosts concerned enforce it.")
+    message = f"All {n} hosts concerned enforce it."
+    if speech.n_without:
+        message = f"All {n} hosts concerned that run BIRD enforce it; {speech.n_without} run none."
+    return _condition("Programmed", "True", "Enforced", message)
 
 
 def _condition(type_: str, status: Truth, reason: str, message: str) -> Condition:

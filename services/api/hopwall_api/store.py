@@ -257,6 +257,10 @@ class Store:
         """Return the resource, or None."""
         return self._picture.get(key).stored
 
+    def last_of(self, kind: str) -> int:
+        """Return the sequence of the last word on any resource of a kind, 0 if none is remembered."""
+        return max((held.last for held in self._picture.held[kind].values()), default=0)
+
     def everything(self) -> list[Resource]:
         """Return all resources as of now, what is named before what names it; by namespace and name."""
         return [

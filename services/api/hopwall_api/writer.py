@@ -12,6 +12,7 @@ import logging
 import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -20,6 +21,7 @@ from hopwall_api import problems
 from hopwall_api.intent import Plan, Stamp
 from hopwall_api.news import News
 from hopwall_api.outcomes import HDR_KEY, HDR_REQUEST_HASH, Written
+from hopwall_api.pools import POOL, guarded
 from hopwall_api.problems import ApiProblem
 from hopwall_api.store import NOTHING, Held, Store, shown
 from hopwall_model import codec, topics
@@ -85,22 +87,22 @@ class Writer:
         Errors: ApiProblem: what the planner raises; 409 after too many races; 413; 503, which says whether
                 the outcome is unknown.
         """
-        asked: dict[Key, Held] | None = None
+        asked: Known | None = None
         sent: list[Sent] = []
         with_nothing = False
         for attempt in range(MAX_TRIES):
-            held = asked or {key: self._store.held(key) for key in keys}
+            known = asked or self._folded(keys)
             stamp = Stamp(uid=str(uuid.uuid4()), at=clock.now_text())
             try:
-                plans = planner(held, stamp)
+                plans = guarded(planner(known.held, stamp), known.last_pool)
             except ApiProblem:
                 if asked is not None:
                     raise
-                asked = await self.ask(keys)
+                asked = await self._asked(keys)
                 continue
             unsure = asked is None and any(plan.event is None for plan in plans)
             if unsure and not dry:
-                asked = await self.ask(keys)
+                asked = await self._asked(keys)
                 continue
             if dry:
                 return tuple(_dry(plan) for plan in plans)
@@ -112,8 +114,8 @@ class Writer:
                 await asyncio.sleep(os.urandom(1)[0] / 255 * 0.002 * attempt)
                 if (found := await self.stored_after_all(sent)) is not None:
                     return found.written
-                asked = await self.ask(keys, sent=True)
-                with_nothing = is_with_nothing(plans, asked)
+                asked = await self._asked(keys, sent=True)
+                with_nothing = is_with_nothing(plans, asked.held, asked.last_pool)
         raise too_many("resource", with_nothing=with_nothing)
 
     async def store_all(
@@ -223,6 +225,32 @@ class Writer:
             return list(range(held.revision - len(appends) + 1, held.revision + 1))
         return None
 
+    def _folded(self, keys: Sequence[Key]) -> "Known":
+        return Known({key: self._store.held(key) for key in keys}, self._store.last_of(POOL))
+
+    async def _asked(self, keys: Sequence[Key], *, sent: bool = False) -> "Known":
+        """Return what the server holds; of pools their last word first, and reads show it then.
+
+        Who writes on the condition that this still is the last has seen all pools, and these keys, as they are.
+
+        Errors: ApiProblem 503, as of `ask`.
+        """
+        last_pool = await self._last_pool(sent=sent) if any(k.kind == POOL for k in keys) else 0
+        return Known(await self.ask(keys, sent=sent), last_pool)
+
+    async def _last_pool(self, *, sent: bool) -> int:
+        try:
+            last = await self._link.last(topics.kind_subjects(POOL))
+        except Unavailable as error:
+            raise silent(error, sent=sent) from error
+        revision = last.revision if last is not None else 0
+        # A message that nobody can read is no word on any pool.
+        if isinstance(last, Record) and not await self._news.until(
+            lambda: self._store.revision >= revision, _READ_OWN_WRITE_S
+        ):
+            raise silent("The API does not see what the stream holds", sent=sent)
+        return revision
+
     async def ask(self, keys: Sequence[Key], *, sent: bool = False) -> dict[Key, Held]:
         """Return what the server itself holds of these keys.
 
@@ -254,7 +282,10 @@ class Writer:
 
     def _append(self, plan: Plan, source: Source) -> Append:
         assert plan.event is not None
-        return self._event(plan.key, plan.event, plan.expected, source)
+        append = self._event(plan.key, plan.event, plan.expected, source)
+        if plan.among is None:
+            return append
+        return replace(append, expected=plan.among, of=topics.kind_subjects(plan.key.kind))
 
     def _event(self, key: Key, event: Event, expected: int, source: Source) -> Append:
         body = codec.encode(event)
@@ -287,6 +318,13 @@ class Writer:
         )
 
 
+class Known(NamedTuple):
+    """What a write is planned on: what is held of its keys, and the last word on any pool."""
+
+    held: Mapping[Key, Held]
+    last_pool: int
+
+
 class Sent(NamedTuple):
     """One try of a write: what was meant, and the events that were sent for it."""
 
@@ -301,9 +339,15 @@ class Found(NamedTuple):
     written: tuple[Written, ...]
 
 
-def is_with_nothing(plans: Sequence[Plan], asked: Mapping[Key, Held]) -> bool:
+def is_with_nothing(
+    plans: Sequence[Plan], asked: Mapping[Key, Held], last_pool: int | None = None
+) -> bool:
     """Tell whether a conflict was met that is not there: the server holds what each write expected."""
-    return all(plan.expected == asked[plan.key].last for plan in plans if plan.event is not None)
+    return all(
+        plan.expected == asked[plan.key].last and plan.among in (None, last_pool)
+        for plan in plans
+        if plan.event is not None
+    )
 
 
 def too_many(what: str, *, with_nothing: bool) -> ApiProblem:

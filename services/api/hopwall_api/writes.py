@@ -15,6 +15,7 @@ from hopwall_api.intent import Expectation, Plan, Stamp
 from hopwall_api.ipam.spans import span_of
 from hopwall_api.outcomes import Outcome
 from hopwall_api.parameters import WriteOptions, expectation, query_of, write_options
+from hopwall_api.pools import check_apart
 from hopwall_api.store import Held
 from hopwall_api.writer import Planner, Source, check_batch, path_of
 from hopwall_model.resources import Key, Resource, key_of
@@ -147,7 +148,7 @@ async def _carry_out(
     place: str | None = None,
 ) -> web.Response:
     api = request.app[API]
-    planner = _confined(request, planner, place)
+    planner = _apart(request, _confined(request, planner, place), place)
     if not api.store.in_sync:
         raise problems.unavailable("The API is still reading the events stream; try again.")
     request_hash = _request_hash(request, body)
@@ -182,6 +183,18 @@ def _confined(request: web.Request, planner: Planner, place: str | None) -> Plan
     def plan(held: Mapping[Key, Held], stamp: Stamp) -> Sequence[Plan]:
         plans = planner(held, stamp)
         check_plans(caller, held, plans, in_pool, place)
+        return plans
+
+    return plan
+
+
+def _apart(request: web.Request, planner: Planner, place: str | None) -> Planner:
+    """Return the planner with what all pools together must keep checked on each plan."""
+    view = request.app[API].ipam.view
+
+    def plan(held: Mapping[Key, Held], stamp: Stamp) -> Sequence[Plan]:
+        plans = planner(held, stamp)
+        check_apart(view.pools, held, plans, place)
         return plans
 
     return plan

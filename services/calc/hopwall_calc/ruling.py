@@ -66,6 +66,14 @@ class Ruling:
             await self._look()
         return not self.deposed and not self._slept
 
+    async def rules(self) -> bool:
+        """Tell whether this calc rules, once that is known: what it has computed is said then, or by another."""
+        while self._slept:
+            await self._look()
+            if self._slept:
+                await asyncio.sleep(_TICK_S)
+        return not self.deposed
+
     @property
     def may_speak_at_once(self) -> bool | None:
         """What `may_speak` says where it need not look; else None."""

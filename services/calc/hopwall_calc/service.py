@@ -34,6 +34,8 @@ MAX_BODY_BYTES = 768 * 1024
 _REPEAT_S = 1.0
 #: Hosts that asked and are not known yet hear heartbeats too, up to this many.
 MAX_STRANGERS = 10_000
+#: The answer of who stands by: the one that rules answers the same request.
+_LEFT_TO_ANOTHER = b""
 
 
 class CalcService:
@@ -238,7 +240,8 @@ class CalcService:
             return
         if self._settings.validate:
             self._check()
-        if await self._ruling.may_speak():
+        # No repeat and no heartbeat tells of a revision whose status was never sent.
+        if await self._ruling.rules():
             await self._publish(output)
         self._measure()
 
@@ -300,10 +303,10 @@ class CalcService:
         speaks = self._ruling.may_speak_at_once
         if speaks is None:
             return self._snapshot_later(request)
-        return self._snapshot_of(request) if speaks else None
+        return self._snapshot_of(request) if speaks else _LEFT_TO_ANOTHER
 
-    async def _snapshot_later(self, request: SnapshotRequest) -> bytes | None:
-        return self._snapshot_of(request) if await self._ruling.may_speak() else None
+    async def _snapshot_later(self, request: SnapshotRequest) -> bytes:
+        return self._snapshot_of(request) if await self._ruling.rules() else _LEFT_TO_ANOTHER
 
     def _snapshot_of(self, request: SnapshotRequest) -> bytes:
         log.info("host %s asks for a snapshot: %s", request.host, request.reason)

@@ -76,6 +76,8 @@ class Client:
         self._unix = server.removeprefix("unix://") if server.startswith("unix:") else ""
         self._base = "http://hopwall" if self._unix else server.rstrip("/")
         self._session: aiohttp.ClientSession | None = None
+        #: How many seconds old, by the API's word, what it answered may be; 0 if it said nothing of it.
+        self.stale_s = 0
 
     async def close(self) -> None:
         """Close the connection."""
@@ -97,6 +99,11 @@ class Client:
             )
         return self._session
 
+    def _note_age(self, answer: aiohttp.ClientResponse) -> None:
+        text = answer.headers.get("Hopwall-Stale", "")
+        if text.isascii() and text.isdigit():
+            self.stale_s = max(self.stale_s, int(text[:9]))
+
     async def request(
         self,
         method: str,
@@ -117,6 +124,7 @@ class Client:
                     method, self._base + path, params=dict(params or {}), json=body
                 ) as answer,
             ):
+                self._note_age(answer)
                 text = await answer.text()
                 status = answer.status
         except TimeoutError as error:
@@ -202,6 +210,7 @@ class Client:
                 params=params,
                 headers={"Accept": "text/event-stream"},
             ) as answer:
+                self._note_age(answer)
                 if answer.status >= 400:
                     _answer(self.server, answer.status, await answer.text())
                 async for event in _events(answer.content):
@@ -219,6 +228,7 @@ class Client:
         rest = b""
         try:
             async with self._open().get(self._base + path) as answer:
+                self._note_age(answer)
                 if answer.status >= 400:
                     _answer(self.server, answer.status, await answer.text())
                 async for chunk in answer.content.iter_any():

@@ -145,6 +145,10 @@ async def _run(run: Run, args: argparse.Namespace) -> int:
     try:
         return await run(args, client)
     finally:
+        if client.stale_s:
+            sys.stderr.write(
+                f"hopwall: the API has not heard NATS for {client.stale_s} s: what it shows may be old.\n"
+            )
         await client.close()
 
 

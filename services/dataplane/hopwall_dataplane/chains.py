@@ -36,7 +36,7 @@ from hopwall_dataplane.iptables.static import (
     RenderSettings,
     static_chains,
 )
-from hopwall_dataplane.iptables.table import Jump, TableName, TableState, dead_lines
+from hopwall_dataplane.iptables.table import Jump, TableName, TableState, dead_lines, identities_in
 from hopwall_dataplane.marks import mark_tree
 from hopwall_dataplane.outcome import Family
 from hopwall_dataplane.transition import SetUses
@@ -146,7 +146,10 @@ class ChainBook:
     # ------------------------------------------------------------ what changes
 
     def rewritten(self, actual: Mapping[tuple[Family, TableName], TableState]) -> set[str]:
-        """Return the chains of policies that stand and are about to be others.
+        """Return the chains of policies that stand and are about to say something else.
+
+        Another version may have spelled what they say otherwise: what it made of the same rules, in their order, says
+        the same. Else every list would be written anew after an upgrade, and closed where a set moves meanwhile.
 
         Cost: O(text of the policies that may have changed).
         """
@@ -159,6 +162,7 @@ class ChainBook:
             and (bodies := chains.desired.get(name)) is not None
             and (stands := state.chains.get(name)) is not None
             and dead_lines(name, bodies, stands) is None
+            and state.says.get(name) != identities_in(bodies)
         }
 
     def are_named(self, set_ids: Iterable[SetId]) -> bool:

@@ -159,8 +159,9 @@ class Desired:
         before, self.links = self.links, links
         self.interfaces_touched = True
         changed = {n for n in before.keys() | links.keys() if before.get(n) != links.get(n)}
+        # Also where nobody is declared (any more): an agent before may have had senders checked there.
+        self.destinations.touched |= {n for n in changed if n.startswith(self.settings.prefixes)}
         for name in sorted(changed & self._by_interface.keys()):
-            self.destinations.touched.add(name)
             for endpoint_id in sorted(self._by_interface[name]):
                 self._place_routes(self._placed[endpoint_id])
         self.hosts.set_interfaces(links, ways)

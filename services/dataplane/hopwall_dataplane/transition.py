@@ -131,10 +131,17 @@ class SetUses:
 def _said(rules: Iterable[ResolvedRule]) -> dict[SetId, list[_Said]]:
     found: dict[SetId, list[_Said]] = {}
     for number, rule in enumerate(rules):
-        if rule.action != "log":
+        if rule.action != "log" and not _meets_nobody(rule):
             for side, set_id, negated in _named(rule):
                 found.setdefault(set_id, []).append(_Said(number, rule.action, side, negated))
     return found
+
+
+def _meets_nobody(rule: ResolvedRule) -> bool:
+    """Tell whether a rule asks an end of the packet to be in a set and not in it."""
+    return any(
+        not set(one.sets).isdisjoint(one.not_sets) for one in (rule.source, rule.destination)
+    )
 
 
 def plan(
@@ -243,22 +250,31 @@ def _judge(places: _Places, moves: Moves, rebuilt: frozenset[SetId]) -> _Judged 
         if ways[move] == "either" and _meets_itself(found, moves[move]):
             return None
     for a, b in combinations(places, 2):
-        pair = {ways[a], ways[b]}
-        if pair == {"opens"} or pair == {"closes"} or not _meet(a, b, places, moves):
+        if not _meet(a, b, places, moves):
             continue
+        needed = [edge for edge in ((a, b), (b, a)) if _needs(*edge, places)]
         covered = _covered(a, b, places) or _covered(b, a, places)
-        closing, opening = (a, b) if _rank(ways[a]) < _rank(ways[b]) else (b, a)
-        if pair == {"either"}:
-            if covered is None:
-                return None
-            must.append(covered)
-        elif covered == (opening, closing):
-            should.append(covered)
-        elif "either" in pair or _depend(places[closing], places[opening]):
-            must.append((closing, opening))
-        else:
-            should.append((opening, closing))
+        if covered is not None:
+            (must if covered in needed else should).append(covered)
+        elif len(needed) > 1:
+            return None
+        elif needed:
+            must += needed
+        elif ways[a] != ways[b]:
+            should.append((a, b) if _rank(ways[a]) > _rank(ways[b]) else (b, a))
     return _Judged(tuple(must), tuple(should))
+
+
+def _needs(first: Move, then: Move, places: _Places) -> bool:
+    """Tell whether a move must come before another: what that opens is not to be met without what this closes.
+
+    What passes leads where nobody knows: it may close, and it may open whatever was closed.
+    """
+    closing = [one for one in places[first] if one.way != "opens"]
+    opening = [one for one in places[then] if one.way != "closes"]
+    if not closing or not opening:
+        return False
+    return any(one.action == "pass" for one in (*closing, *opening)) or _depend(closing, opening)
 
 
 def _covered(over: Move, under: Move, places: _Places) -> _Edge | None:

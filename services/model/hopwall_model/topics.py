@@ -29,6 +29,8 @@ EVENTS_STREAM = "HOPWALL_EVENTS"
 STATUS_STREAM = "HOPWALL_STATUS"
 
 HDR_EXPECTED_LAST_SUBJECT_SEQ = "Nats-Expected-Last-Subject-Sequence"
+#: Of which subjects it is the last, where not of the message's own; may have wildcards.
+HDR_EXPECTED_OF = "Nats-Expected-Last-Subject-Sequence-Subject"
 HDR_MSG_ID = "Nats-Msg-Id"
 HDR_BATCH_ID = "Nats-Batch-Id"
 HDR_BATCH_SEQ = "Nats-Batch-Sequence"
@@ -215,6 +217,11 @@ def event_subject(key: Key) -> str:
     """Return the one subject of a resource: `hopwall.event.<kind>.<namespace or _>.<name>`."""
     namespace = token(key.namespace) if key.namespace else "_"
     return f"hopwall.event.{key.kind.lower()}.{namespace}.{token(key.name)}"
+
+
+def kind_subjects(kind: str) -> str:
+    """Return what the subjects of all resources of a kind match."""
+    return f"hopwall.event.{kind.lower()}.>"
 
 
 def host_batch_subject(host: str) -> str:

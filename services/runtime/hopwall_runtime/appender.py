@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 
 #: Messages in one atomic batch. Source: NATS ADR-50.
 MAX_BATCH = 1000
-_ERR_WRONG_LAST_SEQUENCE = 10071
+#: Source: NATS server, errors: wrong last sequence; the same in a cluster, for one that is not stored everywhere yet.
+_ERR_WRONG_LAST_SEQUENCE = (10071, 10164)
 #: Source: NATS server, errors: maximum bytes exceeded; insufficient, and exceeded, storage.
 _ERR_FULL = (10077, 10047, 10023, 10028)
 #: So long a server may take no write before another is tried.
@@ -49,12 +50,16 @@ class Conflict(LinkError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Append:
-    """One event to store, if its subject's last message is still `expected` (0: none yet)."""
+    """One event to store, if its subject's last message is still `expected` (0: none yet).
+
+    Shape:  `of`: `expected` is the last message of all subjects that match this, its own among them.
+    """
 
     subject: str
     body: bytes
     expected: int
     headers: Mapping[str, str]
+    of: str = ""
 
 
 class Appender:
@@ -113,7 +118,7 @@ class Appender:
                 return [int(ack.seq)]
             return await self._append_batch(writes)
         except APIError as error:
-            if error.err_code == _ERR_WRONG_LAST_SEQUENCE:
+            if error.err_code in _ERR_WRONG_LAST_SEQUENCE:
                 raise Conflict("another write came first") from error
             refused = Full if error.err_code in _ERR_FULL else Unavailable
             raise refused(f"NATS refused the write: {error.description}") from error
@@ -159,6 +164,8 @@ class Appender:
 def cas_headers(write: Append) -> dict[str, str]:
     """Return the headers of a write: what it is to replace, and the name by which it is known again."""
     headers = {**write.headers, topics.HDR_EXPECTED_LAST_SUBJECT_SEQ: str(write.expected)}
+    if write.of:
+        headers[topics.HDR_EXPECTED_OF] = write.of
     # Our own name for the id: a batch may not carry the server's deduplication header.
     if (write_id := headers.pop(topics.HDR_MSG_ID, None)) is not None:
         headers[_HDR_WRITE_ID] = write_id

@@ -26,6 +26,8 @@ from hopwall_runtime.streams import store_of
 log = logging.getLogger(__name__)
 
 _HEARTBEAT_S = 2.0
+#: Who says nothing for so long is not there, or messages of his are lost.
+SILENT_S = 3 * _HEARTBEAT_S
 #: How often the stream is compared with what was seen of it.
 AUDIT_S = 10.0
 #: Quiet heartbeats after which the rest of a snapshot is not waited for any more.
@@ -175,10 +177,11 @@ class Follower:
             cursor.newest = newest
             if cursor.remaining == 0:
                 cursor.check_whole()
+                self._history.heard_at = clock.monotonic()
                 yield [CaughtUp(cursor.revision)]
             audit_at = clock.monotonic() + AUDIT_S
             while True:
-                async with asyncio.timeout(3 * _HEARTBEAT_S):
+                async with asyncio.timeout(SILENT_S):
                     messages = [await queue.get()]
                 if clock.monotonic() >= audit_at:
                     await self._audit(cursor)
@@ -186,6 +189,8 @@ class Follower:
                 while not queue.empty() and len(messages) < 1000:
                     messages.append(queue.get_nowait())
                 items = await self._decode_followed(messages, cursor)
+                if cursor.complete:
+                    self._history.heard_at = clock.monotonic()
                 if items:
                     yield items
         finally:

@@ -37,6 +37,8 @@ class History:
         """Begin with nothing seen."""
         self.store = ""
         self.anchor: Anchor | None = None
+        #: When what was followed was surely the stream: its last word, a heartbeat too, on the monotonic clock.
+        self.heard_at = 0.0
         self._created = ""
         self._n = 0
 

@@ -194,6 +194,11 @@ class Link:
         """Whether what was followed is surely the stream: nothing is in doubt since the last snapshot."""
         return self._settled
 
+    @property
+    def silent_s(self) -> float:
+        """How long ago what was followed was surely the stream; some seconds are usual."""
+        return clock.monotonic() - self._history.heard_at
+
     async def _on_disconnected(self) -> None:
         self._settled = False
         if not self._closing:
@@ -281,9 +286,9 @@ class Link:
 
         An answer that is awaited holds up the requests behind it, so no more than one is worked on.
 
-        None refuses: the request is reported as rejected and not answered. What a caller may ask is bound
-        to the subject its credential lets it use, so the body must not be believed against it. Nor is the
-        reply subject: what is no inbox would make us say for the caller what it may not say itself.
+        Empty leaves it to another who serves them. None refuses: the request is reported as rejected and not
+        answered. What a caller may ask is bound to the subject its credential lets it use, so the body must not be
+        believed against it. Nor is the reply subject: what is no inbox would make us say what it may not say itself.
         """
 
         async def on_request(message: Msg) -> None:
@@ -300,7 +305,7 @@ class Link:
             if body is None:
                 await self.reject(message.subject, "the request does not belong on this subject")
                 return
-            n_parts = max(1, -(-len(body) // CHUNK_BYTES))
+            n_parts = -(-len(body) // CHUNK_BYTES)
             for part in range(n_parts):
                 await self._nc.publish(
                     message.reply,
@@ -448,9 +453,7 @@ class Link:
                     yield items
             except (NatsError, TimeoutError, DoubtError) as error:
                 self._settled = False
-                log.warning(
-                    "following the events again from a snapshot: %s", error or type(error).__name__
-                )
+                log.warning("following the events anew: %s", error or type(error).__name__)
                 await asyncio.sleep(0.2)
 
     async def last_status(self, topic: Topic[T]) -> AsyncIterator[tuple[T, str]]:

@@ -98,7 +98,7 @@ def picture(view: View) -> dict[str, Any]:
     """Return what a view knows, to compare."""
     names = (
         "settings pools reservations nodes blocks_of_host crossing addresses_of_handle"
-        " endpoints_at _hosts_at _order"
+        " endpoints_at endpoints_on _hosts_at _order"
     )
     known = {name: getattr(view, name) for name in names.split()}
     return known | {"blocks": {name: block.spec for name, block in view.blocks.items()}}
@@ -202,12 +202,16 @@ class Life(RuleBasedStateMachine):
             if owner:
                 self.released_at[address] = self.cloud.at
 
-    @rule(node=st.sampled_from(HOSTS))
-    def host_gives_back(self, node: str) -> None:
-        """No block of the host is left, and no address is lost."""
+    @rule(node=st.sampled_from(HOSTS), force=st.booleans())
+    def host_gives_back(self, node: str, force: bool) -> None:
+        """A host that is there keeps its blocks; else, or by force, none is left; no address is lost."""
         before = dict(self.cloud.view.addresses_of_handle)
-        self.cloud.carry_out(Release(node=node))
-        assert node not in self.cloud.view.blocks_of_host
+        had = list(self.cloud.view.blocks_of_host.get(node, ()))
+        answer = self.cloud.carry_out(Release(node=node, force=force))
+        there = node in self.cloud.view.nodes or node in self.cloud.view.endpoints_on
+        left = self.cloud.view.blocks_of_host.get(node, [])
+        assert isinstance(answer, Refused) == (there and not force)
+        assert left == (had if isinstance(answer, Refused) else [])
         assert self.cloud.view.addresses_of_handle == before
 
     @invariant()

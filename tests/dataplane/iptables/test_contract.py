@@ -1,7 +1,7 @@
 """The contract of iptables, held by the fake and by the real tools alike, both backends and families."""
 
 from hopwall_dataplane.iptables.plan import Plan, plan_table
-from hopwall_dataplane.iptables.table import Chain, Jump, TableState
+from hopwall_dataplane.iptables.table import Chain, Jump, TableState, bearing, identities_in
 from hopwall_dataplane.iptables.transaction import Applied, Failed, Transaction, record
 from hopwall_dataplane.outcome import Retry
 from tests.dataplane.iptables.conftest import FakeKernel, RealKernel
@@ -89,6 +89,25 @@ async def test_second_plan_is_empty_when_the_first_is_applied(kernel: Kernel) ->
     record(before, planned.now)
     assert plan_table("filter", CHAINS, JUMPS, before) == Plan()
     assert before.chains == (await read(kernel)).chains
+
+
+async def test_what_a_chain_says_is_read_from_what_its_lines_bear(kernel: Kernel) -> None:
+    """Whose lines they are, in order, each once; none behind a guard; a line of nobody's is somebody else's."""
+    one, two = "aaaaaaaaaa", "bbbbbbbbbb"
+    first = bearing("-p udp -j ACCEPT", one), bearing("-p tcp -j ACCEPT", one)
+    before = (*first, bearing("-j DROP", two))
+    await converge(kernel, {"hw-pi-a": before, "hw-pi-b": ("-j RETURN", "-j DROP")}, ())
+    assert (await read(kernel)).says == {"hw-pi-a": (one, two), "hw-pi-b": ()}
+    assert identities_in(before) == (one, two)
+
+    now = (bearing("-j DROP", two), *first)
+    planned = plan_table("filter", {"hw-pi-a": now}, (), await read(kernel), in_front=("hw-pi-",))
+    assert planned.dead == {"hw-pi-a"}
+    await apply(kernel, planned.now)
+    assert (await read(kernel)).says["hw-pi-a"] == (two, one)
+
+    kernel.foreign("*filter\n-I hw-pi-a 2 -p udp -j ACCEPT\nCOMMIT\n")
+    assert (await read(kernel)).says["hw-pi-a"] == (two, "", one)
 
 
 async def test_foreign_lines_stay_where_they_are(kernel: Kernel) -> None:

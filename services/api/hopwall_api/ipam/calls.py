@@ -27,7 +27,7 @@ from hopwall_api.ipam.desk import Done, times_at
 from hopwall_api.ipam.plan import Assigned, Refused, Released
 from hopwall_api.ipam.spans import text_of
 from hopwall_api.parameters import query_of, refuse_unknown
-from hopwall_api.reads import api_in_sync
+from hopwall_api.reads import SILENT_S, api_in_sync
 from hopwall_runtime import clock
 
 #: Faults that are told one by one.
@@ -51,7 +51,10 @@ async def release(request: web.Request) -> web.StreamResponse:
     """Take addresses or blocks back."""
     refuse_unknown(query_of(request.query), ())
     body = await bodies.read(request, type_=bodies.JSON, most=_MAX_BODY_BYTES)
-    done = await _carried_out(request, release_of(bodies.parse(body)))
+    wanted = release_of(bodies.parse(body))
+    if wanted.node and not wanted.force:
+        _check_silent(await api_in_sync(request), wanted.node)
+    done = await _carried_out(request, wanted)
     assert isinstance(done.result, Released)
     return json_response(
         ReleaseAnswer(
@@ -61,6 +64,21 @@ async def release(request: web.Request) -> web.StreamResponse:
             resource_version=str(done.revision),
         )
     )
+
+
+def _check_silent(api: Api, host: str) -> None:
+    """Refuse to take the blocks of a host that speaks.
+
+    Errors: ApiProblem 422.
+    """
+    heard_at = api.heard_at.get(host)
+    silent_s = clock.monotonic() - heard_at if heard_at is not None else SILENT_S
+    if silent_s < SILENT_S:
+        why = (
+            f"Host {host} was heard {silent_s:.0f} s ago, so its blocks stay: stop hopwall-dataplane on it, and ask"
+            f" again {SILENT_S:.0f} s later, or force the release (force, --force)."
+        )
+        raise _problem(api, Refused(why, field="/node"))
 
 
 async def _carried_out(request: web.Request, wanted: Assign | Release) -> Done:

@@ -46,12 +46,14 @@ class Assign(Shape, frozen=True):
 class Release(Shape, frozen=True):
     """Addresses that nobody needs any more: these, or all of a handle; or the blocks of a host.
 
-    With a handle beside addresses only what is this handle's is released.
+    With a handle beside addresses only what is this handle's is released. The blocks of a host that is declared, has
+    endpoints or speaks are released by `force` alone.
     """
 
     addresses: Annotated[tuple[str, ...], Meta(max_length=MAX_RELEASE)] = ()
     handle: str = ""
     node: str = ""
+    force: bool = False
 
 
 def assign_of(document: Any) -> Assign:
@@ -94,6 +96,8 @@ def release_of(document: Any) -> Release:
     if wanted.node and (wanted.addresses or wanted.handle):
         reason = "A node's blocks are released alone; leave addresses and handle out."
         found.add("/node", reason, Code.CONFLICT)
+    if wanted.force and not wanted.node:
+        found.add("/force", "Force is for the blocks of a node; leave it out.", Code.CONFLICT)
     wanted = replace(wanted, addresses=_addresses(found, wanted.addresses))
     _stop(found)
     return wanted

@@ -374,9 +374,11 @@ def _exhausted(
 def release(sheet: Sheet, wanted: Release, times: Times) -> Released:
     """Take addresses back, or a host's blocks; what nobody has is no fault.
 
-    Errors: Refused when an address is another handle's; the sheet is then as it was.
+    Errors: Refused when an address is another handle's, or the host is there; the sheet is then as it was.
     """
     if wanted.node:
+        if not wanted.force and (why := _is_there(sheet.view, wanted.node)):
+            raise Refused(why, field="/node")
         return _release_blocks(sheet, wanted.node, times)
     trial = sheet.trial()
     addresses = wanted.addresses or in_order(trial.addresses_of(wanted.handle))
@@ -394,6 +396,21 @@ def release(sheet: Sheet, wanted: Release, times: Times) -> Released:
         released.append(address)
     trial.keep()
     return Released(released=tuple(released), not_assigned=tuple(not_assigned))
+
+
+def _is_there(view: View, node: str) -> str:
+    """Return what says that a host is not gone; "" where nothing declared does."""
+    if node in view.nodes:
+        return (
+            f"Host {node} is declared, so its blocks stay: delete Node {node} when the host is gone, or"
+            " force the release (force, --force)."
+        )
+    if n := view.endpoints_on.get(node):
+        return (
+            f"Host {node} has {n} endpoint{'s' if n > 1 else ''}, so its blocks stay: delete them when the host is"
+            " gone, or force the release (force, --force)."
+        )
+    return ""
 
 
 def _release_blocks(sheet: Sheet, node: str, times: Times) -> Released:

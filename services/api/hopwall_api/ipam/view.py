@@ -80,6 +80,8 @@ class View:
         self.addresses_of_handle: dict[str, tuple[str, ...]] = {}
         #: address as (family, number) → the endpoints that use it.
         self.endpoints_at: dict[tuple[Family, int], tuple[Key, ...]] = {}
+        #: host → how many endpoints are on it.
+        self.endpoints_on: dict[str, int] = {}
         self._hosts_at: dict[tuple[Family, int], int] = {}
         #: By family, sorted: first number and name of each block.
         self._order: dict[Family, list[tuple[int, str]]] = {4: [], 6: []}
@@ -161,6 +163,12 @@ class View:
             self.nodes[name] = new.metadata.labels
 
     def _put_endpoint(self, key: Key, old: Resource | None, new: Resource | None) -> None:
+        for resource, step in ((old, -1), (new, 1)):
+            if isinstance(resource, WorkloadEndpoint):
+                host = resource.spec.node
+                n = self.endpoints_on.pop(host, 0) + step
+                if n:
+                    self.endpoints_on[host] = n
         before = old.spec.ip_networks if isinstance(old, WorkloadEndpoint) else ()
         after = new.spec.ip_networks if isinstance(new, WorkloadEndpoint) else ()
         if before == after:

@@ -33,7 +33,12 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     release = verbs.add_parser("release", help="take addresses back, or the blocks of a host")
     release.add_argument("addresses", nargs="*", metavar="ADDRESS")
     release.add_argument("--handle", default="", help="all of this handle, or only its own")
-    release.add_argument("--host", default="", help="the blocks of this host")
+    release.add_argument("--host", default="", help="the blocks of this host, which is gone")
+    release.add_argument(
+        "--force",
+        action="store_true",
+        help="also of a host that is declared, has endpoints or speaks",
+    )
     show = verbs.add_parser("show", help="who has an address, or what a handle has")
     show.add_argument("what", metavar="ADDRESS|HANDLE")
     blocks = verbs.add_parser("blocks", help="the blocks and how full they are")
@@ -64,7 +69,11 @@ async def _assign(args: argparse.Namespace, client: Client) -> int:
 async def _release(args: argparse.Namespace, client: Client) -> int:
     if bool(args.host) == bool(args.handle or args.addresses):
         raise Usage("Say what to release: addresses, --handle, or --host.")
+    if args.force and not args.host:
+        raise Usage("--force goes with --host.")
     wanted: Json = {"addresses": args.addresses, "handle": args.handle, "node": args.host}
+    if args.force:
+        wanted["force"] = True
     answer = await client.request("POST", "/v1/ipam/release", body=wanted)
     if args.output == "json":
         return _print(args, answer, (), ())

@@ -1,17 +1,20 @@
 """What the tools print → values: `iptables-save` tables, and what `iptables-restore` complains about.
 
 The only place that reads text of these tools. From a saved table it takes chain names and our
-comments, the sets our chains name, and the text of our own lines in kernel chains; other rule text is never
+comments, the sets our chains name, their guards, and the text of our own lines in kernel chains; other rule text is never
 interpreted.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby, takewhile
 from typing import Literal
 
 from hopwall_dataplane.iptables.table import (
     ALSO,
     FOREIGN,
+    GUARD,
     HASH_LENGTH,
     KernelLine,
     TableState,
@@ -24,6 +27,7 @@ _MARKS = ('--comment "hw:', "--comment hw:")
 _COMMENT = re.compile(
     rf"([A-Za-z0-9_-]{{{HASH_LENGTH}}})(?::([a-z2-7]{{10}})({ALSO})?)?(?=[\" ]|$)"
 )
+_OUR_COMMENT = re.compile(rf'-m comment --comment "?hw:[A-Za-z0-9_-]{{{HASH_LENGTH}}}"?')
 _NOTE = re.compile(r"^# (Warning: .*|Table .* is incompatible.*)$")
 
 
@@ -36,13 +40,16 @@ def parse_save(text: str) -> TableState:
     """
     ours: dict[str, list[str | None]] = {}
     named: dict[str, set[str]] = {}
+    says: dict[str, list[str]] = {}
     kernel: dict[str, list[KernelLine]] = {}
     notes = []
     for line in text.splitlines():
         if line.startswith("-A "):
             chain, _, body = line[3:].partition(" ")
             if chain in ours:
-                ours[chain].append(_hash_in(body))
+                found = _comment_in(body)
+                ours[chain].append(found[1] if found else None)
+                says[chain].append(_whose(body, found))
                 if "-set " in body:
                     named[chain] |= sets_in((body,))
             elif chain in kernel:
@@ -51,7 +58,7 @@ def parse_save(text: str) -> TableState:
         elif line.startswith(":"):
             chain, _, policy = line[1:].partition(" ")
             if is_ours(chain):
-                ours[chain], named[chain] = [], set()
+                ours[chain], named[chain], says[chain] = [], set(), []
             elif not policy.startswith("-"):
                 kernel[chain] = []
         elif note := _NOTE.match(line):
@@ -61,6 +68,7 @@ def parse_save(text: str) -> TableState:
         {name: tuple(lines) for name, lines in kernel.items()},
         tuple(notes),
         {name: frozenset(sets) for name, sets in named.items()},
+        {name: _as_met(lines) for name, lines in says.items()},
     )
 
 
@@ -73,6 +81,18 @@ def identity_in(line: str) -> tuple[str, bool]:
     """Read the identity a line bears, "" for none, and whether the line counts for it."""
     found = _comment_in(line)
     return (found[2] or "", found[3] is None) if found else ("", False)
+
+
+def _whose(body: str, found: re.Match[str] | None) -> str:
+    """Return the identity that a line bears, the guard for a guard, "" for any other."""
+    if found is None or found[2]:
+        return found[2] if found else ""
+    return GUARD if _OUR_COMMENT.sub("", body).strip() == GUARD else ""
+
+
+def _as_met(lines: Iterable[str]) -> tuple[str, ...]:
+    """Return whose lines packets meet, each once for all its lines on end; none meets what is behind a guard."""
+    return tuple(one for one, _ in groupby(takewhile(lambda one: one != GUARD, lines)))
 
 
 def _hash_in(body: str) -> str | None:

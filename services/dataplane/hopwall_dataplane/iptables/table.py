@@ -14,6 +14,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Literal
 
 from hopwall_model.names import CHAIN_PREFIX, MAX_CHAIN_NAME
@@ -78,6 +79,7 @@ class TableState:
     Shape:  `chains`: our chain → the hash of each line, None for a line that is not ours.
             `kernel`: kernel chain → its lines in order.
             `names`: our chain → the sets its lines name; without those whose text could not be read.
+            `says`: our chain → whose lines it holds, as read; without those that were written since.
             `notes`: what the tool said besides, for people.
     Owner:  the agent's task alone; `transaction.record` is the only function that changes it.
     """
@@ -86,11 +88,18 @@ class TableState:
     kernel: dict[str, tuple[KernelLine, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     names: dict[str, frozenset[str]] = field(default_factory=dict, compare=False)
+    says: dict[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
 
 
 def sets_in(bodies: Iterable[str]) -> frozenset[str]:
     """Return the sets that lines name."""
     return frozenset(name for body in bodies for name in _NAMED_SET.findall(body))
+
+
+def identities_in(bodies: Iterable[str]) -> tuple[str, ...]:
+    """Return whose lines these are, each once for all its lines on end; "" for a line that bears no identity."""
+    texts = (body.partition(_BEARING)[2].partition('"')[0] for body in bodies)
+    return tuple(identity for identity, _ in groupby(text.partition(":")[0] for text in texts))
 
 
 def is_ours(chain: str) -> bool:

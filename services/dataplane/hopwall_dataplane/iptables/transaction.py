@@ -207,8 +207,10 @@ def record(actual: TableState, tx: Transaction) -> None:
         actual.chains[write.name] = write.after
         # Of what packets meet: what is behind a guard does not count.
         actual.names[write.name] = sets_in(write.bodies)
+        actual.says.pop(write.name, None)
     for edit in tx.edits:
         actual.kernel[edit.builtin] = edit.after
     for name in tx.removals:
         actual.chains.pop(name, None)
         actual.names.pop(name, None)
+        actual.says.pop(name, None)
