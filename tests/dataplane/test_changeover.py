@@ -155,6 +155,31 @@ async def test_an_address_that_gets_another_owner_is_nobodys_until_its_route_lea
     assert watched.seen[-1] == (won, "tap2")
 
 
+async def test_who_loses_an_address_gets_no_packet_by_what_policy_says_since() -> None:
+    """Also where the next owner is judged by the same policy, which is written anew in the same turn."""
+
+    def look(host: FakeHost) -> object:
+        ways = [r.interface for r in host.routes.held.values() if r.cidr == ADDRESS]
+        chains = host.tables[Family.V4].tables["filter"]
+        said = [(*chain.lines,) for name, chain in sorted(chains.items()) if name[:6] == "hw-pi-"]
+        return bool(mark(host)), *ways, *said
+
+    watched = Watched(look)
+    opened = rules("gnp/a", ("allow", "s:x"))
+    await turn(watched.kernel, members("s:x", PEER), rules("gnp/a", ("deny", "s:x")))
+    await turn(watched.kernel, endpoint(1, "gnp/a", address=9, tap=1))
+    shut = look(watched.host)
+    watched.seen.clear()
+
+    await turn(
+        watched.kernel, structs.replace(opened, version=2), endpoint(0, "gnp/a", address=9, tap=2)
+    )
+
+    passing = [seen for seen in watched.seen if seen[0]]  # type: ignore[index]
+    assert {seen[1] for seen in passing if seen != shut} == {"tap2"}
+    assert len(passing) > 0
+
+
 async def test_a_move_that_could_not_be_closed_for_is_not_made() -> None:
     """Where an address cannot be made nobody's, members stay where they are until it can."""
     host = FakeHost()

@@ -64,7 +64,8 @@ def section(runs: Sequence[Kept]) -> list[str]:
         " disordered messages, exchanged servers and racing API replicas; packets are asked after every write"
         " (`python -m tests.simulator --seeds N --keep`). No mixture of two states is excused.",
         "",
-        "A seed that failed is lived by `tests/simulator/test_simulator.py` for ever, with what was wrong.",
+        "Once what was wrong is mended, a seed that failed is lived by `tests/simulator/test_simulator.py` for"
+        " ever; what is not mended yet is in section 8 of ARCHITECTURE.md.",
         "",
         f"{seeds:,} seeds of {BAR:,} that are wanted; {sum(run.packets for run in runs):,} packets.",
         "",

@@ -23,6 +23,7 @@ FAILED_ONCE = {
     101121: "a set that waited to be swept was wanted again: who was judged by its policy was closed meanwhile",
     200069: "an api that did not know whom a write concerns took a host that refused it for all that there are",
     300188: "an address went from an allowed set to one that passes before it: it was in neither for a moment",
+    303135: "an address left its endpoint for one that is judged alike: the loser got a packet by a policy since rewritten",
     301051: "a rule that meets nobody kept others from the order in which nobody is closed",
     100054: "a calc that stood by and heard nothing took over, and took hosts back to what it knew",
 }

@@ -43,13 +43,17 @@ def change_over(
     transition = _transition(desired, moves, rebuilt)
     unsafe = set(transition.unsafe)
     rewritten: set[str] = set()
-    if named or desired.identity.remarks:
+    late, leaving = _rerouted(desired), _leaving(desired)
+    if named or desired.identity.remarks or leaving:
         rewritten = desired.chains.rewritten(tables)
     if rewritten and named:
         unsafe |= _mixed(desired, tables, rewritten)
-    late = _rerouted(desired)
+    everybody = named or bool(rewritten)
     closings = desired.identity.plan_closings(
-        _marks(desired, unsafe), late, everybody=named or bool(rewritten)
+        _marks(desired, unsafe),
+        late,
+        leaving if everybody else frozenset(),
+        everybody=everybody,
     )
     return Changeover(closings, _in_order(desired, transition.order), late)
 
@@ -98,6 +102,24 @@ def _rerouted(desired: Desired) -> frozenset[str]:
         return frozenset()
     replaced = (key for key, _ in routes.pending_sets() if key in routes.actual)
     return frozenset(key.cidr for key in (*replaced, *(k for k, _ in routes.pending_removals())))
+
+
+def _leaving(desired: Desired) -> frozenset[str]:
+    """Return the networks whose packets still go to an interface that has them no more.
+
+    Also where their next owner is judged alike: what policy says by now is not said of that interface.
+    """
+    routes = desired.routes
+    if not routes:
+        return frozenset()
+    coming = {(route.cidr, route.interface) for _, route in routes.pending_sets()}
+    replaced = (routes.actual[key] for key, _ in routes.pending_sets() if key in routes.actual)
+    going = (*replaced, *(route for _, route in routes.pending_removals()))
+    return frozenset(
+        route.cidr
+        for route in going
+        if route.kind == "link" and (route.cidr, route.interface) not in coming
+    )
 
 
 def _moves(desired: Desired) -> tuple[dict[Move, frozenset[str]], frozenset[SetId]]:

@@ -195,18 +195,27 @@ class AddressSets:
             for element, _ in held.pending_sets()
         )
 
-    def plan_closings(self, marks: Set[Mark], cidrs: Set[str], *, everybody: bool) -> list[SetOp]:
-        """Return the ops that let elements mark nobody: those with one of these marks, and those that are to be
-        marked otherwise and are of these networks, or all of them.
+    def plan_closings(
+        self,
+        marks: Set[Mark],
+        cidrs: Set[str],
+        leaving: Set[str] = frozenset(),
+        *,
+        everybody: bool,
+    ) -> list[SetOp]:
+        """Return the ops that let elements mark nobody: those with one of these marks, those that are to be marked
+        otherwise and are of these networks, or all of them; and those of networks that leave an interface.
 
         Shape:  by set; what is wanted of them stays, or becomes, pending.
         Cost:   O(p) in pending elements; with marks O(n) in all elements.
         """
         ops: list[SetOp] = []
-        for name in sorted(self._contents if marks else self._unsettled):
+        for name in sorted(self._contents if marks or leaving else self._unsettled):
             stands, held = self._specs.actual.get(name), self._contents[name]
             pending = held.pending_sets() if everybody or cidrs else ()
             changing = {element for element, _ in pending if everybody or element.cidr in cidrs}
+            if leaving:
+                changing |= {element for element in held.actual if element.cidr in leaving}
             found = {
                 element: mark._replace(value=0)
                 for element in sorted(held.actual if marks else changing & held.actual.keys())
