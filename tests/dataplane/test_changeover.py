@@ -176,7 +176,7 @@ async def test_who_loses_an_address_gets_no_packet_by_what_policy_says_since() -
     )
 
     passing = [seen for seen in watched.seen if seen[0]]  # type: ignore[index]
-    assert {seen[1] for seen in passing if seen != shut} == {"tap2"}
+    assert {seen[1] for seen in passing if seen != shut} == {"tap2"}  # type: ignore[index]
     assert len(passing) > 0
 
 
