@@ -16,6 +16,7 @@ from hopwall_dataplane.desired import Desired
 from hopwall_dataplane.ipsets.elements import AddElements, DelElements, Mark, SetOp
 from hopwall_dataplane.iptables.table import TableName, TableState
 from hopwall_dataplane.outcome import Family
+from hopwall_dataplane.routes.route import Route
 from hopwall_dataplane.transition import Move, Transition, in_plain_order, plan
 from hopwall_model.updates import SetId
 
@@ -43,7 +44,8 @@ def change_over(
     transition = _transition(desired, moves, rebuilt)
     unsafe = set(transition.unsafe)
     rewritten: set[str] = set()
-    late, leaving = _rerouted(desired), _leaving(desired)
+    going = _going(desired)
+    late, leaving = frozenset(route.cidr for route in going), _leaving(desired, going)
     if named or desired.identity.remarks or leaving:
         rewritten = desired.chains.rewritten(tables)
     if rewritten and named:
@@ -95,31 +97,25 @@ def in_time(ops: Iterable[SetOp], late: Set[str]) -> list[SetOp]:
     return found
 
 
-def _rerouted(desired: Desired) -> frozenset[str]:
-    """Return the networks whose packets still go where they shall not go any more."""
+def _going(desired: Desired) -> tuple[Route, ...]:
+    """Return the routes that stand and are about to be replaced or removed."""
     routes = desired.routes
     if not routes:
-        return frozenset()
-    replaced = (key for key, _ in routes.pending_sets() if key in routes.actual)
-    return frozenset(key.cidr for key in (*replaced, *(k for k, _ in routes.pending_removals())))
+        return ()
+    replaced = (routes.actual[key] for key, _ in routes.pending_sets() if key in routes.actual)
+    return (*replaced, *(route for _, route in routes.pending_removals()))
 
 
-def _leaving(desired: Desired) -> frozenset[str]:
-    """Return the networks whose packets still go to an interface that has them no more.
+def _leaving(desired: Desired, going: Iterable[Route]) -> frozenset[str]:
+    """Return the networks of these routes whose packets still go to an interface that has them no more.
 
     Also where their next owner is judged alike: what policy says by now is not said of that interface.
     """
-    routes = desired.routes
-    if not routes:
+    found = [route for route in going if route.kind == "link"]
+    if not found:
         return frozenset()
-    coming = {(route.cidr, route.interface) for _, route in routes.pending_sets()}
-    replaced = (routes.actual[key] for key, _ in routes.pending_sets() if key in routes.actual)
-    going = (*replaced, *(route for _, route in routes.pending_removals()))
-    return frozenset(
-        route.cidr
-        for route in going
-        if route.kind == "link" and (route.cidr, route.interface) not in coming
-    )
+    coming = {(route.cidr, route.interface) for _, route in desired.routes.pending_sets()}
+    return frozenset(route.cidr for route in found if (route.cidr, route.interface) not in coming)
 
 
 def _moves(desired: Desired) -> tuple[dict[Move, frozenset[str]], frozenset[SetId]]:
