@@ -3,7 +3,7 @@
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +21,10 @@ Doc = dict[str, Any]
 AT = "2026-01-01T00:00:00Z"
 #: Until what must come has come: far longer than it takes, as a busy machine may.
 PATIENCE_S = 60.0
+#: What a server says that leads no more, of a write that is stored.
+LATE = "the leader of before is slower to learn of it than the new one to store"
+#: Lets the next so many writes be stored and said to conflict.
+Refusing = Callable[[int], None]
 
 
 class Answer:

@@ -1,7 +1,6 @@
 """IP pools share no addresses: refused on every way, and between replicas that race."""
 
 import asyncio
-from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
@@ -12,8 +11,7 @@ from hypothesis import strategies as st
 from hopwall_api.ipam.spans import span_of
 from hopwall_api.pools import _faults
 from hopwall_cli.nats_server import NatsServer
-from hopwall_runtime.link import Append, Conflict, Link
-from tests.api.caller import Answer, Caller, Doc, node, restored, running_api
+from tests.api.caller import Answer, Caller, Doc, Refusing, node, restored, running_api
 
 POOLS = "/v1/ippools"
 
@@ -159,17 +157,10 @@ async def test_a_change_of_a_pool_that_another_write_came_before_is_planned_agai
 
 @pytest.mark.nats
 async def test_a_pool_that_was_stored_although_it_was_said_to_conflict_is_acknowledged(
-    caller: Caller, monkeypatch: pytest.MonkeyPatch
+    caller: Caller, refusing: Refusing
 ) -> None:
     """The pool that stands against it is not itself."""
-    right = Link.append
-
-    async def both(self: Link, writes: Sequence[Append]) -> list[int]:
-        await right(self, writes)
-        monkeypatch.setattr(Link, "append", right)
-        raise Conflict("the leader of before is slower to learn of it than the new one to store")
-
-    monkeypatch.setattr(Link, "append", both)
+    refusing(1)
     answer = await caller.put(f"{POOLS}/a", pool("a", "10.65.0.0/16"))
     assert answer.status == 201, answer.body
     assert (await names(caller)) == {"a": "10.65.0.0/16"}

@@ -5,24 +5,15 @@ from collections.abc import Sequence
 import pytest
 
 from hopwall_runtime.link import Append, Conflict, Link
-from tests.api.caller import Caller, node
+from tests.api.caller import Caller, Refusing, node
 
 pytestmark = pytest.mark.nats
 
 
-async def test_a_conflict_with_oneself_is_no_refusal(
-    caller: Caller, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_conflict_with_oneself_is_no_refusal(caller: Caller, refusing: Refusing) -> None:
     """What was stored although a server said that it conflicts is acknowledged, with its revision."""
-    right = Link.append
     made = await caller.put("/v1/nodes/a", node("a"))
-
-    async def both(self: Link, writes: Sequence[Append]) -> list[int]:
-        await right(self, writes)
-        monkeypatch.setattr(Link, "append", right)
-        raise Conflict("the leader of before is slower to learn of it than the new one to store")
-
-    monkeypatch.setattr(Link, "append", both)
+    refusing(1)
     answer = await caller.put("/v1/nodes/a", node("a", x="1"), If_Match=made.headers["ETag"])
     assert answer.status == 200, answer.body
     assert answer.headers["ETag"] == '"2"'
@@ -57,18 +48,11 @@ async def test_reports_of_a_stream_that_may_be_another_say_nothing(
 
 
 async def test_the_end_of_a_restore_that_was_stored_is_no_refusal(
-    caller: Caller, monkeypatch: pytest.MonkeyPatch
+    caller: Caller, refusing: Refusing
 ) -> None:
     """What begins and ends a restore knows its own event again, too."""
-    right = Link.append
-
-    async def both(self: Link, writes: Sequence[Append]) -> list[int]:
-        await right(self, writes)
-        monkeypatch.setattr(Link, "append", right)
-        raise Conflict("the leader of before is slower to learn of it than the new one to store")
-
     for path in ("/v1/restore", "/v1/restore/end"):
-        monkeypatch.setattr(Link, "append", both)
+        refusing(1)
         answer = await caller.post(path, {"file": "f"})
         assert answer.status == 200, answer.body
     assert answer.json["resourceVersion"] == "2"

@@ -1,6 +1,6 @@
 """A server that leads no more refuses a write that the new leader stores: what address management then answers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -10,34 +10,10 @@ from hopwall_model.events import ResourceSet
 from hopwall_model.ipam_specs import IpamBlockSpec, block_name
 from hopwall_model.resources import IPAMBlock, Key, Metadata
 from hopwall_runtime.link import Append, Conflict, Link
-from tests.api.caller import AT, Caller, node
+from tests.api.caller import AT, LATE, Caller, Refusing, node
 from tests.api.ipam.test_calls import RELEASE, addresses, ask, declare, pool
 
 pytestmark = pytest.mark.nats
-
-Refusing = Callable[[int], None]
-
-
-@pytest.fixture
-def refusing(monkeypatch: pytest.MonkeyPatch) -> Refusing:
-    """Return what lets the next `n` writes be stored and said to conflict."""
-    right = Link.append
-
-    def refuse(n: int) -> None:
-        left = [n]
-
-        async def both(self: Link, writes: Sequence[Append]) -> list[int]:
-            revisions = await right(self, writes)
-            if not left[0]:
-                return revisions
-            left[0] -= 1
-            raise Conflict(
-                "the leader of before is slower to learn of it than the new one to store"
-            )
-
-        monkeypatch.setattr(Link, "append", both)
-
-    return refuse
 
 
 async def test_an_assignment_that_was_stored_is_answered_as_one(
@@ -85,9 +61,7 @@ async def test_a_claim_that_was_stored_yields_to_an_earlier_one(
         if n == 1 or (n == 2 and withdrawal == "stored"):
             await right(self, writes)
         if n <= 2:
-            raise Conflict(
-                "the leader of before is slower to learn of it than the new one to store"
-            )
+            raise Conflict(LATE)
         return await right(self, writes)
 
     monkeypatch.setattr(Link, "append", late)
