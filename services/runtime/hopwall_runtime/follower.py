@@ -254,7 +254,7 @@ class Follower:
             revision, stored_at = cursor.advance(message.reply)
             self._history.note(revision, stored_at // 1000)
             try:
-                event = topics.EVENT.decode(message.data)
+                event = topics.event_on(message.subject, message.data)
             except CodecError as error:
                 await self._reject(message.subject, str(error))
                 # Live, what was followed before still stands. In a snapshot it must be looked up: what
@@ -284,7 +284,7 @@ class Follower:
             for _ in range(consumer.num_pending or 0):
                 message = await subscription.next_msg(timeout=5)
                 with contextlib.suppress(CodecError):
-                    good = topics.EVENT.decode(message.data)
+                    good = topics.event_on(subject, message.data)
         finally:
             if not self._nc.is_closed:
                 await subscription.unsubscribe()

@@ -402,7 +402,7 @@ class Link:
             raise Unavailable(f"cannot read {subject}: {error}") from error
         revision = int(message.seq)
         try:
-            event = topics.EVENT.decode(message.data or b"")
+            event = topics.event_on(subject, message.data or b"")
         except CodecError:
             return Unreadable(revision)
         return Record(revision=revision, event=event, headers=dict(message.headers or {}))
