@@ -1,7 +1,6 @@
 """Events that came past the API's own checks: they harm themselves alone, and the next good write mends them."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -81,7 +80,7 @@ async def poisoned(link: Link, document: Doc) -> Key:
 
 
 @pytest.fixture
-async def rejected(link: Link) -> AsyncIterator[dict[str, str]]:
+async def rejected(link: Link) -> dict[str, str]:
     """Return what is said of messages that could not be understood, by subject."""
     found: dict[str, str] = {}
 
@@ -89,7 +88,7 @@ async def rejected(link: Link) -> AsyncIterator[dict[str, str]]:
         found[note.subject] = note.reason
 
     await link.subscribe(topics.REJECTED, topics.REJECTED.pattern, on_rejected)
-    yield found
+    return found
 
 
 async def until(found: dict[str, str], subject: str) -> str:
