@@ -1,6 +1,7 @@
 """Which snapshots a host obeys."""
 
 import pytest
+from msgspec import structs
 
 from hopwall_dataplane.feed import Step
 from hopwall_dataplane.guard import Guard, Limits, judge
@@ -13,6 +14,9 @@ from hopwall_model.updates import (
     HostEndpointSet,
     PolicyId,
     PolicySet,
+    RoutesBucket,
+    SetBucket,
+    SetId,
     TierPolicies,
     Update,
 )
@@ -147,3 +151,58 @@ def test_the_question_to_calc_fits_a_message() -> None:
     verdict = judge(held(*(endpoint(n) for n in range(60_000))), (), snapshot(), LIMITS)
     assert "60000 of 60000" in verdict.reason
     assert sum(len(name) + 3 for name in verdict.missing) < 600_000
+
+
+def routes(host: str, *addresses: str) -> RoutesBucket:
+    """Return what lives on another host."""
+    return RoutesBucket(host=host, version=1, cidrs=addresses, gateway_v4="172.18.203.126")
+
+
+def members(*found: str, name: str = "s:web") -> SetBucket:
+    """Return what is in a set."""
+    return SetBucket(id=SetId(name), version=1, members=found)
+
+
+THERE = ("10.65.0.23/32", "fd65::17/128")
+
+
+@pytest.mark.parametrize(
+    ("snapshot_", "obeyed"),
+    [
+        (snapshot(), False),
+        (snapshot(epoch="other.e2.2"), False),
+        (structs.replace(snapshot(epoch="store.e2.2"), revision=6), True),
+        (snapshot(routes("h3", *THERE)), True),
+        (snapshot(routes("h2", "10.65.0.99/32")), False),
+        (snapshot(routes("h2", THERE[0])), True),
+        (snapshot(routes("h2"), members(THERE[0])), False),
+    ],
+    ids=["older", "another", "went on", "moved", "exchanged", "one less", "none there"],
+)
+def test_what_lives_on_other_hosts_is_missed_where_the_store_is_not_the_one(
+    snapshot_: HostBatch, obeyed: bool
+) -> None:
+    """Their own hosts hold on to it; who took the routes away would cut it off all the same."""
+    mirror = held(routes("h2", *THERE), epoch="store.e1.1")
+    guard = Guard(LIMITS)
+    assert guard.admits(mirror, (), snapshot_, "store.e1.1") is obeyed
+    if not obeyed:
+        assert guard.held is not None
+        assert "2 of 2 addresses of host h2 (10.65.0.23/32, fd65::17/128)" in guard.held.reason
+
+
+def test_a_set_that_a_deny_may_name_is_missed() -> None:
+    """Its members gone, a rule that denies by it lets by; a set that no policy names any more may go."""
+    mirror = held(members(*THERE), epoch="store.e1.1")
+    verdict = judge(mirror, (), snapshot(members()), LIMITS)
+    assert "2 of 2 members of set s:web" in verdict.reason
+    assert verdict.missing == ()
+    assert not judge(mirror, (), snapshot(), LIMITS).reason
+
+
+def test_of_very_many_hosts_the_first_are_named() -> None:
+    """One sentence, however large the cloud is."""
+    mirror = held(*(routes(f"h{n}", f"10.65.0.{n}/32") for n in range(100)))
+    reason = judge(mirror, (), snapshot(), LIMITS).reason
+    assert "much of 97 more" in reason
+    assert len(reason) < 500

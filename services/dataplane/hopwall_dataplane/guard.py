@@ -11,12 +11,15 @@ Pure.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from hopwall_dataplane import remote
 from hopwall_dataplane.lastgood.mirror import Mirror
 from hopwall_model.status import HeldSnapshot
 from hopwall_model.updates import EndpointSet, HostBatch, HostEndpointSet, PolicySet, TierPolicies
 
 #: Bytes of names in one question to calc; it must fit a message.
 _MAX_QUESTION_BYTES = 512 * 1024
+#: Of other hosts and of sets, so many are named in the reason.
+_MAX_REMOTE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +51,10 @@ def judge(held: Mirror, in_kernel: Iterable[str], snapshot: HostBatch, limits: L
         gone = had - have
         unexplained = gone - accounted
         if _much(len(unexplained), len(had), limits):
-            some = ", ".join(sorted(unexplained)[:3])
-            reasons.append(
-                f"{len(unexplained)} of {len(had)} {kind} ({some}{', …' * (len(unexplained) > 3)})"
-            )
+            reasons.append(_lack(unexplained, had, kind))
             missing += sorted(unexplained)
+    if remote.goes_back(held, snapshot):
+        reasons += _remote_lacks(remote.names(held, snapshot), limits)
     if not reasons:
         return Verdict("")
     text = (
@@ -60,6 +62,23 @@ def judge(held: Mirror, in_kernel: Iterable[str], snapshot: HostBatch, limits: L
         f"{' and '.join(reasons)} that this host has, and no event says why."
     )
     return Verdict(text, _fitting(missing))
+
+
+def _remote_lacks(names: remote.Held, limits: Limits) -> list[str]:
+    """Return what lacks too much of others; of very many the first."""
+    lacks = [
+        (had - have, had, kind)
+        for kind, (had, have) in sorted(names.items())
+        if _much(len(had - have), len(had), limits)
+    ]
+    reasons = [_lack(gone, had, kind) for gone, had, kind in lacks[:_MAX_REMOTE]]
+    more = len(lacks) - _MAX_REMOTE
+    return [*reasons, f"much of {more} more"] if more > 0 else reasons
+
+
+def _lack(gone: set[str], had: set[str], kind: str) -> str:
+    some = ", ".join(sorted(gone)[:3])
+    return f"{len(gone)} of {len(had)} {kind} ({some}{', …' * (len(gone) > 3)})"
 
 
 def _names(

@@ -1,0 +1,54 @@
+"""What a snapshot takes away of others: addresses that other hosts have, and members of sets.
+
+A host's own objects have names that calc can account for (`guard`). Of these it has only the values, so they are judged
+only where the store is surely another one, or an older copy: there no event can account for anything.
+
+Pure.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from hopwall_dataplane.lastgood.mirror import Mirror
+from hopwall_model.epochs import store_of
+from hopwall_model.updates import EndpointSet, HostBatch, RoutesBucket, SetBucket, Update
+
+#: What the host has and what the snapshot has, by what it is called.
+Held = Mapping[str, tuple[set[str], set[str]]]
+
+
+def goes_back(held: Mirror, snapshot: HostBatch) -> bool:
+    """Tell whether a snapshot is of another store than the host's state, or of an older copy."""
+    had, has = store_of(held.epoch), store_of(snapshot.epoch)
+    if had and has and had != has:
+        return True
+    return snapshot.revision < held.revision
+
+
+def names(held: Mirror, snapshot: HostBatch) -> Held:
+    """Return by host the addresses there, and by set its members; of sets that the snapshot still names.
+
+    Shape: an address that is on another host now, or on this one, is not missing.
+    """
+    had_on, had_in = _values(piece for held_ in held.pieces.values() for piece in held_.values())
+    has_on, has_in = _values(snapshot.updates)
+    own = {a for u in snapshot.updates if isinstance(u, EndpointSet) for a in u.addresses}
+    anywhere = own.union(*has_on.values())
+    found = {f"addresses of host {host}": (had, anywhere) for host, had in had_on.items()}
+    found |= {
+        f"members of set {name}": (had, has_in[name])
+        for name, had in had_in.items()
+        if name in has_in
+    }
+    return found
+
+
+def _values(pieces: Iterable[Update]) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
+    """Return the addresses by host, and the members by set."""
+    on: dict[str, set[str]] = {}
+    within: dict[str, set[str]] = {}
+    for piece in pieces:
+        if isinstance(piece, RoutesBucket):
+            on.setdefault(piece.host, set()).update(piece.cidrs)
+        elif isinstance(piece, SetBucket):
+            within.setdefault(piece.id, set()).update(piece.members)
+    return on, within
