@@ -9,7 +9,8 @@ from hopwall_cli.nats_server import NatsServer
 from hopwall_model import codec, topics
 from hopwall_model.resources import Key
 from hopwall_model.status import Rejected
-from hopwall_runtime.link import Append, Link, Unreadable
+from hopwall_runtime.follower import Unreadable
+from hopwall_runtime.link import Append, Link
 from tests.api.caller import (
     ENDPOINTS,
     EXAMPLES,

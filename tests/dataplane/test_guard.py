@@ -173,7 +173,7 @@ THERE = ("10.65.0.23/32", "fd65::17/128")
         (snapshot(epoch="other.e2.2"), False),
         (structs.replace(snapshot(epoch="store.e2.2"), revision=6), True),
         (snapshot(routes("h3", *THERE)), True),
-        (snapshot(routes("h2", "10.65.0.99/32")), False),
+        (snapshot(routes("h2", "10.65.0.99/32")), True),
         (snapshot(routes("h2", THERE[0])), True),
         (snapshot(routes("h2"), members(THERE[0])), False),
     ],
@@ -192,12 +192,15 @@ def test_what_lives_on_other_hosts_is_missed_where_the_store_is_not_the_one(
 
 
 def test_a_set_that_a_deny_may_name_is_missed() -> None:
-    """Its members gone, a rule that denies by it lets by; a set that no policy names any more may go."""
+    """Its members gone, a rule that denies by it lets by; a set that no policy names any more may go, or be another."""
     mirror = held(members(*THERE), epoch="store.e1.1")
     verdict = judge(mirror, (), snapshot(members()), LIMITS)
     assert "2 of 2 members of set s:web" in verdict.reason
     assert verdict.missing == ()
     assert not judge(mirror, (), snapshot(), LIMITS).reason
+    assert not judge(mirror, (), snapshot(members("192.0.2.0/24")), LIMITS).reason
+    many = held(members(*(f"10.65.0.{n}/32" for n in range(11))))
+    assert judge(many, (), snapshot(members("192.0.2.0/24")), LIMITS).reason
 
 
 def test_of_very_many_hosts_the_first_are_named() -> None:

@@ -54,7 +54,7 @@ def judge(held: Mirror, in_kernel: Iterable[str], snapshot: HostBatch, limits: L
             reasons.append(_lack(unexplained, had, kind))
             missing += sorted(unexplained)
     if remote.goes_back(held, snapshot):
-        reasons += _remote_lacks(remote.names(held, snapshot), limits)
+        reasons += _remote_lacks(remote.losses(held, snapshot), limits)
     if not reasons:
         return Verdict("")
     text = (
@@ -64,16 +64,18 @@ def judge(held: Mirror, in_kernel: Iterable[str], snapshot: HostBatch, limits: L
     return Verdict(text, _fitting(missing))
 
 
-def _remote_lacks(names: remote.Held, limits: Limits) -> list[str]:
-    """Return what lacks too much of others; of very many the first."""
+def _remote_lacks(losses: Mapping[str, remote.Loss], limits: Limits) -> list[str]:
+    """Return what lacks too much of others; of very many the first.
+
+    Shape: what was exchanged for something else is not all gone.
+    """
     lacks = [
-        (had - have, had, kind)
-        for kind, (had, have) in sorted(names.items())
-        if _much(len(had - have), len(had), limits)
+        _lack(loss.gone, loss.had, kind)
+        for kind, loss in sorted(losses.items())
+        if loss.gone and (not loss.n_now or _beyond(len(loss.gone), len(loss.had), limits))
     ]
-    reasons = [_lack(gone, had, kind) for gone, had, kind in lacks[:_MAX_REMOTE]]
     more = len(lacks) - _MAX_REMOTE
-    return [*reasons, f"much of {more} more"] if more > 0 else reasons
+    return [*lacks[:_MAX_REMOTE], f"much of {more} more"] if more > 0 else lacks
 
 
 def _lack(gone: set[str], had: set[str], kind: str) -> str:
@@ -126,9 +128,11 @@ def _policies_in(tiers: Iterable[TierPolicies]) -> Iterable[str]:
 
 def _much(n_gone: int, n_had: int, limits: Limits) -> bool:
     """Tell whether too much is gone: all of it, however little that is, or more than both limits."""
-    return n_gone > 0 and (
-        n_gone == n_had or (n_gone > limits.count and n_gone > limits.share * n_had)
-    )
+    return n_gone > 0 and (n_gone == n_had or _beyond(n_gone, n_had, limits))
+
+
+def _beyond(n_gone: int, n_had: int, limits: Limits) -> bool:
+    return n_gone > limits.count and n_gone > limits.share * n_had
 
 
 def _fitting(names: Iterable[str]) -> tuple[str, ...]:

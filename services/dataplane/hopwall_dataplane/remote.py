@@ -7,13 +7,19 @@ Pure.
 """
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from hopwall_dataplane.lastgood.mirror import Mirror
 from hopwall_model.epochs import store_of
 from hopwall_model.updates import EndpointSet, HostBatch, RoutesBucket, SetBucket, Update
 
-#: What the host has and what the snapshot has, by what it is called.
-Held = Mapping[str, tuple[set[str], set[str]]]
+
+class Loss(NamedTuple):
+    """What the host has of something, what of it the snapshot has nowhere, and how much there is now."""
+
+    had: set[str]
+    gone: set[str]
+    n_now: int
 
 
 def goes_back(held: Mirror, snapshot: HostBatch) -> bool:
@@ -24,22 +30,24 @@ def goes_back(held: Mirror, snapshot: HostBatch) -> bool:
     return snapshot.revision < held.revision
 
 
-def names(held: Mirror, snapshot: HostBatch) -> Held:
-    """Return by host the addresses there, and by set its members; of sets that the snapshot still names.
+def losses(held: Mirror, snapshot: HostBatch) -> Mapping[str, Loss]:
+    """Return what is gone of the addresses on each host, and of the members of each set that the snapshot still names.
 
-    Shape: an address that is on another host now, or on this one, is not missing.
+    Shape: an address that is on another host now, or on this one, is not gone.
     """
-    had_on, had_in = _values(piece for held_ in held.pieces.values() for piece in held_.values())
+    had_on, had_in = _values(piece for scope in held.pieces.values() for piece in scope.values())
     has_on, has_in = _values(snapshot.updates)
     own = {a for u in snapshot.updates if isinstance(u, EndpointSet) for a in u.addresses}
     anywhere = own.union(*has_on.values())
-    found = {f"addresses of host {host}": (had, anywhere) for host, had in had_on.items()}
-    found |= {
-        f"members of set {name}": (had, has_in[name])
+    found = {
+        f"addresses of host {host}": Loss(had, had - anywhere, len(has_on.get(host, ())))
+        for host, had in had_on.items()
+    }
+    return found | {
+        f"members of set {name}": Loss(had, had - has_in[name], len(has_in[name]))
         for name, had in had_in.items()
         if name in has_in
     }
-    return found
 
 
 def _values(pieces: Iterable[Update]) -> tuple[dict[str, set[str]], dict[str, set[str]]]:

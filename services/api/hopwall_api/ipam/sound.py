@@ -53,13 +53,14 @@ def fault_of(resource: Resource) -> str:
 def _allocations_fault(block: IPAMBlock) -> str:
     """Return why its addresses are not those of a block."""
     span = span_of(block.spec.cidr)
-    for one in (*block.spec.allocations, *block.spec.released):
+    addresses = [one.address for one in block.spec.allocations]
+    for address in (*addresses, *(one.address for one in block.spec.released)):
         try:
-            inside = span.holds(span_of(one.address))
+            inside = span.holds(span_of(address))
         except (OSError, ValueError):
             inside = False
         if not inside:
-            return f"/spec/allocations: {one.address!r} is not an address of the block"
+            return f"/spec/allocations: {address!r} is not an address of the block"
     return ""
 
 
