@@ -165,10 +165,11 @@ class Machine:
                 assert time.monotonic() < end, text
                 time.sleep(0.1)
 
-    def wall(self, backend: str) -> None:
-        """Do what the unit does that runs before the network comes up."""
+    def wall(self, backend: str, **environ: str) -> None:
+        """Do what the unit does that runs before the network comes up, with these settings in its file."""
         argv = [sys.executable, "-m", "hopwall_dataplane", "--build-wall", "--backend", backend]
-        self.host.run([*argv, "--host", "h1"])
+        said = ["env", *(f"HOPWALL_{name.upper()}={text}" for name, text in environ.items())]
+        self.host.run([*said, *argv, "--host", "h1"])
 
     @contextlib.contextmanager
     def agent(self, folder: Path, *flags: str) -> Iterator[None]:
@@ -265,6 +266,15 @@ def test_a_boot_is_closed_until_somebody_says_otherwise(
         machine.opens({"workload to remote v4", "workload to remote v6"})
     allowed = {"workload to remote v4", "workload to remote v6"}
     assert {flow for flow, n in machine.heard().items() if n} == allowed
+
+
+@pytest.mark.parametrize("wrong", [{"log_level": "loud"}, {"mark_mask": "5"}, {"log_rate": "x"}])
+def test_a_wrong_setting_opens_nothing(machine: Machine, wrong: dict[str, str]) -> None:
+    """The agent refuses it, so there is none; the wall stands all the same."""
+    machine.wall("nft", **wrong)
+    machine.plug()
+    machine.try_all()
+    assert machine.open(1.0) == set()
 
 
 def test_an_agent_builds_the_wall_itself_and_mends_it(machine: Machine, tmp_path: Path) -> None:
