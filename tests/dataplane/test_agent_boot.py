@@ -345,3 +345,21 @@ def test_an_upgrade_that_cannot_read_the_file_disturbs_nothing(
         numbers = [tick.number for tick in machine.ticks("workload to remote", family)]
         assert numbers == list(range(numbers[0], numbers[-1] + 1))
     machine.opens({"workload to remote v4", "workload to remote v6"})
+
+
+@pytest.mark.parametrize(("before", "after"), [("nft", "legacy"), ("legacy", "nft")])
+def test_another_backend_leaves_nothing_behind(
+    machine: Machine, tmp_path: Path, before: str, after: str
+) -> None:
+    """Rules that nobody writes any more would close what is allowed; they go when what replaces them stands."""
+    keep_state(tmp_path)
+    machine.wall(before)
+    machine.plug()
+    machine.try_all()
+    allowed = {"workload to remote v4", "workload to remote v6"}
+    with machine.agent(tmp_path, "--backend", after):
+        until_ready(machine, "last-good")
+        machine.opens(allowed)
+    assert {flow for flow, n in machine.heard().items() if n} == allowed
+    for tool in ("iptables", "ip6tables"):
+        assert "hw-" not in machine.host.run([f"{tool}-{before}-save"])

@@ -31,6 +31,7 @@ from hopwall_dataplane.metrics import Metrics
 from hopwall_dataplane.moves.carrier import Carrier
 from hopwall_dataplane.moves.phases import Moves
 from hopwall_dataplane.moves.rivals import Rivals
+from hopwall_dataplane.other_backend import forsake
 from hopwall_dataplane.outcome import Family
 from hopwall_dataplane.placed import LinkState
 from hopwall_dataplane.reserved import nats_addresses, reserved_cidrs
@@ -190,9 +191,11 @@ async def serve(settings: DataplaneSettings) -> None:
     agent.watch = Watch(kernel, legacy=backend.kind == "legacy", metrics=metrics)
     try:
         monitor.start(asyncio.get_running_loop(), on_links)
-        async with serve_health(
-            settings.health_listen, lambda: agent.why_not_ready, metrics.registry
+        async with (
+            serve_health(settings.health_listen, lambda: agent.why_not_ready, metrics.registry),
+            asyncio.TaskGroup() as tasks,
         ):
+            tasks.create_task(forsake(kernel, lambda: bool(agent.progress.epoch)))
             await agent.run()
     finally:
         monitor.close()
