@@ -209,3 +209,17 @@ def test_of_very_many_hosts_the_first_are_named() -> None:
     reason = judge(mirror, (), snapshot(), LIMITS).reason
     assert "much of 97 more" in reason
     assert len(reason) < 500
+
+
+def test_an_older_store_that_is_written_on_stays_an_older_one() -> None:
+    """Its numbers pass the host's own; what it lacks it lacks still, until it is the right one again."""
+    mirror = held(routes("h2", *THERE), epoch="store.e1.1")
+    guard = Guard(LIMITS)
+    assert not guard.admits(mirror, (), snapshot(epoch="store.e2.2"), "store.e1.1")
+    grown = structs.replace(snapshot(epoch="store.e2.2"), revision=9)
+    assert not guard.admits(mirror, (), grown, "store.e1.1")
+    assert not guard.admits(mirror, (), structs.replace(grown, epoch="store.e3.3"), "store.e1.1")
+    right = structs.replace(snapshot(routes("h2", *THERE), epoch="store.e4.4"), revision=9)
+    assert guard.admits(mirror, (), right, "store.e1.1")
+    went_on = structs.replace(snapshot(epoch="store.e5.5"), revision=10)
+    assert guard.admits(mirror, (), went_on, "store.e4.4")

@@ -38,10 +38,17 @@ class Verdict:
     missing: tuple[str, ...] = ()
 
 
-def judge(held: Mirror, in_kernel: Iterable[str], snapshot: HostBatch, limits: Limits) -> Verdict:
+def judge(
+    held: Mirror,
+    in_kernel: Iterable[str],
+    snapshot: HostBatch,
+    limits: Limits,
+    *,
+    went_back: bool = False,
+) -> Verdict:
     """Judge a snapshot by what the host has.
 
-    Shape: `in_kernel` are the bare addresses the kernel has for workloads here; they count where nothing else
+    Shape: `went_back`: it is known that the store is another one or an older copy. `in_kernel` are the bare addresses the kernel has for workloads here; they count where nothing else
            is known of the host's endpoints, as after a restart without a file.
     """
     missing: list[str] = []
@@ -53,7 +60,7 @@ def judge(held: Mirror, in_kernel: Iterable[str], snapshot: HostBatch, limits: L
         if _much(len(unexplained), len(had), limits):
             reasons.append(_lack(unexplained, had, kind))
             missing += sorted(unexplained)
-    if remote.goes_back(held, snapshot):
+    if went_back or remote.goes_back(held, snapshot):
         reasons += _remote_lacks(remote.losses(held, snapshot), limits)
     if not reasons:
         return Verdict("")
@@ -153,6 +160,8 @@ class Guard:
     held: HeldSnapshot | None = None
     missing: tuple[str, ...] = ()
     _released: str = ""
+    #: Since the last snapshot that was obeyed there was one of another or an older store: it may have grown since.
+    _went_back: bool = False
 
     def admits(
         self, known: Mirror, in_kernel: Iterable[str], snapshot: HostBatch, epoch: str
@@ -160,10 +169,11 @@ class Guard:
         """Tell whether a snapshot is obeyed; `epoch` is the one of the last that was."""
         verdict = Verdict("")
         if snapshot.epoch not in (epoch, known.epoch, self._released):
-            verdict = judge(known, in_kernel, snapshot, self.limits)
+            self._went_back |= remote.goes_back(known, snapshot)
+            verdict = judge(known, in_kernel, snapshot, self.limits, went_back=self._went_back)
         self.missing = verdict.missing
         if not verdict.reason:
-            self.held = None
+            self.held, self._went_back = None, False
             return True
         self.held = HeldSnapshot(
             epoch=snapshot.epoch, revision=snapshot.revision, reason=verdict.reason
