@@ -20,13 +20,18 @@ from typing import Self
 import pytest
 
 from hopwall_dataplane.feed import Step
-from hopwall_dataplane.lastgood.driver import LastGoodFile
+from hopwall_dataplane.lastgood.driver import NAME, LastGoodFile
 from hopwall_model.updates import (
     EndpointId,
     EndpointSet,
+    Entity,
+    HostEndpointId,
+    HostEndpointSet,
     PolicyId,
     PolicySet,
     ResolvedRule,
+    SetBucket,
+    SetId,
     TierPolicies,
 )
 from tests.support.netns import Netns
@@ -122,6 +127,13 @@ class Machine:
                 )
                 self._talk(Talk(source.name, "call", "udp", address, port))
 
+    def reach_host(self) -> None:
+        """Begin a flow of each family from the remote machine to the host itself; it never stops trying."""
+        for family, address in HOST.items():
+            serving = Talk(self.host.name, "serve", "udp", address, 5009)
+            self._heard["remote to host", family] = self._talk(serving)
+            self._talk(Talk(self.remote.name, "call", "udp", address, 5009))
+
     def _talk(self, talk: Talk) -> Talk:
         self._stack.callback(talk.close)
         return talk
@@ -149,9 +161,9 @@ class Machine:
         """Return each packet of a flow that came through."""
         return self._heard[flow, family].heard()
 
-    def state(self) -> list[list[str]]:
+    def state(self, backend: str = "nft") -> list[list[str]]:
         """Return what the kernel holds, without counters."""
-        saves = ("iptables-nft-save", "ip6tables-nft-save", "ipset save")
+        saves = (f"iptables-{backend}-save", f"ip6tables-{backend}-save", "ipset save")
         texts = (self.host.run(save.split()) for save in saves)
         return [
             sorted(x for x in live(t).splitlines() if not x.startswith(("#", ":"))) for t in texts
@@ -215,6 +227,25 @@ def machine() -> Iterator[Machine]:
         yield made
 
 
+def keep_walled(folder: Path) -> None:
+    """Keep a state in which a host endpoint lets nothing in from who is in a set, and all from others."""
+    tier = TierPolicies(name="default", ingress=(PolicyId("gnp/in"),), egress=(PolicyId("gnp/in"),))
+    remote = SetId("s:remote")
+    deny = ResolvedRule(id="r0", action="deny", source=Entity(sets=(remote,)))
+    allow = ResolvedRule(id="r1", action="allow")
+    policy = PolicySet(id=PolicyId("gnp/in"), version=1, ingress=(deny, allow), egress=(allow,))
+    members = tuple(sorted((f"{REMOTE[4]}/32", f"{REMOTE[6]}/128")))
+    updates = (
+        SetBucket(id=remote, version=1, members=members),
+        policy,
+        HostEndpointSet(id=HostEndpointId("h1-eth0"), interface="eth0", tiers=(tier,)),
+    )
+    file = LastGoodFile(folder / "state", host="h1", written_by="an older version")
+    fresh = frozenset({updates[0].scope, policy.scope})
+    file.rewrite(Step("e1", 7, full=True, updates=updates, fresh=fresh))
+    file.close()
+
+
 def keep_state(folder: Path, host: str = "h1") -> Path:
     """Keep a state in which the workload may reach anybody beyond the host, and nobody may reach it."""
     tier = TierPolicies(name="default", ingress=(PolicyId("gnp/p"),), egress=(PolicyId("gnp/p"),))
@@ -275,6 +306,31 @@ def test_a_wrong_setting_opens_nothing(machine: Machine, wrong: dict[str, str]) 
     machine.plug()
     machine.try_all()
     assert machine.open(1.0) == set()
+
+
+def test_host_endpoints_are_closed_before_the_agent_runs(
+    machine: Machine, tmp_path: Path, backend: str
+) -> None:
+    """The host's own services wait for no agent; who takes over finds nothing to change in the rules."""
+    keep_walled(tmp_path)
+    machine.wall(backend, state_dir=str(tmp_path / "state"))
+    machine.reach_host()
+    assert machine.open(1.5) == set()
+    rules, more_rules, _ = machine.state(backend)
+    with machine.agent(tmp_path, "--backend", backend):
+        until_ready(machine, "last-good")
+        assert machine.open(1.5) == set()
+    assert machine.state(backend)[:2] == [rules, more_rules]
+
+
+def test_a_wall_without_memory_closes_no_host(machine: Machine, tmp_path: Path) -> None:
+    """Where nothing is known of host endpoints, or what is kept cannot be used, the host itself is left alone."""
+    keep_walled(tmp_path)
+    path = tmp_path / "state" / NAME
+    path.write_bytes(path.read_bytes()[:-40])
+    machine.wall("nft", state_dir=str(tmp_path / "state"))
+    machine.reach_host()
+    machine.opens({"remote to host v4", "remote to host v6"})
 
 
 def test_an_agent_builds_the_wall_itself_and_mends_it(machine: Machine, tmp_path: Path) -> None:
