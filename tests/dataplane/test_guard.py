@@ -9,16 +9,19 @@ from hopwall_dataplane.lastgood.mirror import Mirror
 from hopwall_model.updates import (
     EndpointId,
     EndpointSet,
+    Entity,
     HostBatch,
     HostEndpointId,
     HostEndpointSet,
     PolicyId,
     PolicySet,
+    ResolvedRule,
     RoutesBucket,
     SetBucket,
     SetId,
     TierPolicies,
     Update,
+    Verdict,
 )
 
 LIMITS = Limits(share=0.5, count=10)
@@ -191,16 +194,46 @@ def test_what_lives_on_other_hosts_is_missed_where_the_store_is_not_the_one(
         assert "2 of 2 addresses of host h2 (10.65.0.23/32, fd65::17/128)" in guard.held.reason
 
 
-def test_a_set_that_a_deny_may_name_is_missed() -> None:
-    """Its members gone, a rule that denies by it lets by; a set that no policy names any more may go, or be another."""
+def by_set(action: Verdict, *, excepted: bool = False, name: str = "s:web") -> PolicySet:
+    """Return a policy with a rule that names a set."""
+    ids = (SetId(name),)
+    side = Entity(not_sets=ids) if excepted else Entity(sets=ids)
+    rule = ResolvedRule(id="r", action=action, source=side)
+    return PolicySet(id=PolicyId("gnp/p"), version=1, ingress=(rule,))
+
+
+@pytest.mark.parametrize(
+    ("policy_", "obeyed"),
+    [
+        (by_set("deny"), False),
+        (by_set("pass"), False),
+        (by_set("allow", excepted=True), False),
+        (by_set("allow"), True),
+        (by_set("deny", excepted=True), True),
+        (by_set("log"), True),
+        (by_set("deny", name="s:other"), True),
+    ],
+)
+def test_members_are_missed_where_their_absence_lets_somebody_by(
+    policy_: PolicySet, obeyed: bool
+) -> None:
+    """A deny that has nobody left to deny lets by; an allow that has nobody left closes."""
     mirror = held(members(*THERE), epoch="store.e1.1")
-    verdict = judge(mirror, (), snapshot(members()), LIMITS)
-    assert "2 of 2 members of set s:web" in verdict.reason
+    verdict = judge(mirror, (), snapshot(members(), policy_), LIMITS)
+    assert (verdict.reason == "") is obeyed
     assert verdict.missing == ()
-    assert not judge(mirror, (), snapshot(), LIMITS).reason
-    assert not judge(mirror, (), snapshot(members("192.0.2.0/24")), LIMITS).reason
+    if not obeyed:
+        assert "2 of 2 members of set s:web" in verdict.reason
+
+
+def test_a_set_may_change_and_go() -> None:
+    """What was exchanged for something else is an ordinary change, unless it is very much."""
+    deny = by_set("deny")
+    mirror = held(members(*THERE), epoch="store.e1.1")
+    assert not judge(mirror, (), snapshot(deny), LIMITS).reason
+    assert not judge(mirror, (), snapshot(members("192.0.2.0/24"), deny), LIMITS).reason
     many = held(members(*(f"10.65.0.{n}/32" for n in range(11))))
-    assert judge(many, (), snapshot(members("192.0.2.0/24")), LIMITS).reason
+    assert judge(many, (), snapshot(members("192.0.2.0/24"), deny), LIMITS).reason
 
 
 def test_of_very_many_hosts_the_first_are_named() -> None:

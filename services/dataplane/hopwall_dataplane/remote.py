@@ -1,4 +1,4 @@
-"""What a snapshot takes away of others: addresses that other hosts have, and members of sets.
+"""What a snapshot takes away of others: addresses that other hosts have, and members of sets that keep somebody out.
 
 A host's own objects have names that calc can account for (`guard`). Of these it has only the values, so they are judged
 only where the store is surely another one, or an older copy: there no event can account for anything.
@@ -6,12 +6,20 @@ only where the store is surely another one, or an older copy: there no event can
 Pure.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from hopwall_dataplane.lastgood.mirror import Mirror
 from hopwall_model.epochs import store_of
-from hopwall_model.updates import EndpointSet, HostBatch, RoutesBucket, SetBucket, Update
+from hopwall_model.updates import (
+    EndpointSet,
+    HostBatch,
+    PolicySet,
+    RoutesBucket,
+    SetBucket,
+    SetId,
+    Update,
+)
 
 
 class Loss(NamedTuple):
@@ -31,12 +39,14 @@ def goes_back(held: Mirror, snapshot: HostBatch) -> bool:
 
 
 def losses(held: Mirror, snapshot: HostBatch) -> Mapping[str, Loss]:
-    """Return what is gone of the addresses on each host, and of the members of each set that the snapshot still names.
+    """Return what is gone of the addresses on each host, and of the members of each set that keeps somebody out.
 
-    Shape: an address that is on another host now, or on this one, is not gone.
+    Shape: an address that is on another host now, or on this one, is not gone. Of a set that only lets in, what is gone
+           closes; whoever it was is missing elsewhere.
     """
     had_on, had_in = _values(piece for scope in held.pieces.values() for piece in scope.values())
     has_on, has_in = _values(snapshot.updates)
+    keeping_out = set(_keeping_out(u for u in snapshot.updates if isinstance(u, PolicySet)))
     own = {a for u in snapshot.updates if isinstance(u, EndpointSet) for a in u.addresses}
     anywhere = own.union(*has_on.values())
     found = {
@@ -46,7 +56,7 @@ def losses(held: Mirror, snapshot: HostBatch) -> Mapping[str, Loss]:
     return found | {
         f"members of set {name}": Loss(had, had - has_in[name], len(has_in[name]))
         for name, had in had_in.items()
-        if name in has_in
+        if name in has_in and name in keeping_out
     }
 
 
@@ -60,3 +70,14 @@ def _values(pieces: Iterable[Update]) -> tuple[dict[str, set[str]], dict[str, se
         elif isinstance(piece, SetBucket):
             within.setdefault(piece.id, set()).update(piece.members)
     return on, within
+
+
+def _keeping_out(policies: Iterable[PolicySet]) -> Iterator[SetId]:
+    """Yield the sets without whose members a rule lets by more: of a deny or a pass, and those an allow excepts."""
+    for policy in policies:
+        for rule in (*policy.ingress, *policy.egress):
+            for side in (rule.source, rule.destination):
+                if rule.action in ("deny", "pass"):
+                    yield from (*side.sets, *side.port_sets)
+                elif rule.action == "allow":
+                    yield from (*side.not_sets, *side.not_port_sets)
