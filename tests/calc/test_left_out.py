@@ -14,7 +14,7 @@ from hopwall_model.updates import EndpointSet, HostEndpointSet, PolicySet, SetBu
 from tests.support.calc_listener import Listener, running
 from tests.support.states import endpoint, global_set, gnp, host_endpoint, rule
 
-WALLED = [
+WALLED: list[Resource] = [
     endpoint("web1", "h1", "10.65.0.5/32", labels={"role": "web"}),
     host_endpoint("h1-eth0", "h1", "eth0"),
     global_set("bad-guys", {"role": "bad"}, "192.0.2.0/24"),
