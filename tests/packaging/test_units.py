@@ -282,6 +282,12 @@ def test_the_wall_comes_before_the_network() -> None:
     assert unit.one("Type") == "oneshot"
 
 
+def test_the_wall_comes_after_who_empties_the_tables() -> None:
+    """Debian's loaders of rules begin with a flush: one that came later would take the wall away until the agent runs."""
+    after = Unit.read("hopwall-wall").words("After")
+    assert {"nftables.service", "netfilter-persistent.service", "ufw.service"} <= set(after)
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_systemd_finds_little_exposed(service: str) -> None:
     """`systemd-analyze security` rates each unit; what it measures may not grow unseen."""

@@ -17,6 +17,7 @@ from hopwall_api.writer import Writer
 from hopwall_model import topics
 from hopwall_model.epochs import Succession
 from hopwall_model.events import ResourceRemoved, ResourceSet
+from hopwall_model.resources import Key
 from hopwall_model.status import CalcStatus, HostStatus
 from hopwall_runtime import clock
 from hopwall_runtime.follower import SILENT_S, CaughtUp, Followed, Record, Reset
@@ -82,8 +83,14 @@ class Api:
 
     async def follow_events(self) -> None:
         """Fold the stream for ever."""
+        named: dict[Key, str] = {}
         async for items in self.link.follow():
             self.fold(items)
+            faults = self.ipam.view.faults
+            for key, fault in faults.items():
+                if named.get(key) != fault:
+                    await self.link.reject(topics.event_subject(key), fault)
+            named = dict(faults)
 
     def fold(self, items: list[Followed]) -> None:
         """Fold what the stream delivered, then ring once."""

@@ -206,12 +206,12 @@ class Kernel:
     async def build_wall(self) -> None:
         """Close the workloads' interfaces where nothing of ours stands yet; what stands stays as it is.
 
-        It is what an empty host has, so who knows more finds nothing to change in it.
-
+        It is what a host without workloads has, so who knows more finds nothing to change in it.
         Errors: OSError when it cannot be built: then an interface may be open.
         """
-        turn, identity = Turn(), self.desired.identity
+        turn, identity, members = Turn(), self.desired.identity, self.desired.members
         self._apply_sets(turn, standing(identity.plan_additions()), identity)
+        self._apply_sets(turn, members.plan_additions(), members)
         for key, state in self._tables.items():
             if turn.held_by:
                 break

@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.js.errors import NotFoundError
 
 from hopwall_model import codec, topics
 from hopwall_model.codec import CodecError
+from hopwall_model.events import Event
 from hopwall_model.status import Rejected
 from hopwall_model.topics import Topic
 from hopwall_runtime import clock, streams
@@ -45,6 +45,8 @@ from hopwall_runtime.follower import (
     Record,
     Unreadable,
     follower_config,
+    last_good,
+    last_word,
 )
 from hopwall_runtime.history import History
 from hopwall_runtime.streams import Usage
@@ -394,18 +396,14 @@ class Link:
         """
         if not self.connected:
             raise Unavailable(f"cannot read {subject}: NATS is not connected")
-        try:
-            message = await self._js.get_last_msg(topics.EVENTS_STREAM, subject)
-        except NotFoundError:
-            return None
-        except (NatsError, TimeoutError) as error:
-            raise Unavailable(f"cannot read {subject}: {error}") from error
-        revision = int(message.seq)
-        try:
-            event = topics.EVENT.decode(message.data or b"")
-        except CodecError:
-            return Unreadable(revision)
-        return Record(revision=revision, event=event, headers=dict(message.headers or {}))
+        return await _asked(last_word(self._js, subject))
+
+    async def last_good(self, subject: str, good: Callable[[Event], bool]) -> Event | None:
+        """Return the last event of a subject that is good; None when the stream has none.
+
+        Errors: Unavailable.
+        """
+        return await _asked(last_good(self._nc, self._js, subject, good))
 
     # ------------------------------------------------------------ upkeep of the events stream
 
