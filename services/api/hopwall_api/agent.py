@@ -109,6 +109,8 @@ class Api:
         key = record.headers.get(HDR_KEY)
         if not key or not isinstance(record.event, ResourceSet | ResourceRemoved):
             return
+        if self.store.within_restore(record.revision):
+            return  # it was not acknowledged, and is not to be when it is asked again
         form, _, request_hash = record.headers.get(HDR_REQUEST_HASH, "").partition("-")
         left = KEEP_S - _age_s(record.headers)
         if left <= 0:
