@@ -1,13 +1,11 @@
 """A restore that begins beside a write: what was acknowledged is what the restore began with, or came after it."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from hopwall_api import intent, writer
-from hopwall_api.agent import Api
 from hopwall_api.intent import Plan, Stamp
 from hopwall_api.ipam.demands import Assign
 from hopwall_api.outcomes import Written
@@ -17,10 +15,10 @@ from hopwall_api.writer import Planner, Source
 from hopwall_cli.commands import restore as restore_command
 from hopwall_cli.nats_server import NatsServer
 from hopwall_model.resources import Key, Metadata, Node
-from hopwall_runtime.config import CommonSettings
 from hopwall_runtime.link import Append, Link
-from tests.api.caller import PATIENCE_S, Answer, Caller, node, running_api
+from tests.api.caller import Answer, Caller, node, running_api
 from tests.api.ipam.test_calls import ask, declare, pool
+from tests.api.lagging import Lagging, lagging_api
 from tests.api.test_restore import content, hopwall
 
 pytestmark = pytest.mark.nats
@@ -140,30 +138,11 @@ async def test_a_part_of_a_restore_that_was_given_up_is_not_stored(
 # ---------------------------------------------------------------- a replica that lags
 
 
-class Lagging:
-    """The state of an API that hears of nothing while it is held."""
-
-    def __init__(self, link: Link) -> None:
-        self.api = Api(link)
-        self._link = link
-        self._free = asyncio.Event()
-        self._free.set()
-
-    async def follow(self) -> None:
-        """Fold the stream, when it may."""
-        async for items in self._link.follow():
-            await self._free.wait()
-            self.api.fold(items)
-
-    def hold(self) -> None:
-        """Hear of nothing from now on."""
-        self._free.clear()
-
-    async def put(self, name: str) -> Written:
-        """Declare a node."""
-        source = Source(actor="a", request_id="r")
-        [one] = await self.api.writer.write([Key("Node", "", name)], setter(name), source)
-        return one
+async def put(one: Lagging, name: str) -> Written:
+    """Declare a node."""
+    source = Source(actor="a", request_id="r")
+    [written] = await one.api.writer.write([Key("Node", "", name)], setter(name), source)
+    return written
 
 
 def setter(name: str) -> Planner:
@@ -184,17 +163,8 @@ async def lagging(
     """Run one more replica without HTTP, that waits for nothing for long."""
     monkeypatch.setattr(writer, "_READ_OWN_WRITE_S", 0.2)
     await declare(caller, node("h1"), pool())
-    link = Link("api")
-    await link.connect(CommonSettings(nats_url=(nats_server.url,)))
-    one = Lagging(link)
-    async with asyncio.TaskGroup() as tasks:
-        following = tasks.create_task(one.follow())
-        async with asyncio.timeout(PATIENCE_S):
-            while one.api.store.revision < 2:
-                await asyncio.sleep(0.01)
+    async with lagging_api(nats_server.url, caller) as one:
         yield one
-        following.cancel()
-    await link.close()
 
 
 async def test_who_does_not_see_its_write_asks_whether_a_restore_had_begun(
@@ -202,10 +172,10 @@ async def test_who_does_not_see_its_write_asks_whether_a_restore_had_begun(
 ) -> None:
     """A replica that hears of nothing acknowledges what is stored before a restore, and not what is stored in one."""
     lagging.hold()
-    assert (await lagging.put("x")).word == "created"
+    assert (await put(lagging, "x")).word == "created"
     await restored(caller, "")
     with pytest.raises(ApiProblem, match="A restore had begun"):
-        await lagging.put("y")
+        await put(lagging, "y")
 
 
 async def test_what_needs_no_write_is_not_said_to_stand_within_a_restore(
@@ -213,10 +183,10 @@ async def test_what_needs_no_write_is_not_said_to_stand_within_a_restore(
 ) -> None:
     """ "Unchanged" is an acknowledgement, too: not of what a restore that has begun may change."""
     lagging.hold()
-    assert (await lagging.put("h1")).word == "unchanged"
+    assert (await put(lagging, "h1")).word == "unchanged"
     await restored(caller, "")
     with pytest.raises(ApiProblem, match="A restore has begun"):
-        await lagging.put("h1")
+        await put(lagging, "h1")
     wanted = Assign(handle="vm1", node="h1", v4=1)
     with pytest.raises(ApiProblem):
         await lagging.api.ipam.carry_out(wanted, actor="a", request_id="r")

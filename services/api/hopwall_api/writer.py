@@ -26,7 +26,7 @@ from hopwall_api.problems import ApiProblem
 from hopwall_api.store import NOTHING, Held, Store, shown
 from hopwall_model import codec, topics
 from hopwall_model.events import Event, ResourceSet, RestoreBegun
-from hopwall_model.resources import KIND_BY_NAME, Key
+from hopwall_model.resources import KIND_BY_NAME, IPAMBlock, Key
 from hopwall_runtime import clock
 from hopwall_runtime.follower import Record, Unreadable
 from hopwall_runtime.link import MAX_BATCH, Append, Conflict, Link, Unavailable, Unconfirmed
@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 
 #: What an event's headers take of a message at most.
 _HEADER_BYTES = 16_384
+#: On the event that claims a block's range, and on none that is written of it later, or by a restore.
+HDR_CLAIM = "hopwall-claim"
+_BLOCK = IPAMBlock.__name__
 MAX_TRIES = 32
 _READ_OWN_WRITE_S = 3.0
 _READS_AT_ONCE = 64
@@ -317,6 +320,8 @@ class Writer:
     def _append(self, plan: Plan, source: Source) -> Append:
         assert plan.event is not None
         append = self._event(plan.key, plan.event, plan.expected, source)
+        if plan.word == "created" and plan.key.kind == _BLOCK and not source.restores:
+            append = replace(append, headers={**append.headers, HDR_CLAIM: "1"})
         if plan.among is None:
             return append
         return replace(append, expected=plan.among.last, of=plan.among.subjects)

@@ -17,13 +17,12 @@ from typing import Any, TypeVar
 
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.js.errors import NotFoundError
 
 from hopwall_model import codec, topics
 from hopwall_model.codec import CodecError
 from hopwall_model.status import Rejected
 from hopwall_model.topics import Topic
-from hopwall_runtime import clock, streams
+from hopwall_runtime import clock, streams, words
 from hopwall_runtime.appender import (
     MAX_BATCH,
     Append,
@@ -392,20 +391,20 @@ class Link:
 
         Errors: Unavailable.
         """
+        self._check_connected(subject)
+        return await words.last(self._js, subject)
+
+    async def first_after(self, subject: str, revision: int) -> Record | Unreadable | None:
+        """Return the first word on a subject behind a revision, of those that are kept; None: there is none.
+
+        Errors: Unavailable.
+        """
+        self._check_connected(subject)
+        return await words.first_after(self._js, subject, revision)
+
+    def _check_connected(self, subject: str) -> None:
         if not self.connected:
             raise Unavailable(f"cannot read {subject}: NATS is not connected")
-        try:
-            message = await self._js.get_last_msg(topics.EVENTS_STREAM, subject)
-        except NotFoundError:
-            return None
-        except (NatsError, TimeoutError) as error:
-            raise Unavailable(f"cannot read {subject}: {error}") from error
-        revision = int(message.seq)
-        try:
-            event = topics.EVENT.decode(message.data or b"")
-        except CodecError:
-            return Unreadable(revision)
-        return Record(revision=revision, event=event, headers=dict(message.headers or {}))
 
     # ------------------------------------------------------------ upkeep of the events stream
 
