@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,6 +13,8 @@ import aiohttp
 import pytest
 
 from hopwall_api import watch
+from hopwall_cli import main
+from hopwall_cli.main import parse
 from hopwall_cli.nats_server import NatsServer
 from tests.api.caller import PATIENCE_S, Caller, node, running_api
 
@@ -183,3 +187,74 @@ async def test_a_slow_client_is_cut_and_others_are_not_held_up(
         received += len(piece)
     slow.close()
     assert received < 40 * 30_000
+
+
+async def test_a_running_watch_says_that_it_may_be_old_and_when_that_is_over(
+    caller: Caller, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While NATS is frozen `stale` says for how long, again where a bookmark would come; then `fresh`, and it goes on."""
+    monkeypatch.setattr(watch, "BOOKMARK_S", 1.0)
+    async with watching(caller) as stream:
+        assert (await stream.next())[1] == "bookmark"
+        os.kill(nats_server.pid, signal.SIGSTOP)
+        try:
+            first = later = await aged(stream, "stale")
+            while later == first:
+                later = await aged(stream, "stale")
+            assert 6 <= first < later
+            # Who begins now is told by an event, too.
+            async with watching(caller) as late:
+                assert await aged(late, "stale") >= later
+        finally:
+            os.kill(nats_server.pid, signal.SIGCONT)
+        assert await aged(stream, "fresh") == 0
+        await written(caller)
+        async with asyncio.timeout(PATIENCE_S):
+            while (found := await stream.next())[1] == "bookmark":
+                pass
+        assert (found[1], found[2]["metadata"]["name"]) == ("set", "a")
+
+
+async def test_the_command_says_that_what_it_shows_may_be_old(
+    caller: Caller, nats_server: NatsServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`hopwall get --watch` has a line on stderr for it, and one when it is over; rows go on."""
+    args = parse(["--server", f"unix://{caller.socket}", "get", "nodes", "--watch"])
+    out, err = "", ""
+
+    async def until(words: str) -> None:
+        nonlocal out, err
+        async with asyncio.timeout(PATIENCE_S):
+            while words not in out + err:
+                more = capsys.readouterr()
+                out, err = out + more.out, err + more.err
+                await asyncio.sleep(0.05)
+
+    async with asyncio.TaskGroup() as tasks:
+        command = tasks.create_task(main._run(args.run, args))
+        await until("REVISION")
+        os.kill(nats_server.pid, signal.SIGSTOP)
+        try:
+            await until("has not heard NATS for")
+        finally:
+            os.kill(nats_server.pid, signal.SIGCONT)
+        await until("hears NATS again")
+        await written(caller)
+        await until("set  ")
+        command.cancel()
+    assert "NATS" not in out
+
+
+async def written(caller: Caller) -> None:
+    """Declare a node, as soon as NATS takes it."""
+    async with asyncio.timeout(PATIENCE_S):
+        while (await caller.put("/v1/nodes/a", node("a"))).status == 503:
+            await asyncio.sleep(0.1)
+
+
+async def aged(stream: Stream, word: str) -> int:
+    """Return the age of the next event of this word; only bookmarks may come before."""
+    while (found := await stream.next())[1] == "bookmark":
+        pass
+    assert found[:2] == ("", word), found
+    return int(found[2]["seconds"])

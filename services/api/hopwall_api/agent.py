@@ -26,6 +26,8 @@ from hopwall_runtime.sync_check import Syncs
 
 log = logging.getLogger(__name__)
 
+STALE_LOOK_S = 1.0
+
 
 class Api:
     """Everything a request may look at."""
@@ -69,6 +71,16 @@ class Api:
         if not self.store.in_sync or (self.link.connected and silent_s <= SILENT_S):
             return None
         return int(silent_s)
+
+    async def ring_stale(self) -> None:
+        """Wake who waits when what reads show comes to be old, or is not any more; for ever."""
+        was = False
+        while True:
+            await asyncio.sleep(STALE_LOOK_S)
+            now = self.stale_s() is not None
+            if now != was:
+                was = now
+                self.news.ring()
 
     def progress(self, targets: Sequence[Target]) -> Progress:
         """Return how far writes have come; as unknown while the stream is in doubt."""
@@ -116,6 +128,8 @@ class Api:
         key = record.headers.get(HDR_KEY)
         if not key or not isinstance(record.event, ResourceSet | ResourceRemoved):
             return
+        if self.store.within_restore(record.revision):
+            return  # it was not acknowledged, and is not to be when it is asked again
         form, _, request_hash = record.headers.get(HDR_REQUEST_HASH, "").partition("-")
         left = KEEP_S - _age_s(record.headers)
         if left <= 0:

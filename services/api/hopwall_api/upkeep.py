@@ -47,12 +47,16 @@ class Upkeep:
     async def run(self) -> None:
         """Look after everything once a minute, for ever."""
         while True:
-            try:
-                await self.check_sync()
-                await self.fit_history()
-                await self.purge_tombstones()
-            except (Unavailable, ApiProblem) as error:
-                log.info("upkeep: %s; it is tried again", error)
+            for step in (
+                self.check_sync,
+                self.fit_history,
+                self.give_back_claims,
+                self.purge_tombstones,
+            ):
+                try:
+                    await step()
+                except (Unavailable, ApiProblem) as error:
+                    log.info("upkeep: %s; it is tried again", error)
             await asyncio.sleep(EVERY_S)
 
     async def check_sync(self) -> None:
@@ -92,6 +96,16 @@ class Upkeep:
             usage.history,
         )
         await self._api.link.set_history(n)
+
+    async def give_back_claims(self) -> None:
+        """Give back what a replica that died had claimed over others' blocks.
+
+        Errors: ApiProblem.
+        """
+        store = self._api.store
+        await self._api.news.until(lambda: store.in_sync, EVERY_S)
+        if store.in_sync and store.restoring is None:
+            await self._api.ipam.claims.give_back()
 
     async def purge_tombstones(self) -> int:
         """Take old tombstones out of the stream; return how many.

@@ -17,16 +17,16 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from hopwall_api import problems
-from hopwall_api.intent import Plan, Stamp
+from hopwall_api import problems, restoring
+from hopwall_api.intent import Condition, Plan, Stamp
 from hopwall_api.news import News
 from hopwall_api.outcomes import HDR_KEY, HDR_REQUEST_HASH, Written
 from hopwall_api.pools import POOL, guarded
 from hopwall_api.problems import ApiProblem
 from hopwall_api.store import NOTHING, Held, Store, shown
 from hopwall_model import codec, topics
-from hopwall_model.events import Event, ResourceSet
-from hopwall_model.resources import KIND_BY_NAME, Key
+from hopwall_model.events import Event, ResourceSet, RestoreBegun
+from hopwall_model.resources import KIND_BY_NAME, IPAMBlock, Key
 from hopwall_runtime import clock
 from hopwall_runtime.follower import Record, Unreadable
 from hopwall_runtime.link import MAX_BATCH, Append, Conflict, Link, Unavailable, Unconfirmed
@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 
 #: What an event's headers take of a message at most.
 _HEADER_BYTES = 16_384
+#: On the event that claims a block's range, and on none that is written of it later, or by a restore.
+HDR_CLAIM = "hopwall-claim"
+_BLOCK = IPAMBlock.__name__
 MAX_TRIES = 32
 _READ_OWN_WRITE_S = 3.0
 _READS_AT_ONCE = 64
@@ -61,8 +64,8 @@ class Source(Struct, frozen=True, kw_only=True):
     request_id: str
     idempotency_key: str = ""
     request_hash: str = ""
-    #: A part of the restore that has begun: then, and only then, it is written meanwhile.
-    restores: bool = False
+    #: The file of the restore that this is a part of: then, and only then, it is written meanwhile.
+    restores: str = ""
 
 
 class Writer:
@@ -94,7 +97,7 @@ class Writer:
             known = asked or self._folded(keys)
             stamp = Stamp(uid=str(uuid.uuid4()), at=clock.now_text())
             try:
-                plans = guarded(planner(known.held, stamp), known.last_pool)
+                plans = _planned(known, planner, stamp, source)
             except ApiProblem:
                 if asked is not None:
                     raise
@@ -106,6 +109,7 @@ class Writer:
                 continue
             if dry:
                 return tuple(_dry(plan) for plan in plans)
+            restoring.check(known.begun, source.restores)
             try:
                 return await self.store_all(plans, source, sent)
             except Conflict:
@@ -115,7 +119,7 @@ class Writer:
                 if (found := await self.stored_after_all(sent)) is not None:
                     return found.written
                 asked = await self._asked(keys, sent=True)
-                with_nothing = is_with_nothing(plans, asked.held, asked.last_pool)
+                with_nothing = is_with_nothing(plans, asked.held, asked.conditions)
         raise too_many("resource", with_nothing=with_nothing)
 
     async def store_all(
@@ -123,28 +127,54 @@ class Writer:
     ) -> tuple[Written, ...]:
         """Store what the plans say, all or nothing, and return when reads show it; note in `sent` what was tried.
 
-        Errors: Conflict when another write came first; ApiProblem 413, 503.
+        Errors: Conflict when another write came first; ApiProblem 413; 503, also for what is stored within a restore.
         """
-        self._check_restore(source)
+        if not source.restores:
+            restoring.check(self._store.restoring, "")
         writes = [plan for plan in plans if plan.event is not None]
+        appends = [self._append(plan, source) for plan in writes]
+        one = Sent(plans, appends, source, self._store.lineage)
         revisions: list[int] = []
-        if writes:
-            appends = [self._append(plan, source) for plan in writes]
+        if appends:
             if sent is not None:
-                sent.append(Sent(plans, appends))
+                sent.append(one)
             revisions = await self._append_all(appends)
-        return await self._all_written(plans, revisions)
+        return await self._all_written(one, revisions)
 
-    async def _all_written(
-        self, plans: Sequence[Plan], revisions: Sequence[int]
-    ) -> tuple[Written, ...]:
-        writes = [plan for plan in plans if plan.event is not None]
+    async def _all_written(self, one: "Sent", revisions: Sequence[int]) -> tuple[Written, ...]:
         if revisions:
-            self.stored = max(self.stored, *revisions)
-            if not await self.shown(_READ_OWN_WRITE_S):
-                log.warning("revision %d is stored, but reads do not show it yet", self.stored)
+            await self._acknowledged(one, max(revisions))
+        writes = [plan for plan in one.plans if plan.event is not None]
         of_key = dict(zip((plan.key for plan in writes), revisions, strict=True))
-        return tuple(_written(plan, of_key.get(plan.key)) for plan in plans)
+        return tuple(_written(plan, of_key.get(plan.key)) for plan in one.plans)
+
+    async def _acknowledged(self, one: "Sent", revision: int) -> None:
+        """Return when reads show what is stored, if a restore does not undo it.
+
+        What another replica has begun is seen by then: it stands before the write in the stream.
+
+        Errors: ApiProblem 503.
+        """
+        if self._store.lineage != one.lineage:
+            raise restoring.unheard(revision)
+        self.stored = max(self.stored, revision)
+        if await self.shown(_READ_OWN_WRITE_S):
+            within = self._store.within_restore(revision)
+        else:
+            log.warning("revision %d is stored, but reads do not show it yet", self.stored)
+            within = await self._may_be_within(revision)
+        if self._store.lineage != one.lineage:
+            raise restoring.unheard(revision)
+        if within and not one.source.restores:
+            raise restoring.beside(revision)
+
+    async def _may_be_within(self, revision: int) -> bool:
+        """Tell whether a restore has begun or ended since what reads show, asked of the server."""
+        try:
+            last = await self._link.last(restoring.SUBJECT)
+        except Unavailable as error:
+            raise restoring.unheard(revision) from error
+        return last is not None and last.revision > self._store.revision
 
     async def stored_after_all(self, sent: Sequence["Sent"]) -> "Found | None":
         """Return which of these tries the stream holds, though it was said to conflict; None: none.
@@ -155,22 +185,15 @@ class Writer:
         for index, one in enumerate(sent):
             revisions = await self._found(one.appends)
             if revisions is not None:
-                return Found(index, await self._all_written(one.plans, revisions))
+                return Found(index, await self._all_written(one, revisions))
         return None
 
-    def _check_restore(self, source: Source) -> None:
-        begun = self._store.restoring
-        if begun is not None and not source.restores:
-            raise problems.unavailable(
-                f"A restore has begun at {begun.at} and has not ended; nothing is written until then."
-                " `hopwall restore` of the same file goes on with it.",
-                retry_after_s=5,
-            )
-
-    async def mark(self, key: Key, decide: Callable[[Event | None], Event], source: Source) -> int:
+    async def mark(
+        self, key: Key, decide: Callable[[Event | None], Event | None], source: Source
+    ) -> int:
         """Store an event that is no word on a resource; return its revision when reads show it.
 
-        Shape:  `decide` is asked with the last one, as the server has it.
+        Shape:  `decide` is asked with the last one, as the server has it; None: that one says it already.
         Errors: ApiProblem: what `decide` raises; 409 after too many races; 503.
         """
         sent: set[str] = set()
@@ -183,6 +206,9 @@ class Writer:
             # One of ours may be stored although it was said to conflict (`stored_after_all`).
             if not isinstance(last, Record) or last.headers.get("ce-id") not in sent:
                 event = decide(last.event if isinstance(last, Record) else None)
+            else:
+                event = None
+            if event is not None:
                 append = self._event(key, event, revision, source)
                 sent.add(append.headers["ce-id"])
                 try:
@@ -226,7 +252,8 @@ class Writer:
         return None
 
     def _folded(self, keys: Sequence[Key]) -> "Known":
-        return Known({key: self._store.held(key) for key in keys}, self._store.last_of(POOL))
+        held = {key: self._store.held(key) for key in keys}
+        return Known(held, self._store.last_of(POOL), self._store.mark, self._store.restoring)
 
     async def _asked(self, keys: Sequence[Key], *, sent: bool = False) -> "Known":
         """Return what the server holds; of pools their last word first, and reads show it then.
@@ -236,7 +263,17 @@ class Writer:
         Errors: ApiProblem 503, as of `ask`.
         """
         last_pool = await self._last_pool(sent=sent) if any(k.kind == POOL for k in keys) else 0
-        return Known(await self.ask(keys, sent=sent), last_pool)
+        held = await self.ask(keys, sent=sent)
+        # After what is held: what is answered without a write is answered as of now, and no restore has begun by now.
+        try:
+            mark = await self._link.last(restoring.SUBJECT)
+        except Unavailable as error:
+            raise silent(error, sent=sent) from error
+        revision = mark.revision if mark is not None else 0
+        if not isinstance(mark, Record):
+            return Known(held, last_pool, revision, None)
+        begun = mark.event if isinstance(mark.event, RestoreBegun) else None
+        return Known(held, last_pool, revision, begun)
 
     async def _last_pool(self, *, sent: bool) -> int:
         try:
@@ -283,9 +320,11 @@ class Writer:
     def _append(self, plan: Plan, source: Source) -> Append:
         assert plan.event is not None
         append = self._event(plan.key, plan.event, plan.expected, source)
+        if plan.word == "created" and plan.key.kind == _BLOCK and not source.restores:
+            append = replace(append, headers={**append.headers, HDR_CLAIM: "1"})
         if plan.among is None:
             return append
-        return replace(append, expected=plan.among, of=topics.kind_subjects(plan.key.kind))
+        return replace(append, expected=plan.among.last, of=plan.among.subjects)
 
     def _event(self, key: Key, event: Event, expected: int, source: Source) -> Append:
         body = codec.encode(event)
@@ -319,17 +358,30 @@ class Writer:
 
 
 class Known(NamedTuple):
-    """What a write is planned on: what is held of its keys, and the last word on any pool."""
+    """What a write is planned on: what is held of its keys, the last word on any pool, and on restores."""
 
     held: Mapping[Key, Held]
     last_pool: int
+    mark: int
+    #: The restore that is under way.
+    begun: RestoreBegun | None
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """What of this a write may be stored on the condition of."""
+        return (
+            Condition(subjects=topics.kind_subjects(POOL), last=self.last_pool),
+            Condition(subjects=restoring.SUBJECT, last=self.mark),
+        )
 
 
 class Sent(NamedTuple):
-    """One try of a write: what was meant, and the events that were sent for it."""
+    """One try of a write: what was meant, the events that were sent for it, by whom, and in which history."""
 
     plans: Sequence[Plan]
     appends: Sequence[Append]
+    source: Source
+    lineage: int
 
 
 class Found(NamedTuple):
@@ -339,12 +391,23 @@ class Found(NamedTuple):
     written: tuple[Written, ...]
 
 
+def _planned(known: Known, planner: Planner, stamp: Stamp, source: Source) -> Sequence[Plan]:
+    """Return what is to be written, with what it depends on besides.
+
+    Errors: ApiProblem: what the planner raises; 409 for a part of a restore that is not under way.
+    """
+    if source.restores:
+        restoring.check(known.begun, source.restores)
+        return restoring.bound(planner(known.held, stamp), known.mark)
+    return guarded(planner(known.held, stamp), known.last_pool)
+
+
 def is_with_nothing(
-    plans: Sequence[Plan], asked: Mapping[Key, Held], last_pool: int | None = None
+    plans: Sequence[Plan], asked: Mapping[Key, Held], conditions: Sequence[Condition] = ()
 ) -> bool:
     """Tell whether a conflict was met that is not there: the server holds what each write expected."""
     return all(
-        plan.expected == asked[plan.key].last and plan.among in (None, last_pool)
+        plan.expected == asked[plan.key].last and plan.among in (None, *conditions)
         for plan in plans
         if plan.event is not None
     )

@@ -313,23 +313,6 @@ def follower_config(inbox: str, pattern: str) -> ConsumerConfig:
     )
 
 
-async def last_word(js: Any, subject: str) -> Record | Unreadable | None:
-    """Return the last word on a subject; None: never written.
-
-    Errors: the client's, TimeoutError.
-    """
-    try:
-        message = await js.get_last_msg(topics.EVENTS_STREAM, subject)
-    except NotFoundError:
-        return None
-    revision = int(message.seq)
-    try:
-        event = topics.event_on(subject, message.data or b"")
-    except CodecError:
-        return Unreadable(revision)
-    return Record(revision=revision, event=event, headers=dict(message.headers or {}))
-
-
 async def last_good(
     nc: Any, js: Any, subject: str, good: Callable[[Event], bool] = lambda _: True
 ) -> Event | None:

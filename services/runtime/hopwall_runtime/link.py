@@ -23,7 +23,7 @@ from hopwall_model.codec import CodecError
 from hopwall_model.events import Event
 from hopwall_model.status import Rejected
 from hopwall_model.topics import Topic
-from hopwall_runtime import clock, streams
+from hopwall_runtime import clock, streams, words
 from hopwall_runtime.appender import (
     MAX_BATCH,
     Append,
@@ -46,7 +46,6 @@ from hopwall_runtime.follower import (
     Unreadable,
     follower_config,
     last_good,
-    last_word,
 )
 from hopwall_runtime.history import History
 from hopwall_runtime.streams import Usage
@@ -394,9 +393,20 @@ class Link:
 
         Errors: Unavailable.
         """
+        self._check_connected(subject)
+        return await words.last(self._js, subject)
+
+    async def first_after(self, subject: str, revision: int) -> Record | Unreadable | None:
+        """Return the first word on a subject behind a revision, of those that are kept; None: there is none.
+
+        Errors: Unavailable.
+        """
+        self._check_connected(subject)
+        return await words.first_after(self._js, subject, revision)
+
+    def _check_connected(self, subject: str) -> None:
         if not self.connected:
             raise Unavailable(f"cannot read {subject}: NATS is not connected")
-        return await _asked(last_word(self._js, subject))
 
     async def last_good(self, subject: str, good: Callable[[Event], bool]) -> Event | None:
         """Return the last event of a subject that is good; None when the stream has none.

@@ -65,6 +65,8 @@ class View:
     def __init__(self) -> None:
         self._lineage = -1
         self.revision = 0
+        #: The revision at which it was built: all that is in it with `claimed` 0 was there by then.
+        self.built = 0
         self._clear()
 
     def _clear(self) -> None:
@@ -124,6 +126,7 @@ class View:
                     at = stored.revision if metadata.generation == 1 else 0
                     self._put(Key(kind, *after), None, stored, at)
         self._lineage, self.revision = store.lineage, store.revision
+        self.built = store.revision
 
     def _fold(self, change: Change) -> None:
         if change.key.kind in KINDS:
