@@ -13,6 +13,7 @@ from scapy.layers.inet import (
     IPOption_Stream_Id,
 )
 from scapy.layers.inet6 import (
+    HBHOptUnknown,
     ICMPv6Unknown,
     IPv6,
     IPv6ExtHdrDestOpt,
@@ -96,9 +97,7 @@ def _udp_tunnels(p: Places, family: int) -> Iterator[Shape]:
             yield make.shape(name, _raw(p, family, number, b"\0\x01\0\x01" + inner, target))
 
 
-def _raw(
-    p: Places, family: int, number: int, data: bytes, target: str, source: str = ""
-) -> Any:
+def _raw(p: Places, family: int, number: int, data: bytes, target: str, source: str = "") -> Any:
     source = source or p.a[family]
     if family == 4:
         return IP(src=source, dst=target, proto=number) / Raw(data)
@@ -211,8 +210,16 @@ def _handshakes(p: Places, family: int) -> Iterator[Shape]:
     segment = TCP(sport=80, dport=4004, flags="SA") / make.load(name)
     yield make.shape(name, make.ip(src=a, dst=b) / segment)
     init = struct.pack("!BBHIIHHI", 1, 0, 200, 7, 65535, 2, 2, 1)
-    for what, chunk in (("INIT", init), ("ABORT", b"\x06\x01\0\x04"), ("HEARTBEAT", b"\x04\0\0\x04")):
-        for where, source, target in (("to b", a, b), ("spoofed", b, remote), ("to the host", a, host)):
+    for what, chunk in (
+        ("INIT", init),
+        ("ABORT", b"\x06\x01\0\x04"),
+        ("HEARTBEAT", b"\x04\0\0\x04"),
+    ):
+        for where, source, target in (
+            ("to b", a, b),
+            ("spoofed", b, remote),
+            ("to the host", a, host),
+        ):
             name = f"SCTP {what} {where}"
             data = struct.pack("!HHII", OPEN, OPEN, 0, 0) + chunk + marker(name, family)
             yield make.shape(name, _raw(p, family, 132, data, target, source))
@@ -242,8 +249,11 @@ def _odd4(p: Places) -> Iterator[Shape]:
         "an option of length 0": Raw(bytes((68, 0, 5, 0))),
         "an option beyond its header": Raw(bytes((7, 39, 4, 0))),
     }.items():
-        for where, source, target in (("spoofed", p.b[4], p.remote[4]), ("to the host", p.a[4], p.host[4])):
-            if "beyond" in what and where == "to the host" or "length 0" in what and where == "to the host":
+        for where, source, target in (
+            ("spoofed", p.b[4], p.remote[4]),
+            ("to the host", p.a[4], p.host[4]),
+        ):
+            if where == "to the host" and ("beyond" in what or "length 0" in what):
                 continue  # told to the sender itself, as any router does
             name = f"{where} with {what}"
             head = IP(src=source, dst=target, options=[option])
@@ -280,20 +290,38 @@ def _odd4(p: Places) -> Iterator[Shape]:
 
 
 def _odd6(p: Places) -> Iterator[Shape]:
+    yield from _chains6(p)
+    yield from _sources6(p)
+    yield from _asked6(p)
+
+
+def _chains6(p: Places) -> Iterator[Shape]:
+    """Packets behind headers that few send."""
     make = Maker(p, 6)
     pad = PadN(optdata=bytes(4))
     hop, end = IPv6ExtHdrHopByHop(options=[pad]), IPv6ExtHdrDestOpt(options=[pad])
+
+    def by(kind: int) -> Any:
+        return IPv6ExtHdrRouting(type=kind, segleft=1, addresses=[p.b[6]])
+
+    def asking(otype: int) -> Any:
+        return IPv6ExtHdrHopByHop(options=[HBHOptUnknown(otype=otype, optdata=bytes(2))])
+
+    # Read as options of the destination, it is as long.
+    signed = Raw(bytes((17, 4)) + bytes(22))
     chains = {
-        "every header": (hop, end, IPv6ExtHdrRouting(type=0, addresses=[]), IPv6ExtHdrFragment(id=80), end),
+        "every header": (hop, end, IPv6ExtHdrRouting(type=0), IPv6ExtHdrFragment(id=80), end),
         "twenty destination options": (end,) * 20,
         "hop-by-hop options in the wrong place": (end, hop),
-        "a routing header of mobility": (IPv6ExtHdrRouting(type=2, segleft=1, addresses=[p.b[6]]),),
-        "a routing header of RPL": (IPv6ExtHdrRouting(type=3, segleft=1, addresses=[p.b[6]]),),
-        "a routing header of segments": (IPv6ExtHdrRouting(type=4, segleft=1, addresses=[p.b[6]]),),
-        "a routing header that nobody knows": (IPv6ExtHdrRouting(type=253, segleft=1, addresses=[p.b[6]]),),
+        "a routing header of mobility": (by(2),),
+        "a routing header of RPL": (by(3),),
+        "a routing header of segments": (by(4),),
+        "a routing header that nobody knows": (by(253),),
         "a jumbo option": (IPv6ExtHdrHopByHop(options=[Jumbo(jumboplen=70000)]),),
-        "an authentication header": (Raw(bytes((17, 4)) + bytes(22)),),
-    }  # fmt: skip
+        "an option that asks for an error": (asking(0x9E),),
+        "an option that asks for an error, of one only": (asking(0xDE),),
+        "an authentication header": (signed,),
+    }
     for what, headers in chains.items():
         for where, source, target, port in (
             ("spoofed", p.b[6], p.remote[6], OPEN),
@@ -301,36 +329,62 @@ def _odd6(p: Places) -> Iterator[Shape]:
             ("to the host", p.a[6], p.host[6], OPEN),
         ):
             name = f"{where} with {what}"
-            packet: Any = IPv6(src=source, dst=target, **({"nh": 51} if "auth" in what else {}))
+            packet: Any = IPv6(src=source, dst=target)
             for header in headers:
                 packet = packet / header.copy()
-            ports = UDP(sport=4000, dport=port)
-            if "auth" in what:
-                tail = UDP(sport=4000, dport=port, chksum=0xFFFF) / make.load(name)
-                yield make.shape(name, packet / Raw(bytes(tail)))
-            else:
-                yield make.shape(name, packet / ports / make.load(name))
+            tail: Any = UDP(sport=4000, dport=port) / make.load(name)
+            if headers == (signed,):
+                packet.nh = 51
+                tail = Raw(bytes(UDP(sport=4000, dport=port, chksum=0xFFFF) / make.load(name)))
+            yield make.shape(name, packet / tail)
+
+
+def _sources6(p: Places) -> Iterator[Shape]:
+    """Sources of prefixes with a meaning of their own."""
+    make = Maker(p, 6)
     for what, source in {
-        "IPv4-compatible": f"::{p.b[4]}", "ISATAP": f"fe80::5efe:{p.b[4]}", "site-local": "fec0::1",
-        "Teredo": "2001:0:c000:201::1", "NAT64": f"64:ff9b::{p.b[4]}", "link-local of the host": "fe80::1",
-        "documentation": "2001:db8::1", "discard": "100::1",
-    }.items():  # fmt: skip
+        "IPv4-compatible": f"::{p.b[4]}",
+        "ISATAP": f"fe80::5efe:{p.b[4]}",
+        "site-local": "fec0::1",
+        "Teredo": "2001:0:c000:201::1",
+        "NAT64": f"64:ff9b::{p.b[4]}",
+        "link-local of the host": "fe80::1",
+        "documentation": "2001:db8::1",
+        "discard": "100::1",
+    }.items():
         for where, target in (("b", p.b[6]), ("remote", p.remote[6]), ("the host", p.host[6])):
             name = f"source of {what} to {where}"
             yield make.shape(name, make.udp(name, target, source))
-    for what, number in {"neighbour": 135, "advertisement": 136, "router": 133}.items():
-        for source in ("fe80::bad", "::", p.a[6]):
-            for where, target in (("b", p.b[6]), ("remote", p.remote[6])):
-                name = f"ND {what} from {source} to {where}, beyond the link"
-                body = ICMPv6Unknown(type=number, code=0, msgbody=bytes(20) + marker(name, 6))
-                yield make.shape(name, IPv6(src=source, dst=target, hlim=255) / body)
-    for what, number in {
-        "listeners' query": 130, "renumbering": 138, "node information": 139, "inverse ND": 141,
-        "certificate path": 148, "extended echo": 160, "multicast router": 151,
-    }.items():  # fmt: skip
-        for source in ("fe80::bad", p.a[6]):
-            for where, target in (("the host", p.host[6]), ("all nodes", "ff02::1"), ("all routers of the site", "ff05::2")):
-                name = f"ICMPv6 {what} from {source} to {where}"
-                body = ICMPv6Unknown(type=number, code=0, msgbody=bytes(20) + marker(name, 6))
-                ether = Ether(src=p.own_mac, dst="33:33:00:00:00:01" if target.startswith("ff") else p.host_mac)
-                yield make.shape(name, IPv6(src=source, dst=target, hlim=255) / body, ether=ether)
+
+
+def _asked6(p: Places) -> Iterator[Shape]:
+    """What is for the link alone, sent beyond it; and questions that a host might answer."""
+    make = Maker(p, 6)
+    beyond = (("b", p.b[6]), ("remote", p.remote[6]))
+    groups = (("all nodes", "ff02::1"), ("all routers of the site", "ff05::2"))
+    near = {"neighbour": 135, "advertisement": 136, "router": 133}
+    questions = {
+        "listeners' query": 130,
+        "renumbering": 138,
+        "node information": 139,
+        "inverse ND": 141,
+        "certificate path": 148,
+        "extended echo": 160,
+        "multicast router": 151,
+    }
+    asked = [
+        (kind, source, where)
+        for kinds, sources, places in (
+            (near, ("fe80::bad", "::", p.a[6]), beyond),
+            (questions, ("fe80::bad", p.a[6]), (("the host", p.host[6]), *groups)),
+        )
+        for kind in kinds.items()
+        for source in sources
+        for where in places
+    ]
+    for (what, number), source, (where, target) in asked:
+        name = f"ICMPv6 {what} from {source} to {where}"
+        body = ICMPv6Unknown(type=number, code=0, msgbody=bytes(20) + marker(name, 6))
+        group = target.startswith("ff")
+        ether = Ether(src=p.own_mac, dst="33:33:00:00:00:01" if group else p.host_mac)
+        yield make.shape(name, IPv6(src=source, dst=target, hlim=255) / body, ether=ether)
