@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from tests.faults import (
+    modes_agents,
+    modes_broker,
+    modes_store,
     modes_tests,
-    test_agents,
-    test_broker,
     test_cluster,
     test_other_modes,
     test_packets,
-    test_store,
 )
 from tests.faults.__main__ import modes
 from tests.faults.catalogue import FAILURES
@@ -42,8 +42,8 @@ def test_every_mode_covers_what_is_known_and_says_where_it_is() -> None:
 def test_every_failure_mode_has_a_short_form_in_make_test() -> None:
     """By a mode that is tried in short, or by tests that are run there anyway."""
     short = (
-        *(test_agents.RECONNECT_FEW, test_agents.SLOW),
-        *(*test_broker.MODES, *test_cluster.QUICK, *test_store.MODES),
+        *(modes_agents.RECONNECT_FEW, modes_agents.SLOW),
+        *(*modes_broker.MODES, *test_cluster.QUICK, *modes_store.MODES),
         *(*test_packets.QUICK, *test_other_modes.QUICK, *modes_tests.MODES),
     )
     held = {name for mode in short for name in mode.covers}

@@ -186,7 +186,7 @@ def _handshakes(p: Places, family: int) -> Iterator[Shape]:
     """First packets of connections that carry more than they should, or are answers to nobody."""
     make = Maker(p, family)
     a, b, remote, host = p.a[family], p.b[family], p.remote[family], p.host[family]
-    for what, fields in {
+    segments: dict[str, dict[str, Any]] = {
         "data": {"flags": "S"},
         "urgent data": {"flags": "SU", "urgptr": 4},
         "a cookie of fast open": {"flags": "S", "options": [(34, b"12345678")]},
@@ -195,7 +195,8 @@ def _handshakes(p: Places, family: int) -> Iterator[Shape]:
         "a header shorter than it may be": {"flags": "S", "dataofs": 2},
         "reserved bits": {"flags": "S", "reserved": 7},
         "ECN and CWR": {"flags": "SEC"},
-    }.items():
+    }
+    for what, fields in segments.items():
         for where, source, target, port in (
             ("to a port that policy denies", a, b, 81),
             ("spoofed", b, remote, 80),
@@ -226,8 +227,13 @@ def _handshakes(p: Places, family: int) -> Iterator[Shape]:
 
 
 def _odd4(p: Places) -> Iterator[Shape]:
+    yield from _heads4(p)
+    yield from _asked4(p)
+
+
+def _heads4(p: Places) -> Iterator[Shape]:
+    """Headers that are not well made, and options that few send."""
     make = Maker(p, 4)
-    everybody = "ff:ff:ff:ff:ff:ff"
     for what, fields in {
         "version 6": {"version": 6},
         "version 0": {"version": 0},
@@ -258,6 +264,12 @@ def _odd4(p: Places) -> Iterator[Shape]:
             name = f"{where} with {what}"
             head = IP(src=source, dst=target, options=[option])
             yield make.shape(name, head / UDP(dport=OPEN) / make.load(name))
+
+
+def _asked4(p: Places) -> Iterator[Shape]:
+    """Questions that a host might answer, and claims in forms that few send."""
+    make = Maker(p, 4)
+    everybody = "ff:ff:ff:ff:ff:ff"
     for what, request in {
         "timestamp": ICMP(type=13), "address mask": ICMP(type=17), "information": ICMP(type=15),
         "router solicitation": ICMP(type=10), "router advertisement": ICMP(type=9),
@@ -273,13 +285,14 @@ def _odd4(p: Places) -> Iterator[Shape]:
         name, IP(src=p.a[4], dst="224.0.0.1", proto=2, ttl=1) / Raw(b"\x11\x0a\0\0" + bytes(4) + marker(name, 4)),
         ether=Ether(src=p.own_mac, dst="01:00:5e:00:00:01"),
     )  # fmt: skip
-    for what, fields in {
+    claims: dict[str, dict[str, Any]] = {
         "claim of the neighbour by another frame's sender": {"hwsrc": p.own_mac, "psrc": p.b[4]},
         "claim of the neighbour for everybody's address": {"hwsrc": everybody, "psrc": p.b[4]},
         "claim of the neighbour by inverse ARP": {"op": 9, "hwsrc": p.own_mac, "psrc": p.b[4]},
         "claim of the host's loopback": {"hwsrc": p.own_mac, "psrc": "127.0.0.1"},
         "claim of everybody": {"hwsrc": p.own_mac, "psrc": "255.255.255.255"},
-    }.items():
+    }
+    for what, fields in claims.items():
         asked = ARP(**{"op": 2, "pdst": p.host[4], "hwdst": p.host_mac} | fields)
         yield make.shape(
             f"ARP: {what}",
