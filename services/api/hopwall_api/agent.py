@@ -38,9 +38,12 @@ class Api:
         self.tracker = Tracker()
         self.memory = Memory()
         #: Rings when the store or the tracker has changed.
+        #: Rings for whoever waits until a change is in force, or for changes: many, and for long.
         self.news = News()
-        self.writer = Writer(link, self.store, self.news)
-        self.ipam = Desk(link, self.store, self.writer, self.news)
+        #: Rings for who waits until reads show what is stored: requests that are being worked at.
+        self.folded = News()
+        self.writer = Writer(link, self.store, self.folded)
+        self.ipam = Desk(link, self.store, self.writer, self.folded)
         #: Idempotency keys of requests that are being carried out now.
         self.busy_keys: set[str] = set()
         self.stopping = False
@@ -122,6 +125,7 @@ class Api:
                         self.writer.stored = 0
                         self.tracker.forget()
         self.ipam.view.follow(self.store)
+        self.folded.ring()
         self.news.ring()
 
     def _gather(self, record: Record) -> None:
