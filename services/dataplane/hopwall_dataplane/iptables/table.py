@@ -81,6 +81,7 @@ class TableState:
             `names`: our chain → the sets its lines name; without those whose text could not be read.
             `says`: our chain → whose lines it holds, as read; without those that were written since.
             `notes`: what the tool said besides, for people.
+            `asleep`, `usurped`: no packet meets any of its lines; the kernel chains in whose places others stand.
     Owner:  the agent's task alone; `transaction.record` is the only function that changes it.
     """
 
@@ -89,6 +90,8 @@ class TableState:
     notes: tuple[str, ...] = ()
     names: dict[str, frozenset[str]] = field(default_factory=dict, compare=False)
     says: dict[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
+    asleep: bool = False
+    usurped: frozenset[str] = frozenset()
 
 
 def sets_in(bodies: Iterable[str]) -> frozenset[str]:

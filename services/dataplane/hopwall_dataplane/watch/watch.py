@@ -30,6 +30,7 @@ _RETRY_S = 5.0
 _SUBSYSTEM = {
     "set": Stale.SETS,
     "chain": Stale.TABLES,
+    "table": Stale.TABLES,
     "jump": Stale.TABLES,
     "route": Stale.ROUTES,
     "sysctl": Stale.SYSCTLS,
@@ -182,7 +183,7 @@ def _is_about(found: Found, part: Stale | TableKey) -> bool:
     subsystem = _SUBSYSTEM.get(found.object)
     if isinstance(part, Stale):
         return subsystem is part
-    return subsystem is Stale.TABLES and found.name.startswith(f"{part[0]} {part[1]} ")
+    return subsystem is Stale.TABLES and f"{found.name} ".startswith(f"{part[0]} {part[1]} ")
 
 
 def _timed(look: Callable[[], Doubts]) -> tuple[Doubts, float]:
