@@ -37,7 +37,7 @@ from hopwall_dataplane.iptables.quarantine import closed
 from hopwall_dataplane.iptables.render_policy import DIRECTIONS
 from hopwall_dataplane.iptables.static import IDENTITY_SETS, TABLES
 from hopwall_dataplane.iptables.stub import stub_of
-from hopwall_dataplane.iptables.table import TableName, TableState
+from hopwall_dataplane.iptables.table import TableKey, TableName, TableState
 from hopwall_dataplane.iptables.transaction import Applied, Failed, Transaction, record
 from hopwall_dataplane.links.setup import InterfaceSetup
 from hopwall_dataplane.links.sysctl import SetSysctl
@@ -46,7 +46,7 @@ from hopwall_dataplane.routes import plan as route_plan
 from hopwall_dataplane.routes.driver import RouteDriver
 from hopwall_dataplane.routes.route import DeleteRoute, ReplaceRoute, RouteKey, RouteOp
 from hopwall_dataplane.senders import check_senders
-from hopwall_dataplane.stale import Doubts, Stale, TableKey
+from hopwall_dataplane.stale import Doubts, Stale
 from hopwall_model.names import TEMPORARY_SUFFIX
 from hopwall_runtime import clock
 

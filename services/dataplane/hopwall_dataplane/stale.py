@@ -6,8 +6,7 @@ Pure. It refuses to say what changed: whoever reads compares.
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from hopwall_dataplane.iptables.table import TableName
-from hopwall_dataplane.outcome import Family
+from hopwall_dataplane.iptables.table import TableKey
 from hopwall_dataplane.routes.route import RouteKey
 
 
@@ -18,9 +17,6 @@ class Stale(StrEnum):
     TABLES = "tables"
     ROUTES = "routes"
     SYSCTLS = "sysctls"
-
-
-TableKey = tuple[Family, TableName]
 
 
 @dataclass(slots=True)

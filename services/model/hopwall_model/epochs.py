@@ -28,8 +28,7 @@ def term_of(epoch: str) -> int:
 
 def store_of(epoch: str) -> str:
     """Return whose intent an epoch's name speaks of; "" where it does not say."""
-    parts = epoch.split(".")
-    return parts[0] if len(parts) == 3 else ""
+    return _origin_of(epoch)[0]
 
 
 @dataclass(slots=True)

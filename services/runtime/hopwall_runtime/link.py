@@ -12,7 +12,6 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from datetime import datetime
 from typing import Any, TypeVar
 
 from nats.aio.msg import Msg
@@ -48,7 +47,7 @@ from hopwall_runtime.follower import (
     last_good,
 )
 from hopwall_runtime.history import History
-from hopwall_runtime.streams import Usage
+from hopwall_runtime.upkeep import Upkeep, asked
 
 __all__ = [
     "MAX_BATCH",
@@ -413,39 +412,12 @@ class Link:
 
         Errors: Unavailable.
         """
-        return await _asked(last_good(self._nc, self._js, subject, good))
+        return await asked(last_good(self._nc, self._js, subject, good))
 
-    # ------------------------------------------------------------ upkeep of the events stream
-
-    async def usage(self) -> Usage:
-        """Return how full the events stream is.
-
-        Errors: Unavailable.
-        """
-        return await _asked(streams.usage(self._js))
-
-    async def set_history(self, n: int) -> None:
-        """Keep this many values of each resource; older ones are dropped.
-
-        Errors: Unavailable.
-        """
-        await _asked(streams.set_history(self._js, n))
-
-    async def stored_at(self, revision: int = 0) -> datetime | None:
-        """Return when the server stored this message, or the newest; None when there is none.
-
-        Errors: Unavailable.
-        """
-        return await _asked(streams.stored_at(self._js, revision))
-
-    async def purge_removed(self, subject: str, revision: int) -> None:
-        """Take a removed resource's messages out of the stream, up to its tombstone at this revision.
-
-        What was written on the subject after the tombstone stays.
-
-        Errors: Unavailable.
-        """
-        await _asked(streams.purge_up_to(self._js, subject, revision))
+    @property
+    def upkeep(self) -> Upkeep:
+        """What looks after the events stream."""
+        return Upkeep(self._js)
 
     async def follow(self) -> AsyncIterator[list[Followed]]:
         """Yield the events stream for ever: Reset, its records, CaughtUp, then what comes.
@@ -494,13 +466,6 @@ def _lost(nc: Any) -> bool:
         return True
     working = nc._reading_task if nc.is_connected else nc._reconnection_task
     return working is None or working.done()
-
-
-async def _asked(answer: Awaitable[T]) -> T:
-    try:
-        return await answer
-    except (NatsError, TimeoutError) as error:
-        raise Unavailable(f"NATS does not answer about its streams: {error}") from error
 
 
 def _chance() -> float:
