@@ -1,11 +1,11 @@
 """A server that does not know yet that it leads no more, beside one that does: what an answer says must be so."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
 from hopwall_runtime.link import Append, Conflict, Link
-from tests.api.caller import Caller, Refusing, node
+from tests.api.caller import EXAMPLES, Answer, Caller, Doc, Refusing, node
 
 pytestmark = pytest.mark.nats
 
@@ -56,3 +56,46 @@ async def test_the_end_of_a_restore_that_was_stored_is_no_refusal(
         answer = await caller.post(path, {"file": "f"})
         assert answer.status == 200, answer.body
     assert answer.json["resourceVersion"] == "2"
+
+
+WAYS: dict[str, tuple[int, Callable[[Caller], Awaitable[Answer]]]] = {
+    "put": (200, lambda c: c.put("/v1/nodes/a", node("a", x="1"), If_Match='"1"')),
+    "versioned": (200, lambda c: c.put("/v1/nodes/a", versioned("1"))),
+    "create": (201, lambda c: c.put("/v1/nodes/b", node("b"), If_None_Match="*")),
+    "post": (201, lambda c: c.post("/v1/nodes", node("b"))),
+    "delete": (200, lambda c: c.delete("/v1/nodes/a", If_Match='"1"')),
+    "apply": (200, lambda c: c.post("/v1/apply", {"items": [versioned("1"), node("b")]})),
+    "pool": (201, lambda c: c.post("/v1/ippools", EXAMPLES["IPPool"][1])),
+}
+
+
+def versioned(version: str) -> Doc:
+    """Return a node that is to be at this version."""
+    wanted = node("a", x="1")
+    wanted["metadata"]["resourceVersion"] = version
+    return wanted
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_what_was_stored_and_written_over_is_no_refusal(
+    caller: Caller, overtaken: Refusing, way: str
+) -> None:
+    """A write that is said to conflict is looked for where it must stand, not only at the end of its subject."""
+    assert (await caller.put("/v1/nodes/a", node("a"))).headers["ETag"] == '"1"'
+    overtaken(1)
+    status, ask = WAYS[way]
+    answer = await ask(caller)
+    assert answer.status == status, answer.body
+    if way not in ("apply", "delete"):
+        assert answer.headers["ETag"] == '"2"'
+
+
+async def test_what_cannot_be_looked_for_is_in_doubt(
+    caller: Caller, link: Link, overtaken: Refusing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the server keeps no word of so long ago, nobody says that nothing was stored."""
+    await caller.put("/v1/nodes/a", node("a"))
+    await link.set_history(1)
+    overtaken(1)
+    problem = (await caller.put("/v1/nodes/a", node("a", x="1"), If_Match='"1"')).problem(503)
+    assert "It is unknown whether the write was stored" in problem["detail"]
