@@ -1,11 +1,19 @@
 """A server that does not know yet that it leads no more, beside one that does: what an answer says must be so."""
 
+import asyncio
+import os
+import signal
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 
 import pytest
 
+from hopwall_model import topics
+from hopwall_runtime import clock
+from hopwall_runtime.config import CommonSettings
 from hopwall_runtime.link import Append, Conflict, Link
-from tests.api.caller import EXAMPLES, Answer, Caller, Doc, Refusing, node
+from tests.api.caller import EXAMPLES, PATIENCE_S, Answer, Caller, Doc, Refusing, node, running_api
+from tests.support.brokers import running_cluster
 
 pytestmark = pytest.mark.nats
 
@@ -99,3 +107,43 @@ async def test_what_cannot_be_looked_for_is_in_doubt(
     overtaken(1)
     problem = (await caller.put("/v1/nodes/a", node("a", x="1"), If_Match='"1"')).problem(503)
     assert "It is unknown whether the write was stored" in problem["detail"]
+
+
+async def test_a_leader_that_is_cut_off_is_not_believed(tmp_path: Path) -> None:
+    """The others may have elected another: what needs no write, and what is refused, is not answered from what it holds.
+
+    They do so after 4 s at the earliest, so who is asked after that gets 503, though the server answers for longer.
+    """
+    async with running_cluster(tmp_path) as servers:
+        link = Link("test")
+        async with running_api(servers[0].url) as first:
+            assert (await first.put("/v1/nodes/a", node("a"))).status == 201
+        await link.connect(CommonSettings(nats_url=(servers[0].url,)))
+        info = await link._js._api_request(f"$JS.API.STREAM.INFO.{topics.EVENTS_STREAM}", timeout=5)
+        leader = servers[int(info["cluster"]["leader"].removeprefix("n"))]
+        await link.close()
+        others = [server for server in servers if server is not leader]
+        async with running_api(leader.url) as caller, asyncio.timeout(PATIENCE_S):
+            ways: tuple[tuple[int, Callable[[], Awaitable[Answer]]], ...] = (
+                (200, lambda: caller.put("/v1/nodes/a", node("a"))),
+                (409, lambda: caller.post("/v1/nodes", node("a"))),
+            )
+            for status, ask in ways:
+                while (await ask()).status != status:
+                    await asyncio.sleep(0.1)
+            for server in others:
+                os.kill(server.pid, signal.SIGSTOP)
+            try:
+                cut = clock.monotonic()
+                for status, ask in ways:
+                    begun = clock.monotonic()
+                    while (answer := await ask()).status == status:
+                        assert begun - cut < 4
+                        begun = clock.monotonic()
+                    assert "may not lead" in answer.problem(503)["detail"]
+            finally:
+                for server in others:
+                    os.kill(server.pid, signal.SIGCONT)
+            for status, ask in ways:
+                while (await ask()).status != status:
+                    await asyncio.sleep(0.1)

@@ -99,6 +99,7 @@ class _Link:
     """What a writer needs of the link."""
 
     connected = True
+    cluster = ""
     max_payload = 1024 * 1024
 
     def __init__(self, events: Events) -> None:

@@ -42,6 +42,8 @@ _BLOCK = IPAMBlock.__name__
 MAX_TRIES = 32
 _READ_OWN_WRITE_S = 3.0
 _READS_AT_ONCE = 64
+#: How often to look whether a leader is heard by most, in a time in which nobody else is elected.
+_LED_LOOKS, _LED_LOOK_S = 6, 0.25
 #: The server holds at most 50 unfinished batches of a stream (NATS ADR-50).
 _BATCHES_AT_ONCE = 16
 
@@ -107,6 +109,7 @@ class Writer:
                 if not sure:
                     raise silent(_NOT_KEPT, sent=True) from problem
                 if asked is not None:
+                    await self._check_led(sent=bool(sent))
                     raise
                 asked = await self._asked(keys)
                 continue
@@ -149,7 +152,29 @@ class Writer:
             if sent is not None:
                 sent.append(one)
             revisions = await self._append_all(one, tried=tried)
+        else:
+            await self._check_led(sent=bool(sent))
         return await self._all_written(one, revisions)
+
+    async def _check_led(self, *, sent: bool) -> None:
+        """Refuse to answer from what a server holds that may lead no more.
+
+        Errors: ApiProblem 503.
+        """
+        leader = ""
+        for _ in range(_LED_LOOKS if self._link.cluster else 0):
+            try:
+                now, sure = await self._link.led()
+            except Unavailable as error:
+                raise silent(error, sent=sent) from error
+            leader = leader or now
+            if sure and now == leader:
+                return
+            # A busy cluster answers its leader late: once a second is usual.
+            await asyncio.sleep(_LED_LOOK_S)
+        if self._link.cluster:
+            why = "The nats-server that answers may not lead its cluster any more"
+            raise silent(why, sent=sent)
 
     async def _all_written(self, one: Sent, revisions: Sequence[int]) -> tuple[Written, ...]:
         if revisions:
