@@ -71,7 +71,8 @@ class Api:
     def stale_s(self) -> int | None:
         """Return how many seconds old what reads show may be; None while the stream is surely followed."""
         silent_s = self.link.silent_s
-        if not self.store.in_sync or (self.link.connected and silent_s <= SILENT_S):
+        heard = self.link.connected and self.link.settled and silent_s <= SILENT_S
+        if not self.store.in_sync or heard:
             return None
         return int(silent_s)
 

@@ -12,18 +12,19 @@ import logging
 import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from typing import NamedTuple
 
 from msgspec import Struct
 
 from hopwall_api import problems, restoring
-from hopwall_api.intent import Condition, Plan, Stamp
+from hopwall_api.intent import Plan, Stamp
 from hopwall_api.news import News
 from hopwall_api.outcomes import HDR_KEY, HDR_REQUEST_HASH, Written
 from hopwall_api.pools import POOL, guarded
 from hopwall_api.problems import ApiProblem
 from hopwall_api.store import NOTHING, Held, Store, shown
+from hopwall_api.tries import Found, Known, Looked, Sent, is_with_nothing
 from hopwall_model import codec, topics
 from hopwall_model.events import Event, ResourceSet, RestoreBegun
 from hopwall_model.resources import KIND_BY_NAME, IPAMBlock, Key
@@ -41,6 +42,8 @@ _BLOCK = IPAMBlock.__name__
 MAX_TRIES = 32
 _READ_OWN_WRITE_S = 3.0
 _READS_AT_ONCE = 64
+#: How often to look whether a leader is heard by most, in a time in which nobody else is elected.
+_LED_LOOKS, _LED_LOOK_S = 6, 0.25
 #: The server holds at most 50 unfinished batches of a stream (NATS ADR-50).
 _BATCHES_AT_ONCE = 16
 
@@ -52,6 +55,10 @@ _UNKNOWN = (
 _NO_LEADER = (
     "NATS refuses the write and does not hold another one in its place: it may not agree who leads."
     f" {_UNKNOWN}"
+)
+
+_NOT_KEPT = (
+    "The resource was written so often meanwhile that NATS has dropped what was stored at first"
 )
 
 Planner = Callable[[Mapping[Key, Held], Stamp], Sequence[Plan]]
@@ -92,14 +99,17 @@ class Writer:
         """
         asked: Known | None = None
         sent: list[Sent] = []
-        with_nothing = False
+        with_nothing, sure = False, True
         for attempt in range(MAX_TRIES):
             known = asked or self._folded(keys)
             stamp = Stamp(uid=str(uuid.uuid4()), at=clock.now_text())
             try:
                 plans = _planned(known, planner, stamp, source)
-            except ApiProblem:
+            except ApiProblem as problem:
+                if not sure:
+                    raise silent(_NOT_KEPT, sent=True) from problem
                 if asked is not None:
+                    await self._check_led(sent=bool(sent))
                     raise
                 asked = await self._asked(keys)
                 continue
@@ -116,14 +126,16 @@ class Writer:
                 self.n_conflicts += 1
                 # Later tries wait a random while, so that many writers do not march in step.
                 await asyncio.sleep(os.urandom(1)[0] / 255 * 0.002 * attempt)
-                if (found := await self.stored_after_all(sent)) is not None:
-                    return found.written
+                looked = await self.stored_after_all(sent)
+                if looked.found is not None:
+                    return looked.found.written
+                sure = looked.sure
                 asked = await self._asked(keys, sent=True)
                 with_nothing = is_with_nothing(plans, asked.held, asked.conditions)
         raise too_many("resource", with_nothing=with_nothing)
 
     async def store_all(
-        self, plans: Sequence[Plan], source: Source, sent: "list[Sent] | None" = None
+        self, plans: Sequence[Plan], source: Source, sent: list[Sent] | None = None
     ) -> tuple[Written, ...]:
         """Store what the plans say, all or nothing, and return when reads show it; note in `sent` what was tried.
 
@@ -133,22 +145,45 @@ class Writer:
             restoring.check(self._store.restoring, "")
         writes = [plan for plan in plans if plan.event is not None]
         appends = [self._append(plan, source) for plan in writes]
-        one = Sent(plans, appends, source, self._store.lineage)
+        one = Sent(plans, appends, source.restores, self._store.lineage)
         revisions: list[int] = []
         if appends:
+            tried = bool(sent)
             if sent is not None:
                 sent.append(one)
-            revisions = await self._append_all(appends)
+            revisions = await self._append_all(one, tried=tried)
+        else:
+            await self._check_led(sent=bool(sent))
         return await self._all_written(one, revisions)
 
-    async def _all_written(self, one: "Sent", revisions: Sequence[int]) -> tuple[Written, ...]:
+    async def _check_led(self, *, sent: bool) -> None:
+        """Refuse to answer from what a server holds that may lead no more.
+
+        Errors: ApiProblem 503.
+        """
+        leader = ""
+        for _ in range(_LED_LOOKS if self._link.cluster else 0):
+            try:
+                now, sure = await self._link.led()
+            except Unavailable as error:
+                raise silent(error, sent=sent) from error
+            leader = leader or now
+            if sure and now == leader:
+                return
+            # A busy cluster answers its leader late: once a second is usual.
+            await asyncio.sleep(_LED_LOOK_S)
+        if self._link.cluster:
+            why = "The nats-server that answers may not lead its cluster any more"
+            raise silent(why, sent=sent)
+
+    async def _all_written(self, one: Sent, revisions: Sequence[int]) -> tuple[Written, ...]:
         if revisions:
             await self._acknowledged(one, max(revisions))
         writes = [plan for plan in one.plans if plan.event is not None]
         of_key = dict(zip((plan.key for plan in writes), revisions, strict=True))
         return tuple(_written(plan, of_key.get(plan.key)) for plan in one.plans)
 
-    async def _acknowledged(self, one: "Sent", revision: int) -> None:
+    async def _acknowledged(self, one: Sent, revision: int) -> None:
         """Return when reads show what is stored, if a restore does not undo it.
 
         What another replica has begun is seen by then: it stands before the write in the stream.
@@ -165,7 +200,7 @@ class Writer:
             within = await self._may_be_within(revision)
         if self._store.lineage != one.lineage:
             raise restoring.unheard(revision)
-        if within and not one.source.restores:
+        if within and not one.restores:
             raise restoring.beside(revision)
 
     async def _may_be_within(self, revision: int) -> bool:
@@ -176,17 +211,24 @@ class Writer:
             raise restoring.unheard(revision) from error
         return last is not None and last.revision > self._store.revision
 
-    async def stored_after_all(self, sent: Sequence["Sent"]) -> "Found | None":
-        """Return which of these tries the stream holds, though it was said to conflict; None: none.
+    async def stored_after_all(self, sent: Sequence[Sent]) -> Looked:
+        """Return which of these tries the stream holds, though it was said to conflict.
 
         For a moment after a partition two servers take themselves for the leader, and both hear a write: the old one
         refuses it, the new one stores it, and the refusal may be the first to arrive.
+
+        Errors: ApiProblem 503.
         """
+        sure = True
         for index, one in enumerate(sent):
-            revisions = await self._found(one.appends)
+            try:
+                revisions, known = await self._found(one)
+            except Unavailable as error:
+                raise silent(error, sent=True) from error
+            sure = sure and known
             if revisions is not None:
-                return Found(index, await self._all_written(one, revisions))
-        return None
+                return Looked(Found(index, await self._all_written(one, revisions)), sure=True)
+        return Looked(None, sure=sure)
 
     async def mark(
         self, key: Key, decide: Callable[[Event | None], Event | None], source: Source
@@ -212,7 +254,10 @@ class Writer:
                 append = self._event(key, event, revision, source)
                 sent.add(append.headers["ce-id"])
                 try:
-                    [revision] = await self._append_all([append])
+                    [revision] = await self._append_all(
+                        Sent((), [append], source.restores, self._store.lineage),
+                        tried=len(sent) > 1,
+                    )
                 except Conflict:
                     continue
             self.stored = max(self.stored, revision)
@@ -224,38 +269,55 @@ class Writer:
         """Wait until reads show everything that was acknowledged here; tell whether they do."""
         return await self._news.until(lambda: self._store.revision >= self.stored, timeout_s)
 
-    async def _append_all(self, appends: Sequence[Append]) -> list[int]:
+    async def _append_all(self, one: Sent, *, tried: bool) -> list[int]:
+        """Store the events; with `tried` others were sent for the same request before, and what became of them is open.
+
+        Errors: Conflict; ApiProblem 503.
+        """
         if not self._link.connected:
-            raise problems.unavailable("NATS is not connected; nothing was stored. Try again.")
+            raise silent("NATS is not connected", sent=tried)
         try:
-            if len(appends) == 1:
-                return await self._link.append(appends)
+            if len(one.appends) == 1:
+                return await self._link.append(one.appends)
             async with self._batches:
-                return await self._link.append(appends)
+                return await self._link.append(one.appends)
         except Unconfirmed as error:
-            stored = await self._found(appends)
-            if stored is not None:
-                return stored
+            with suppress(Unavailable):
+                stored, _ = await self._found(one)
+                if stored is not None:
+                    return stored
             raise silent(error, sent=True) from error
         except Unavailable as error:
-            raise silent(error, sent=False) from error
+            raise silent(error, sent=tried) from error
 
-    async def _found(self, appends: Sequence[Append]) -> list[int] | None:
-        """Return the revisions if the stream holds these very writes after all."""
-        last = appends[-1]
-        try:
-            held = await self._link.last(last.subject)
-        except Unavailable:
-            return None
-        if isinstance(held, Record) and held.headers.get("ce-id") == last.headers["ce-id"]:
-            return list(range(held.revision - len(appends) + 1, held.revision + 1))
-        return None
+    async def _found(self, one: Sent) -> tuple[list[int] | None, bool]:
+        """Return the revisions if the stream holds these very writes after all, and whether that is sure.
 
-    def _folded(self, keys: Sequence[Key]) -> "Known":
+        A write that was stored stands right behind the message it was to replace. It is not sure that it was not
+        where the server keeps no message of so long ago; where it depended on others, all behind it are looked at.
+
+        Errors: Unavailable.
+        """
+        last = one.appends[-1]
+        at, sure = one.base, True
+        while (held := await self._link.first_after(last.subject, at)) is not None:
+            if isinstance(held, Record):
+                if held.headers.get("ce-id") == last.headers["ce-id"]:
+                    n = len(one.appends)
+                    return list(range(held.revision - n + 1, held.revision + 1)), True
+                expected = held.headers.get(topics.HDR_EXPECTED_LAST_SUBJECT_SEQ, "")
+                other = topics.HDR_EXPECTED_OF in held.headers
+                sure = sure and (at != one.base or other or expected in ("", str(at)))
+            if not last.of:
+                break
+            at = held.revision
+        return None, sure
+
+    def _folded(self, keys: Sequence[Key]) -> Known:
         held = {key: self._store.held(key) for key in keys}
         return Known(held, self._store.last_of(POOL), self._store.mark, self._store.restoring)
 
-    async def _asked(self, keys: Sequence[Key], *, sent: bool = False) -> "Known":
+    async def _asked(self, keys: Sequence[Key], *, sent: bool = False) -> Known:
         """Return what the server holds; of pools their last word first, and reads show it then.
 
         Who writes on the condition that this still is the last has seen all pools, and these keys, as they are.
@@ -263,17 +325,18 @@ class Writer:
         Errors: ApiProblem 503, as of `ask`.
         """
         last_pool = await self._last_pool(sent=sent) if any(k.kind == POOL for k in keys) else 0
-        held = await self.ask(keys, sent=sent)
-        # After what is held: what is answered without a write is answered as of now, and no restore has begun by now.
-        try:
-            mark = await self._link.last(restoring.SUBJECT)
-        except Unavailable as error:
-            raise silent(error, sent=sent) from error
+        held, mark = await asyncio.gather(self.ask(keys, sent=sent), self._last_mark(sent=sent))
         revision = mark.revision if mark is not None else 0
         if not isinstance(mark, Record):
             return Known(held, last_pool, revision, None)
         begun = mark.event if isinstance(mark.event, RestoreBegun) else None
         return Known(held, last_pool, revision, begun)
+
+    async def _last_mark(self, *, sent: bool) -> Record | Unreadable | None:
+        try:
+            return await self._link.last(restoring.SUBJECT)
+        except Unavailable as error:
+            raise silent(error, sent=sent) from error
 
     async def _last_pool(self, *, sent: bool) -> int:
         try:
@@ -357,40 +420,6 @@ class Writer:
         )
 
 
-class Known(NamedTuple):
-    """What a write is planned on: what is held of its keys, the last word on any pool, and on restores."""
-
-    held: Mapping[Key, Held]
-    last_pool: int
-    mark: int
-    #: The restore that is under way.
-    begun: RestoreBegun | None
-
-    @property
-    def conditions(self) -> tuple[Condition, ...]:
-        """What of this a write may be stored on the condition of."""
-        return (
-            Condition(subjects=topics.kind_subjects(POOL), last=self.last_pool),
-            Condition(subjects=restoring.SUBJECT, last=self.mark),
-        )
-
-
-class Sent(NamedTuple):
-    """One try of a write: what was meant, the events that were sent for it, by whom, and in which history."""
-
-    plans: Sequence[Plan]
-    appends: Sequence[Append]
-    source: Source
-    lineage: int
-
-
-class Found(NamedTuple):
-    """A try that is stored, by its number, and what was written by it."""
-
-    number: int
-    written: tuple[Written, ...]
-
-
 def _planned(known: Known, planner: Planner, stamp: Stamp, source: Source) -> Sequence[Plan]:
     """Return what is to be written, with what it depends on besides.
 
@@ -400,17 +429,6 @@ def _planned(known: Known, planner: Planner, stamp: Stamp, source: Source) -> Se
         restoring.check(known.begun, source.restores)
         return restoring.bound(planner(known.held, stamp), known.mark)
     return guarded(planner(known.held, stamp), known.last_pool)
-
-
-def is_with_nothing(
-    plans: Sequence[Plan], asked: Mapping[Key, Held], conditions: Sequence[Condition] = ()
-) -> bool:
-    """Tell whether a conflict was met that is not there: the server holds what each write expected."""
-    return all(
-        plan.expected == asked[plan.key].last and plan.among in (None, *conditions)
-        for plan in plans
-        if plan.event is not None
-    )
 
 
 def too_many(what: str, *, with_nothing: bool) -> ApiProblem:

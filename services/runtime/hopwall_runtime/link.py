@@ -392,20 +392,21 @@ class Link:
 
         Errors: Unavailable.
         """
-        self._check_connected(subject)
-        return await words.last(self._js, subject)
+        return await words.last(self._js, subject, connected=self.connected)
 
     async def first_after(self, subject: str, revision: int) -> Record | Unreadable | None:
         """Return the first word on a subject behind a revision, of those that are kept; None: there is none.
 
         Errors: Unavailable.
         """
-        self._check_connected(subject)
-        return await words.first_after(self._js, subject, revision)
+        return await words.first_after(self._js, subject, revision, connected=self.connected)
 
-    def _check_connected(self, subject: str) -> None:
-        if not self.connected:
-            raise Unavailable(f"cannot read {subject}: NATS is not connected")
+    async def led(self) -> tuple[str, bool]:
+        """Return which server answers reads of the stream, and whether it surely leads its cluster.
+
+        Errors: Unavailable.
+        """
+        return await _asked(streams.led(self._js))
 
     async def last_good(self, subject: str, good: Callable[[Event], bool]) -> Event | None:
         """Return the last event of a subject that is good; None when the stream has none.

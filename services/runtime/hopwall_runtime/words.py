@@ -15,23 +15,27 @@ from hopwall_runtime.appender import Unavailable
 from hopwall_runtime.follower import Record, Unreadable
 
 
-async def last(js: Any, subject: str) -> Record | Unreadable | None:
+async def last(js: Any, subject: str, *, connected: bool = True) -> Record | Unreadable | None:
     """Return the last word on a subject; None: never written.
 
     Errors: Unavailable.
     """
-    return await _read(js, subject, 0)
+    return await _read(js, subject, 0, connected)
 
 
-async def first_after(js: Any, subject: str, revision: int) -> Record | Unreadable | None:
+async def first_after(
+    js: Any, subject: str, revision: int, *, connected: bool = True
+) -> Record | Unreadable | None:
     """Return the first word on a subject behind a revision that is still kept; None: there is none.
 
     Errors: Unavailable.
     """
-    return await _read(js, subject, revision + 1)
+    return await _read(js, subject, revision + 1, connected)
 
 
-async def _read(js: Any, subject: str, start: int) -> Record | Unreadable | None:
+async def _read(js: Any, subject: str, start: int, connected: bool) -> Record | Unreadable | None:
+    if not connected:
+        raise Unavailable(f"cannot read {subject}: NATS is not connected")
     stream = topics.EVENTS_STREAM
     try:
         message: RawStreamMsg

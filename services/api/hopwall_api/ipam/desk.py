@@ -23,14 +23,12 @@ from hopwall_api.ipam.plan import Assigned, Refused, Released, Times, assign, re
 from hopwall_api.ipam.view import View
 from hopwall_api.news import News
 from hopwall_api.store import Held, Store
+from hopwall_api.tries import Found, Sent, is_with_nothing
 from hopwall_api.writer import (
     MAX_TRIES,
-    Found,
-    Sent,
     Source,
     Writer,
     check_batch,
-    is_with_nothing,
     silent,
     too_many,
 )
@@ -176,7 +174,7 @@ class Desk:
     async def _after_conflict(self, tries: "_Tries", writes: Sequence[Plan]) -> Found | None:
         """Return the try that is stored after all; without one, wait until reads show what came before."""
         self._writer.n_conflicts += 1
-        found = await self._writer.stored_after_all(tries.sent)
+        found = (await self._writer.stored_after_all(tries.sent)).found
         if found is None:
             tries.asked = await self._writer.ask([plan.key for plan in writes], sent=True)
             tries.with_nothing = is_with_nothing(writes, tries.asked)
