@@ -300,6 +300,18 @@ def service_name(service: str, host: str = "") -> str:
     return f"{service}-{host}" if host else service
 
 
+def inboxes_of_asker(subject: str) -> str:
+    """Return what the inbox of who asks on this subject begins with, as far as the subject tells.
+
+    Shape: a host asks on subjects that end in its own token. Another's inbox can be guessed, as clients count them.
+    """
+    for topic in TOPICS:
+        asked_by_hosts = topic.answered and Role.HOST in topic.senders
+        if asked_by_hosts and subject.startswith(topic.pattern.partition("*")[0]):
+            return f"{INBOXES}.host.{subject.rpartition('.')[2]}."
+    return f"{INBOXES}."
+
+
 def inbox_prefix(service: str, host: str = "") -> str:
     """Return the prefix of a process's own inboxes: nobody else may listen there."""
     return f"{INBOXES}.host.{token(host)}" if host else f"{INBOXES}.{token(service)}"

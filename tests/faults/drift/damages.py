@@ -219,14 +219,15 @@ def _roots(fam: str, one: Callable[..., Damage]) -> Iterator[Damage]:
         ("raw", "PREROUTING", "no hook", ""),
         ("nat", "PREROUTING", "no hook", ""),
     ):
-        away = f"nft flush chain {fam} {table} {chain}; nft delete chain {fam} {table} {chain}"
+        away = f"flush chain {fam} {table} {chain}; delete chain {fam} {table} {chain}"
         theirs = f"{fam} {table} {chain}-foreign"
         if what == "no hook":
-            yield one(f"kernel chain {chain} of {table} deleted", away, told="jump")
+            yield one(f"kernel chain {chain} of {table} deleted", f"nft '{away}'", told="jump")
         yield one(
             f"kernel chain {chain} of {table} replaced by one with {what}",
-            f"{away}; nft add chain {fam} {table} {chain} '{means}'; "
-            f"nft add rule {fam} {table} {chain} meta length 1-99 counter",
+            # All at once: the agent would take an empty place back.
+            f"nft '{away}; add chain {fam} {table} {chain} {means}; "
+            f"add rule {fam} {table} {chain} meta length 1-99 counter'",
             told="jump", stays="length 1-99", quick=what != "another hook" and table == "filter",
             after=f"nft flush chain {theirs}; nft delete chain {theirs}",
         )  # fmt: skip
@@ -338,6 +339,10 @@ def _routes(backend: str, family: int) -> Iterator[Damage]:
             "another's of a better metric", f"{ip} route add {local} dev tapb proto static metric 5",
             told="route", found="foreign", after=f"{ip} route del {local} dev tapb metric 5",
         )  # fmt: skip
+    yield one(
+        "address of a workload given to the host", f"{ip} addr add {local} dev eth0",
+        found="foreign", after=f"{ip} addr del {local} dev eth0",
+    )  # fmt: skip
     yield one(
         "rule of routing made", f"{ip} rule add pref 77 to {NEIGHBOUR[family]} lookup main",
         told="routing rule", found="foreign", after=f"{ip} rule del pref 77",

@@ -271,7 +271,7 @@ def _ours_native(text: str) -> list[str]:
                 found.append(f"{table} {chain}")
         elif line.startswith("type ") and chain in _KERNELS:
             is_kernels = True
-            found.append(f"{table} {chain} {line}")
+            found.append(f"{table} {chain} {line.partition(' policy')[0]}")
         elif line and line != "}" and not line.startswith("type ") and "inet theirs" not in table:
             n_rules += 1
             is_ours = chain.startswith("hw-") or (chain in _KERNELS and "jump hw-" in line)

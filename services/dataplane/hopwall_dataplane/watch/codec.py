@@ -168,9 +168,10 @@ def route_news(data: bytes, found: Message) -> RouteNews | None:
 
 
 def goes_before(news: RouteNews) -> bool:
-    """Tell whether a route would be taken before ours to the same destination, which have the default metric."""
+    """Tell whether a route would be taken before one of ours to a workload, which has the default metric."""
     is_better = ":" in news.key.cidr and 0 < news.key.priority < _V6_DEFAULT_PRIORITY
-    return not news.ours and news.made and (is_better or news.tos > 0)
+    is_better = is_better or news.tos > 0 or news.key.table == TABLE_LOCAL
+    return not news.ours and news.made and is_better
 
 
 def rule_news(data: bytes, found: Message) -> RuleNews | None:

@@ -17,7 +17,7 @@ from typing import Any
 from hopwall_dataplane.drift import Found
 from hopwall_dataplane.netlink.codec import Failure, messages_in
 from hopwall_dataplane.netlink.socket import NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkSocket
-from hopwall_dataplane.routes.route import RouteKey
+from hopwall_dataplane.routes.route import TABLE_LOCAL, RouteKey
 from hopwall_dataplane.stale import Doubts, Stale
 from hopwall_dataplane.watch.codec import (
     NFT_GROUP,
@@ -202,8 +202,10 @@ def _on_route(
 ) -> None:
     """Say what a route of others, or one that bears our number and we did not write, puts in doubt."""
     if goes_before(news) and RouteKey(news.key.cidr) in wanted:
-        which = f"type of service {news.tos}" if news.tos else f"metric {news.key.priority}"
-        detail = f"a foreign one of {which} goes before it; remove that"
+        which = f"of type of service {news.tos}" if news.tos else f"of metric {news.key.priority}"
+        if news.key.table == TABLE_LOCAL:
+            which = "of the host's own addresses"
+        detail = f"a foreign one {which} goes before it; remove that"
         notes.append(Found("route", news.key.cidr, detail))
     elif news.ours or news.key in wanted:
         doubts.whole.add(Stale.ROUTES)
