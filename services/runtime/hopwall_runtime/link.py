@@ -328,7 +328,9 @@ class Link:
         Errors: Unavailable when nobody answers, or a chunk is missing, within the time.
         """
         # A host's own inboxes begin so; who asks in a host's name, as a test does, listens where the answer goes.
-        inbox = topics.inboxes_of_asker(subject) + self._nc.new_inbox().removeprefix(f"{topics.INBOXES}.")
+        inbox = topics.inboxes_of_asker(subject) + self._nc.new_inbox().removeprefix(
+            f"{topics.INBOXES}."
+        )
         subscription = await self._nc.subscribe(inbox, pending_bytes_limit=-1)
         parts: list[bytes] = []
         try:
@@ -408,7 +410,7 @@ class Link:
 
         Errors: Unavailable.
         """
-        return await _asked(streams.led(self._js))
+        return await asked(streams.led(self._js))
 
     async def last_good(self, subject: str, good: Callable[[Event], bool]) -> Event | None:
         """Return the last event of a subject that is good; None when the stream has none.
