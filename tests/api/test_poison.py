@@ -54,7 +54,15 @@ POISON = [
         {**BLOCK, "released": [{"address": "zzz", "releasedAt": "2026-01-01T00:00:00Z"}]},
     ),
     bad("Node", "h9", {"bgp": {"ipv4Address": "junk"}}),
-    bad("WorkloadEndpoint", "vm9", {"node": "h1", "ipNetworks": ["zzz"]}, "default"),
+    *(
+        bad(
+            "WorkloadEndpoint",
+            name,
+            {"node": "h1", "interfaceName": "tap9", "ipNetworks": [address]},
+            "default",
+        )
+        for name, address in (("vm8", "10.65.0.1\0/32"), ("vm9", "zzz"))
+    ),
     bad("HostEndpoint", "e9", {"node": "h1", "expectedIPs": ["nope"]}),
     bad("BGPPeer", "b9", {"peerIP": "1.2.3", "nodeSelector": "(("}),
     bad("GlobalNetworkPolicy", "g9", {"selector": "((((", "order": 1e308}),

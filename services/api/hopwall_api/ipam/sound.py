@@ -69,6 +69,6 @@ def _endpoint_fault(resource: WorkloadEndpoint) -> str:
     for net in resource.spec.ip_networks:
         try:
             number_of(cidr.address_of(cidr.Cidr(net)))
-        except OSError:
+        except (OSError, ValueError):
             return f"/spec/ipNetworks: {net!r} is not an address in canonical form"
     return ""
