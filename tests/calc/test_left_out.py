@@ -68,6 +68,25 @@ def test_who_is_kept_out_is_not_let_in_by_a_bad_value(bad: Resource, kind: type)
     assert told(graph.snapshot("h1").updates) != before
 
 
+@pytest.mark.parametrize("bad", [bad for bad, _ in BAD], ids=lambda one: type(one).__name__)
+def test_what_stands_stays_where_the_stream_keeps_no_good_value(bad: Resource) -> None:
+    """A calc that reads the stream again after many bad values lets nobody in either; a removal is one all the same."""
+    graph = Graph("e")
+    give(graph, *WALLED)
+    before = told(graph.snapshot("h1").updates)
+    key = key_of(bad)
+    for event in (None, ResourceRemoved(key=key)):
+        graph.begin_resync()
+        for resource in (*(one for one in WALLED if key_of(one) != key), bad):
+            graph.on_event(ResourceSet(resource=resource), 9)
+        assert graph.left_out.wanted == {key}
+        graph.recall(key, event)
+        assert graph.left_out.wanted == set()
+        graph.end_resync(9)
+        graph.flush()
+        assert (told(graph.snapshot("h1").updates) == before) is (event is None)
+
+
 def test_a_bad_endpoint_is_closed_and_named() -> None:
     """Its workload is nobody's then, which closes it; so a value that stood is not kept."""
     graph = Graph("e")

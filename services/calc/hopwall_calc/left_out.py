@@ -2,7 +2,7 @@
 
 A resource that is not understood is absent, which closes whom it concerns: but not where it is one that takes away. Who
 was kept out by such a resource must not be let in by a bad value of it, so what it said last still stands: live the
-value that is there, after a start one that the stream still has.
+value that is there; where the stream is read anew one that it still has, or else that which is there.
 
 Pure.
 """
