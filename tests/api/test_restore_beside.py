@@ -1,5 +1,6 @@
 """A restore that begins beside a write: what was acknowledged is what the restore began with, or came after it."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hopwall_cli.commands import restore as restore_command
 from hopwall_cli.nats_server import NatsServer
 from hopwall_model.resources import Key, Metadata, Node
 from hopwall_runtime.link import Append, Link
-from tests.api.caller import Answer, Caller, node, running_api
+from tests.api.caller import PATIENCE_S, Answer, Caller, node, running_api
 from tests.api.ipam.test_calls import ask, declare, pool
 from tests.api.lagging import Lagging, lagging_api
 from tests.api.test_restore import content, hopwall
@@ -176,6 +177,26 @@ async def test_who_does_not_see_its_write_asks_whether_a_restore_had_begun(
     await restored(caller, "")
     with pytest.raises(ApiProblem, match="A restore had begun"):
         await put(lagging, "y")
+
+
+async def test_who_saw_a_restore_begin_and_not_its_own_write_knows_that_it_is_within(
+    caller: Caller, lagging: Lagging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replica that falls silent between the two does not take the begin for one that ended before the write."""
+    right = Link.append
+
+    async def raced(self: Link, writes: Sequence[Append]) -> list[int]:
+        monkeypatch.setattr(Link, "append", right)
+        await restored(caller, "")
+        async with asyncio.timeout(PATIENCE_S):
+            while lagging.api.store.restoring is None:
+                await asyncio.sleep(0.01)
+        lagging.hold()
+        return await self.append(writes)
+
+    monkeypatch.setattr(Link, "append", raced)
+    with pytest.raises(ApiProblem, match="A restore had begun"):
+        await put(lagging, "x")
 
 
 async def test_what_needs_no_write_is_not_said_to_stand_within_a_restore(

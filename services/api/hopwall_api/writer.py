@@ -204,12 +204,13 @@ class Writer:
             raise restoring.beside(revision)
 
     async def _may_be_within(self, revision: int) -> bool:
-        """Tell whether a restore has begun or ended since what reads show, asked of the server."""
+        """Tell whether a restore is under way, or has begun or ended since what reads show, asked of the server."""
         try:
             last = await self._link.last(restoring.SUBJECT)
         except Unavailable as error:
             raise restoring.unheard(revision) from error
-        return last is not None and last.revision > self._store.revision
+        is_news = last is not None and last.revision > self._store.revision
+        return is_news or self._store.within_restore(revision)
 
     async def stored_after_all(self, sent: Sequence[Sent]) -> Looked:
         """Return which of these tries the stream holds, though it was said to conflict.
