@@ -103,7 +103,7 @@ async def test_what_cannot_be_looked_for_is_in_doubt(
 ) -> None:
     """Where the server keeps no word of so long ago, nobody says that nothing was stored."""
     await caller.put("/v1/nodes/a", node("a"))
-    await link.set_history(1)
+    await link.upkeep.set_history(1)
     overtaken(1)
     problem = (await caller.put("/v1/nodes/a", node("a", x="1"), If_Match='"1"')).problem(503)
     assert "It is unknown whether the write was stored" in problem["detail"]

@@ -80,9 +80,12 @@ def test_the_example_of_a_cluster_is_what_is_rendered(n: int) -> None:
         storage=Storage(folder="/var/lib/nats"),
         name=f"nats-{n}",
         http="127.0.0.1:8222",
-        cluster=Cluster(listen="0.0.0.0:6222", routes=routes),
+        cluster=Cluster(
+            listen="0.0.0.0:6222", routes=routes, security="../hopwall/pki/nats/routes.conf"
+        ),
     )
-    assert text.splitlines()[1:] == wanted.splitlines()[1:]
+    included = 'include "../hopwall/pki/nats/security.conf"'
+    assert text.splitlines()[1:] == [*wanted.splitlines()[1:], included]
 
 
 async def test_three_servers_keep_three_copies(tmp_path: Path) -> None:

@@ -19,10 +19,11 @@ from hopwall_cli.pki.folder import PkiFolder
 from hopwall_model import codec, topics
 from hopwall_model.counts import HostRules, RulesRequest
 from hopwall_model.events import ResourceSet
+from hopwall_model.flows import FlowsRequest
 from hopwall_model.permissions import User
 from hopwall_model.resources import Key, Metadata, Node
 from hopwall_model.status import Drift, HostStatus
-from hopwall_model.updates import HostBatch, SnapshotRequest
+from hopwall_model.updates import EndpointId, HostBatch, SnapshotRequest
 from hopwall_runtime.link import Append, Link, Unavailable
 from tests.security.conftest import API, AUDITOR, CALC, H1, H2, Connect, settings_of
 
@@ -252,14 +253,44 @@ async def test_calc_answers_to_inboxes_alone(
         await h2.subscribe(
             topics.HOST_BATCH, "hopwall.update.host.h2", lambda v, _: heard.append(v)
         )
+        # Clients count their inboxes: who has seen two of them knows the next.
+        awaited = "_INBOX.host.h2.awaited"
+        await h2.subscribe(topics.HOST_BATCH, awaited, lambda v, _: heard.append(v))
         await h2.flush()
+        await _snapshot(h1, "h1")  # calc answers now
         nc: Any = h1._nc
         question = codec.encode(SnapshotRequest(host="h1"))
-        for reply in ("hopwall.update.host.h2", EVENT, "hopwall.status.calc", ""):
+        for reply in ("hopwall.update.host.h2", EVENT, "hopwall.status.calc", "", awaited):
             await nc.publish("hopwall.snapshot.h1", question, reply=reply)
         await _snapshot(h1, "h1")  # answered after them
+        await h2.flush()
+        await asyncio.sleep(0.1)  # what has arrived is handed on
         assert [one for one in heard if one.host != "h2"] == []
         assert h2.rejected_messages == 0
+
+
+async def test_a_host_answers_another_to_its_own_inbox_alone(connect: Connect) -> None:
+    """A host that is asked for flows says nothing for who asks on a third's subject or inbox."""
+    api, h1, h2 = await connect(API), await connect(H1), await connect(H2)
+    await api.ensure_streams()
+    await h2.serve_chunked(topics.FLOWS, "hopwall.flows.h2.*", lambda _, __: b"{}")
+    heard: list[Any] = []
+
+    async def note(message: Any) -> None:
+        heard.append(message.subject)
+
+    nc: Any = api._nc
+    await nc.subscribe("_INBOX.api.awaited", cb=note)
+    await asyncio.gather(api.flush(), h2.flush())
+    request = FlowsRequest(host="h1", endpoint=EndpointId("d/a"), migration="m")
+    asker: Any = h1._nc
+    for reply in ("_INBOX.api.awaited", EVENT, "hopwall.status.host.h2", ""):
+        await asker.publish("hopwall.flows.h2.h1", codec.encode(request), reply=reply)
+    assert await h1.request_chunked("hopwall.flows.h2.h1", request, timeout_s=60) == b"{}"
+    await asyncio.gather(h2.flush(), api.flush())
+    await asyncio.sleep(0.1)  # what has arrived is handed on
+    assert heard == []
+    assert (await stored(api))[E][1:] == (0, 0)
 
 
 async def test_a_host_gets_no_snapshot_but_its_own(

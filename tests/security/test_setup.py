@@ -31,10 +31,8 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())["s
 def test_secrets_are_for_their_owner_alone(pki: PkiFolder) -> None:
     """Keys, seeds and tokens have mode 0600; what all may read holds none of them."""
     files = [path for path in pki.path.rglob("*") if path.is_file()]
-    secret = {
-        p for p in files if p.name in ("ca.key", "server.key", "nats.nk", "tokens.json", "token")
-    }
-    assert len(secret) == 1 + 2 + 5 + 1 + 1
+    secret = {p for p in files if p.suffix in (".key", ".nk") or p.name in ("tokens.json", "token")}
+    assert len(secret) == 1 + 3 + 5 + 1 + 1
     assert {stat.S_IMODE(path.stat().st_mode) for path in secret} == {0o600}
     for path in set(files) - secret:
         text = path.read_text()
@@ -121,6 +119,20 @@ def test_the_server_takes_the_shipped_configuration(tmp_path: Path, mutual: bool
     done = subprocess.run(asked, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stderr
     assert "security.conf" in shipped
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_the_server_takes_the_example_of_a_cluster(tmp_path: Path, n: int) -> None:
+    """Each file of the example, with what `hopwall pki` writes, is valid for nats-server and lets no other server in."""
+    folder = tmp_path / "etc" / "hopwall"
+    PkiFolder(folder / "pki").make(hosts=["h1"])
+    text = (ROOT / "examples" / "nats-cluster" / f"nats-{n}.conf").read_text()
+    config = folder / "nats.conf"
+    config.write_text(text.replace("/var/lib/nats", f"{tmp_path}/store"))
+    asked = [binary(), "-t", "-c", str(config)]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "routes.conf" in text
 
 
 def test_an_empty_list_is_never_written(monkeypatch: pytest.MonkeyPatch, pki: PkiFolder) -> None:

@@ -17,6 +17,7 @@ from hopwall_api.writer import Writer
 from hopwall_model import topics
 from hopwall_model.epochs import Succession
 from hopwall_model.events import ResourceRemoved, ResourceSet
+from hopwall_model.resources import Key
 from hopwall_model.status import CalcStatus, HostStatus
 from hopwall_runtime import clock
 from hopwall_runtime.follower import SILENT_S, CaughtUp, Followed, Record, Reset
@@ -37,9 +38,12 @@ class Api:
         self.tracker = Tracker()
         self.memory = Memory()
         #: Rings when the store or the tracker has changed.
+        #: Rings for whoever waits until a change is in force, or for changes: many, and for long.
         self.news = News()
-        self.writer = Writer(link, self.store, self.news)
-        self.ipam = Desk(link, self.store, self.writer, self.news)
+        #: Rings for who waits until reads show what is stored: requests that are being worked at.
+        self.folded = News()
+        self.writer = Writer(link, self.store, self.folded)
+        self.ipam = Desk(link, self.store, self.writer, self.folded)
         #: Idempotency keys of requests that are being carried out now.
         self.busy_keys: set[str] = set()
         self.stopping = False
@@ -95,8 +99,14 @@ class Api:
 
     async def follow_events(self) -> None:
         """Fold the stream for ever."""
+        named: dict[Key, str] = {}
         async for items in self.link.follow():
             self.fold(items)
+            faults = self.ipam.view.faults
+            for key, fault in faults.items():
+                if named.get(key) != fault:
+                    await self.link.reject(topics.event_subject(key), fault)
+            named = dict(faults)
 
     def fold(self, items: list[Followed]) -> None:
         """Fold what the stream delivered, then ring once."""
@@ -116,6 +126,7 @@ class Api:
                         self.writer.stored = 0
                         self.tracker.forget()
         self.ipam.view.follow(self.store)
+        self.folded.ring()
         self.news.ring()
 
     def _gather(self, record: Record) -> None:

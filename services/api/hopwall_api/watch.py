@@ -133,7 +133,7 @@ async def _start(api: Api, options: ListOptions) -> int:
     since = options.since
     if since is None:
         return api.store.revision
-    if not await api.news.until(lambda: api.store.revision >= since, _CATCH_UP_S):
+    if not await api.folded.until(lambda: api.store.revision >= since, _CATCH_UP_S):
         raise problems.gone(
             f"Revision {since} is not in the stream, which is at {api.store.revision}; list again."
         )

@@ -29,11 +29,16 @@ class Storage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """One server's place in a cluster: where the others reach it, and where it reaches all, itself included."""
+    """One server's place in a cluster: where the others reach it, and where it reaches all, itself included.
+
+    Shape: `security` is a file to include that says who is one of the servers (`pki.nats_conf`); without it whoever
+           reaches `listen` is, and says and hears all, whatever its users may do.
+    """
 
     listen: str
     routes: Sequence[str]
     name: str = "hopwall"
+    security: str = ""
 
 
 def bytes_for(free: int, used: int) -> int:
@@ -68,11 +73,12 @@ jetstream {{
 
 def _cluster(cluster: Cluster) -> str:
     routes = "\n".join(f"    {json.dumps(f'nats://{route}')}" for route in cluster.routes)
+    security = f"  include {json.dumps(cluster.security)}\n" if cluster.security else ""
     return f"""\
 cluster {{
   name: {cluster.name}
   listen: {json.dumps(cluster.listen)}
-  routes: [
+{security}  routes: [
 {routes}
   ]
 }}

@@ -11,12 +11,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hopwall_cli import nats_config
 from hopwall_cli.child import bound
 from hopwall_cli.nats_config import Cluster, Storage
+from hopwall_cli.pki.nats_conf import ROUTES_CONF
 from hopwall_runtime import clock
 
 _READY = "Server is ready"
@@ -50,7 +52,8 @@ def command(
 ) -> list[str]:
     """Write the server's configuration into the folder and return the command line that runs it.
 
-    `security` is a file to include that says who may do what (`pki.nats_conf`); without it everybody may all.
+    `security` is a file to include that says who may do what (`pki.nats_conf`); without it everybody may all. Beside
+    it stands what says who is one of several servers.
 
     Errors: NatsServerError when there is no server to run.
     """
@@ -58,6 +61,9 @@ def command(
     store = folder / "store"
     storage = Storage(folder=str(store), file_bytes=nats_config.bytes_for(*_room(store)))
     config = folder / "nats-server.conf"
+    if security is not None and cluster is not None:
+        routes = os.path.relpath(security.with_name(ROUTES_CONF), folder)
+        cluster = replace(cluster, security=routes)
     text = nats_config.render(listen=listen, storage=storage, name=name, http=http, cluster=cluster)
     if security is not None:
         # The server takes paths of includes from the file they stand in, absolute ones too.

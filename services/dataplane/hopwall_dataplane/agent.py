@@ -31,6 +31,7 @@ from hopwall_dataplane.report import MAX_NAMED, capped, same, shortened
 from hopwall_dataplane.settings import DataplaneSettings
 from hopwall_dataplane.stale import Doubts, Stale
 from hopwall_dataplane.subscriptions import Subscriptions
+from hopwall_dataplane.untold import Untold
 from hopwall_dataplane.watch.watch import Watch
 from hopwall_model import codec, topics
 from hopwall_model.counts import RulesRequest
@@ -91,6 +92,7 @@ class Agent:
     asking: Asking = field(init=False)
     hindrance: Hindrance = field(init=False)
     scopes: Subscriptions = field(init=False)
+    untold: Untold = field(init=False)
     _slow: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -99,6 +101,7 @@ class Agent:
         self.arrivals = Arrivals(host, desired, self._wake.set)
         self.hindrance = Hindrance(self._slow.set, lambda: self.kernel.waits_for)
         self.scopes = Subscriptions(self.link, self._on_message)
+        self.untold = Untold(host, self._publish)
         self.asking = Asking(host, self.link, self._on_message, lambda: self.guard.missing)
 
     # ------------------------------------------------------------ in
@@ -119,6 +122,7 @@ class Agent:
     async def _on_reconnect(self) -> None:
         self.arrivals.tell_again()
         self._reported = None  # the server may keep it no more
+        await self.untold.tell()
         self.asking.again("reconnect")
 
     # ------------------------------------------------------------ the loop
@@ -186,6 +190,7 @@ class Agent:
         await self.link.serve_chunked(topics.RELEASE, release, self._on_release)
         await self.arrivals.serve()
         self._joined = True
+        await self.untold.tell()
         self.asking.begin()
         await self.link.watch()
 
@@ -392,17 +397,7 @@ class Agent:
     async def _drifted(self, found: list[Found]) -> None:
         self.progress.n_drift += len(found)
         self.metrics.drift.inc(len(found))
-        host = self.settings.host_name
-        for one in found:
-            log.warning("drift: %s %s: %s; repairing", one.object, one.name, one.detail)
-            note = Drift(
-                host=host,
-                object=one.object,
-                name=one.name,
-                detail=one.detail,
-                at=clock.now_text(),
-            )
-            await self._publish(topics.drift_subject(host), note)
+        await self.untold.add(found)
 
     @property
     def why_not_ready(self) -> str | None:

@@ -71,6 +71,8 @@ class Asking:
             try:
                 body = await self.link.request_chunked(subject, request, timeout_s=_TIMEOUT_S)
                 snapshot = _decode_batch(body)
+                if snapshot.host != self.host:
+                    raise codec.CodecError(f"what came is of host {snapshot.host}")
             except (Unavailable, codec.CodecError) as error:
                 log.info("no snapshot yet: %s", error)
                 if self._reason == _SILENCE:

@@ -73,6 +73,10 @@ def _difference(before: Content, now: Content) -> str:
 def in_table(family: Family, table: TableName, known: TableState, read: TableState) -> list[Found]:
     """Compare a table: chains of ours, and our lines in kernel chains."""
     found = []
+    if known.chains and read.asleep and not known.asleep:
+        found.append(
+            Found("table", f"{family} {table}", "put to sleep: no packet met any of its lines")
+        )
     for chain, hashes in sorted(known.chains.items()):
         where = f"{family} {table} {chain}"
         if chain not in read.chains:
@@ -84,21 +88,28 @@ def in_table(family: Family, table: TableName, known: TableState, read: TableSta
         ours = [line.hash for line in lines if line.hash is not None]
         now = [line.hash for line in read.kernel.get(chain, ()) if line.hash is not None]
         first = [line.hash for line in read.kernel.get(chain, ())[: len(ours)]]
-        if ours != now:
+        if ours and chain in read.usurped:
+            detail = "a foreign chain stood in its place without its hook; that goes on under another name"
+            found.append(Found("jump", f"{family} {table} {chain}", detail))
+        elif ours != now:
             found.append(Found("jump", f"{family} {table} {chain}", "removed or repeated"))
         elif ours and lines[0].hash is not None and first != ours:
             found.append(Found("jump", f"{family} {table} {chain}", "a line was put before it"))
     return found
 
 
-def in_routes(known: Mapping[RouteKey, Route], read: Mapping[RouteKey, Route]) -> list[Found]:
-    """Compare routes."""
-    return [
-        Found(
-            "route",
-            route.cidr,
-            f"deleted: {route}" if key not in read else f"changed from {route} to {read[key]}",
-        )
-        for key, route in sorted(known.items())
-        if read.get(key) != route
-    ]
+def in_routes(
+    known: Mapping[RouteKey, Route],
+    read: Mapping[RouteKey, Route],
+    beside: Collection[RouteKey] = (),
+) -> list[Found]:
+    """Compare routes; those `beside` which others were put stand no more."""
+    found = []
+    for key, route in sorted(known.items()):
+        if read.get(key) == route:
+            continue
+        detail = f"changed from {route} to {read[key]}" if key in read else f"deleted: {route}"
+        if key in beside:
+            detail = f"another was put before or beside it: {route}"
+        found.append(Found("route", route.cidr, detail))
+    return found

@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from msgspec import structs
 
@@ -37,16 +37,16 @@ from hopwall_dataplane.iptables.quarantine import closed
 from hopwall_dataplane.iptables.render_policy import DIRECTIONS
 from hopwall_dataplane.iptables.static import IDENTITY_SETS, TABLES
 from hopwall_dataplane.iptables.stub import stub_of
-from hopwall_dataplane.iptables.table import TableName, TableState
+from hopwall_dataplane.iptables.table import TableKey, TableName, TableState
 from hopwall_dataplane.iptables.transaction import Applied, Failed, Transaction, record
 from hopwall_dataplane.links.setup import InterfaceSetup
 from hopwall_dataplane.links.sysctl import SetSysctl
 from hopwall_dataplane.outcome import Family, Outcome, Refused, Retry, Turn
 from hopwall_dataplane.routes import plan as route_plan
 from hopwall_dataplane.routes.driver import RouteDriver
-from hopwall_dataplane.routes.route import ReplaceRoute, RouteKey, RouteOp
+from hopwall_dataplane.routes.route import DeleteRoute, ReplaceRoute, RouteKey, RouteOp
 from hopwall_dataplane.senders import check_senders
-from hopwall_dataplane.stale import Doubts, Stale, TableKey
+from hopwall_dataplane.stale import Doubts, Stale
 from hopwall_model.names import TEMPORARY_SUFFIX
 from hopwall_runtime import clock
 
@@ -113,7 +113,7 @@ class Kernel:
         elif doubted.tables:
             found += await self._resync_tables(sorted(doubted.tables))
         if Stale.ROUTES in self.stale:
-            found += self._resync_routes()
+            found += self._resync_routes(doubted.routes)
         if Stale.SYSCTLS in self.stale or doubted.links:
             found += self._resync_sysctls(doubted.links)
         return found
@@ -121,7 +121,7 @@ class Kernel:
     def doubt(self, doubts: Doubts) -> None:
         """Have this read again at the next `resync`."""
         self.stale |= doubts.whole
-        self.doubted.add(Doubts(tables=doubts.tables, sets=doubts.sets, links=doubts.links))
+        self.doubted.add(replace(doubts, whole=set()))
 
     def _resync_sets(self) -> list[Found]:
         content = self.sets.read()
@@ -176,14 +176,14 @@ class Kernel:
         self.desired.destinations.touched |= indices.keys() if found or every else set()
         return found
 
-    def _resync_routes(self) -> list[Found]:
-        actual = self.routes.read()
-        found = []
+    def _resync_routes(self, beside: set[RouteKey]) -> list[Found]:
+        # Ours go where others were put beside them, and the place is taken anew.
+        self.routes.apply([DeleteRoute(key) for key in sorted(beside) for _ in range(2)])
+        actual, found = self.routes.read(), list[Found]()
         if Stale.ROUTES in self._read_once:
-            # Only those still wanted: the others went with their interface.
-            wanted = self.desired.routes.desired
+            wanted = self.desired.routes.desired  # what is not any more went with its interface
             known = {k: r for k, r in self.desired.routes.actual.items() if wanted.get(k) == r}
-            found = drift.in_routes(known, actual)
+            found = drift.in_routes(known, actual, beside)
             self._usurped = known.keys() - actual.keys()
         self.desired.routes.replace_actual(actual)
         self.desired.routes.unpark_all()  # what had no way to its gateway may have one now
@@ -206,12 +206,12 @@ class Kernel:
     async def build_wall(self) -> None:
         """Close the workloads' interfaces where nothing of ours stands yet; what stands stays as it is.
 
-        It is what an empty host has, so who knows more finds nothing to change in it.
-
+        It is what a host without workloads has, so who knows more finds nothing to change in it.
         Errors: OSError when it cannot be built: then an interface may be open.
         """
-        turn, identity = Turn(), self.desired.identity
+        turn, identity, members = Turn(), self.desired.identity, self.desired.members
         self._apply_sets(turn, standing(identity.plan_additions()), identity)
+        self._apply_sets(turn, members.plan_additions(), members)
         for key, state in self._tables.items():
             if turn.held_by:
                 break

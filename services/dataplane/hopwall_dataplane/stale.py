@@ -6,8 +6,8 @@ Pure. It refuses to say what changed: whoever reads compares.
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from hopwall_dataplane.iptables.table import TableName
-from hopwall_dataplane.outcome import Family
+from hopwall_dataplane.iptables.table import TableKey
+from hopwall_dataplane.routes.route import RouteKey
 
 
 class Stale(StrEnum):
@@ -19,20 +19,19 @@ class Stale(StrEnum):
     SYSCTLS = "sysctls"
 
 
-TableKey = tuple[Family, TableName]
-
-
 @dataclass(slots=True)
 class Doubts:
     """What may be other than believed: whole subsystems, and of the others single tables, sets and links.
 
-    Shape: `links` are the indices of interfaces whose sysctls are in doubt, and the host's own with them.
+    Shape: `links` are the indices of interfaces whose sysctls are in doubt, and the host's own with them. `routes` are
+           places where another route was put before or beside ours; the whole subsystem is in doubt with them.
     """
 
     whole: set[Stale] = field(default_factory=set)
     tables: set[TableKey] = field(default_factory=set)
     sets: set[str] = field(default_factory=set)
     links: set[int] = field(default_factory=set)
+    routes: set[RouteKey] = field(default_factory=set)
 
     def __bool__(self) -> bool:
         """Tell whether anything is in doubt."""
@@ -51,6 +50,7 @@ class Doubts:
         self.tables |= other.tables
         self.sets |= other.sets
         self.links |= other.links
+        self.routes |= other.routes
 
     def take(self, part: Stale | TableKey) -> "Doubts":
         """Take out one of the parts."""
@@ -63,4 +63,6 @@ class Doubts:
             taken.sets, self.sets = self.sets, set()
         elif part is Stale.SYSCTLS:
             taken.links, self.links = self.links, set()
+        elif part is Stale.ROUTES:
+            taken.routes, self.routes = self.routes, set()
         return taken

@@ -219,6 +219,19 @@ def event_subject(key: Key) -> str:
     return f"hopwall.event.{key.kind.lower()}.{namespace}.{token(key.name)}"
 
 
+def event_on(subject: str, body: bytes) -> Event:
+    """Return the event that was stored on a subject; one that speaks of another resource is none.
+
+    What is the last word on a resource, and what a write is compared with, goes by the subject.
+
+    Errors: CodecError.
+    """
+    event = EVENT.decode(body)
+    if (right := event_subject(event.key)) != subject:
+        raise codec.CodecError(f"it speaks of what belongs on {right}")
+    return event
+
+
 def kind_subjects(kind: str) -> str:
     """Return what the subjects of all resources of a kind match."""
     return f"hopwall.event.{kind.lower()}.>"
@@ -285,6 +298,18 @@ HOST_INBOXES = f"{INBOXES}.host.*.>"
 def service_name(service: str, host: str = "") -> str:
     """Return what a process is called in its connection's name and its reports."""
     return f"{service}-{host}" if host else service
+
+
+def inboxes_of_asker(subject: str) -> str:
+    """Return what the inbox of who asks on this subject begins with, as far as the subject tells.
+
+    Shape: a host asks on subjects that end in its own token. Another's inbox can be guessed, as clients count them.
+    """
+    for topic in TOPICS:
+        asked_by_hosts = topic.answered and Role.HOST in topic.senders
+        if asked_by_hosts and subject.startswith(topic.pattern.partition("*")[0]):
+            return f"{INBOXES}.host.{subject.rpartition('.')[2]}."
+    return f"{INBOXES}."
 
 
 def inbox_prefix(service: str, host: str = "") -> str:

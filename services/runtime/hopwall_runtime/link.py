@@ -12,7 +12,6 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from datetime import datetime
 from typing import Any, TypeVar
 
 from nats.aio.msg import Msg
@@ -20,6 +19,7 @@ from nats.errors import Error as NatsError
 
 from hopwall_model import codec, topics
 from hopwall_model.codec import CodecError
+from hopwall_model.events import Event
 from hopwall_model.status import Rejected
 from hopwall_model.topics import Topic
 from hopwall_runtime import clock, streams, words
@@ -44,9 +44,10 @@ from hopwall_runtime.follower import (
     Record,
     Unreadable,
     follower_config,
+    last_good,
 )
 from hopwall_runtime.history import History
-from hopwall_runtime.streams import Usage
+from hopwall_runtime.upkeep import Upkeep, asked
 
 __all__ = [
     "MAX_BATCH",
@@ -287,7 +288,8 @@ class Link:
 
         Empty leaves it to another who serves them. None refuses: the request is reported as rejected and not
         answered. What a caller may ask is bound to the subject its credential lets it use, so the body must not be
-        believed against it. Nor is the reply subject: what is no inbox would make us say what it may not say itself.
+        believed against it. Nor is the reply subject: what is no inbox of who asks would make us say what it may not say
+        itself, or another take our answer for the one it waits for.
         """
 
         async def on_request(message: Msg) -> None:
@@ -296,8 +298,8 @@ class Link:
             except CodecError as error:
                 await self.reject(message.subject, str(error))
                 return
-            if not message.reply.startswith(f"{topics.INBOXES}."):
-                await self.reject(message.subject, "the request asks for its answer on no inbox")
+            if not message.reply.startswith(topics.inboxes_of_asker(message.subject)):
+                await self.reject(message.subject, "the answer is to go to no inbox of who asks")
                 return
             given = answer(request, message.subject)
             body = await given if isinstance(given, Awaitable) else given
@@ -325,7 +327,10 @@ class Link:
 
         Errors: Unavailable when nobody answers, or a chunk is missing, within the time.
         """
-        inbox = self._nc.new_inbox()
+        # A host's own inboxes begin so; who asks in a host's name, as a test does, listens where the answer goes.
+        inbox = topics.inboxes_of_asker(subject) + self._nc.new_inbox().removeprefix(
+            f"{topics.INBOXES}."
+        )
         subscription = await self._nc.subscribe(inbox, pending_bytes_limit=-1)
         parts: list[bytes] = []
         try:
@@ -405,39 +410,19 @@ class Link:
 
         Errors: Unavailable.
         """
-        return await _asked(streams.led(self._js))
+        return await asked(streams.led(self._js))
 
-    # ------------------------------------------------------------ upkeep of the events stream
-
-    async def usage(self) -> Usage:
-        """Return how full the events stream is.
+    async def last_good(self, subject: str, good: Callable[[Event], bool]) -> Event | None:
+        """Return the last event of a subject that is good; None when the stream has none.
 
         Errors: Unavailable.
         """
-        return await _asked(streams.usage(self._js))
+        return await asked(last_good(self._nc, self._js, subject, good))
 
-    async def set_history(self, n: int) -> None:
-        """Keep this many values of each resource; older ones are dropped.
-
-        Errors: Unavailable.
-        """
-        await _asked(streams.set_history(self._js, n))
-
-    async def stored_at(self, revision: int = 0) -> datetime | None:
-        """Return when the server stored this message, or the newest; None when there is none.
-
-        Errors: Unavailable.
-        """
-        return await _asked(streams.stored_at(self._js, revision))
-
-    async def purge_removed(self, subject: str, revision: int) -> None:
-        """Take a removed resource's messages out of the stream, up to its tombstone at this revision.
-
-        What was written on the subject after the tombstone stays.
-
-        Errors: Unavailable.
-        """
-        await _asked(streams.purge_up_to(self._js, subject, revision))
+    @property
+    def upkeep(self) -> Upkeep:
+        """What looks after the events stream."""
+        return Upkeep(self._js)
 
     async def follow(self) -> AsyncIterator[list[Followed]]:
         """Yield the events stream for ever: Reset, its records, CaughtUp, then what comes.
@@ -486,13 +471,6 @@ def _lost(nc: Any) -> bool:
         return True
     working = nc._reading_task if nc.is_connected else nc._reconnection_task
     return working is None or working.done()
-
-
-async def _asked(answer: Awaitable[T]) -> T:
-    try:
-        return await answer
-    except (NatsError, TimeoutError) as error:
-        raise Unavailable(f"NATS does not answer about its streams: {error}") from error
 
 
 def _chance() -> float:

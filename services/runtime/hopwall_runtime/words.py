@@ -49,7 +49,7 @@ async def _read(js: Any, subject: str, start: int, connected: bool) -> Record | 
         raise Unavailable(f"cannot read {subject}: {error}") from error
     revision = int(message.seq or 0)
     try:
-        event = topics.EVENT.decode(message.data or b"")
+        event = topics.event_on(message.subject or subject, message.data or b"")
     except CodecError:
         return Unreadable(revision)
     return Record(revision=revision, event=event, headers=dict(message.headers or {}))

@@ -159,6 +159,8 @@ def test_what_others_write_says_which_table_and_who_wrote(ns: Netns) -> None:
         for i in range(20):
             sh(f"iptables-nft -A theirs -s 198.51.100.{i} -j DROP")
         assert not await scene.news()
+        sh("iptables-nft -E hw-known theirs2")  # one of ours goes under a name that is not
+        assert (await scene.news()).tables == {(Family.V4, "filter")}
 
     in_scene(ns, "nft", play)
 
@@ -186,6 +188,22 @@ def test_routes_and_settings_are_told_by_whose_they_are(ns: Netns, backend: str)
         assert not await scene.news()
         sh("ip route replace 10.65.0.1/32 dev tapb proto static")
         assert (await scene.news()).whole == {Stale.ROUTES}
+        sh("ip route replace 10.65.0.1/32 dev tapa proto 80")
+        assert (await scene.news()).routes == set()
+        for how, proto, is_met in (
+            ("append", 4, False),
+            ("prepend", 4, True),
+            ("append", 80, True),
+        ):
+            sh(f"ip route {how} 10.65.0.1/32 dev tapb proto {proto}")
+            assert bool((await scene.news()).routes) == is_met
+            sh(f"ip route del 10.65.0.1/32 dev tapb proto {proto}")
+            await scene.news()
+        sh("ip addr add 10.65.0.1/32 dev tapb", "ip route add 10.65.0.1/32 tos 8 dev tapb")
+        await asyncio.sleep(0.15)
+        notes = [note for _, found in scene.told for note in found]
+        assert ["own addresses" in note.detail for note in notes] == [True, False]
+        await scene.news()
         sh("ip -6 route del fd65::1/128")
         assert (await scene.news()).whole == {Stale.ROUTES}
         sh("echo 0 > /proc/sys/net/ipv4/conf/tapa/proxy_arp")

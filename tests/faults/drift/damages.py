@@ -1,6 +1,6 @@
 """Every kind of damage that others can do to what is ours: the commands, and what must come of it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -88,7 +88,7 @@ class _Tool:
 def _tables(backend: str, family: int) -> Iterator[Damage]:
     tool = _Tool(backend, family)
     one, net = tool.one, tool.net
-    for table in ("filter", "mangle", "raw"):
+    for table in ("filter", "mangle", "raw", "nat"):
         quick = table == "filter"
         yield one(f"flush of {table}", f"-t {table} -F", quick=quick)
     for table, chain in (
@@ -96,6 +96,12 @@ def _tables(backend: str, family: int) -> Iterator[Damage]:
         ("filter", "INPUT"),
         ("raw", "PREROUTING"),
         ("mangle", "FORWARD"),
+        ("mangle", "INPUT"),
+        ("mangle", "PREROUTING"),
+        ("raw", "OUTPUT"),
+        ("filter", "OUTPUT"),
+        ("nat", "PREROUTING"),
+        ("nat", "OUTPUT"),
     ):
         yield one(
             f"jump removed from {table} {chain}",
@@ -103,6 +109,7 @@ def _tables(backend: str, family: int) -> Iterator[Damage]:
             told="jump", quick=chain == "PREROUTING",
         )  # fmt: skip
         yield tool.above(table, chain, quick=(table, chain) == ("filter", "FORWARD"))
+    yield one("jump removed from nat POSTROUTING", "-t nat -D POSTROUTING 1", told="jump")
     yield one(
         "accept of all put above ours",
         "-I FORWARD 1 -j ACCEPT",
@@ -133,6 +140,11 @@ def _chains(tool: _Tool) -> Iterator[Damage]:
     yield one("line put first into hw-FORWARD", "-I hw-FORWARD 1 -j ACCEPT")
     yield one("line of hw-FORWARD replaced", "-R hw-FORWARD 1 -i tap+ -j hw-to")
     yield one("line of hw-FORWARD removed", "-D hw-FORWARD 3")
+    for chain, name in (("hw-FORWARD", "theirs1"), ("hw-known", "theirs2")):
+        yield one(
+            f"{chain} given another name", f"-E {chain} {name}", after=f"-F {name}",
+            quick=chain == "hw-FORWARD",
+        )  # fmt: skip
     yield one(
         "our jump repeated below",
         "-A FORWARD -j hw-FORWARD -m comment --comment hw:AAAAAAAAAAAAAAAA",
@@ -151,7 +163,9 @@ def _native(family: int) -> Iterator[Damage]:
         return Damage("nft", name, family, "nft", found, commands, told, undo, stays, quick)
 
     drop = f"h=$(nft -a list chain {fam} filter FORWARD | sed -n 's/.*length 1-99.*handle //p'); nft delete rule {fam} filter FORWARD handle $h"
-    yield one(f"delete of table {fam} filter", f"nft delete table {fam} filter")
+    for table in ("filter", "raw", "mangle", "nat"):
+        yield one(f"delete of table {fam} {table}", f"nft delete table {fam} {table}")
+    yield from _roots(fam, one)
     yield one("flush of the whole ruleset", "nft flush ruleset", quick=family == 4)
     yield one(
         "rule that iptables-save cannot print above ours",
@@ -188,6 +202,37 @@ def _native(family: int) -> Iterator[Damage]:
     )  # fmt: skip
 
 
+def _roots(fam: str, one: Callable[..., Damage]) -> Iterator[Damage]:
+    """Damage to how tables hang in the kernel, which the iptables tools do not show."""
+    for table in ("filter", "raw"):
+        yield one(
+            f"table {table} put to sleep",
+            f"nft add table {fam} {table} '{{ flags dormant; }}'",
+            told="table", quick=table == "filter",
+        )  # fmt: skip
+    other = "{ type filter hook forward priority 25; }"
+    for table, chain, what, means in (
+        ("filter", "FORWARD", "another priority", other),
+        ("filter", "FORWARD", "another hook", other.replace("forward", "input")),
+        ("filter", "FORWARD", "no hook", ""),
+        ("mangle", "FORWARD", "another priority", other),
+        ("raw", "PREROUTING", "no hook", ""),
+        ("nat", "PREROUTING", "no hook", ""),
+    ):
+        away = f"flush chain {fam} {table} {chain}; delete chain {fam} {table} {chain}"
+        theirs = f"{fam} {table} {chain}-foreign"
+        if what == "no hook":
+            yield one(f"kernel chain {chain} of {table} deleted", f"nft '{away}'", told="jump")
+        yield one(
+            f"kernel chain {chain} of {table} replaced by one with {what}",
+            # All at once: the agent would take an empty place back.
+            f"nft '{away}; add chain {fam} {table} {chain} {means}; "
+            f"add rule {fam} {table} {chain} meta length 1-99 counter'",
+            told="jump", stays="length 1-99", quick=what != "another hook" and table == "filter",
+            after=f"nft flush chain {theirs}; nft delete chain {theirs}",
+        )  # fmt: skip
+
+
 def _sets(backend: str, family: int) -> Iterator[Damage]:
     v = f"hw{family}-"
     inet = "inet" if family == 4 else "inet6"
@@ -217,6 +262,11 @@ def _sets(backend: str, family: int) -> Iterator[Damage]:
         f"ipset add {v}to {other} skbmark 0x100/0xffffff00",
         quick=True,
     )
+    yield one(
+        "member that excepts instead",
+        f"m=$(ipset list {deny} | tail -1); ipset del {deny} $m; ipset add {deny} $m nomatch",
+    )
+    yield one("sender added who may report for others", f"ipset add {v}relay {host},tapa")
     yield one(
         "swapped with an empty set",
         f"s={deny}; ipset create theirs hash:net family {inet}; ipset swap $s theirs; ipset destroy theirs",
@@ -267,13 +317,32 @@ def _routes(backend: str, family: int) -> Iterator[Damage]:
         f"{ip} route del {local}", f"{ip} route add {local} dev tapb proto static metric 4000",
         after=f"{ip} route del {local} dev tapb metric 4000",
     )  # fmt: skip
+    yield one(
+        "another size of packets given to ours",
+        f"{ip} route change {local} dev tapa proto 80{' scope link' if family == 4 else ''} mtu 1280",
+    )
     if family == 4:
         yield one("link-local gateway deleted", "ip route del local 169.254.1.1 table local")
+        for whose, proto in (("another's", "static"), ("one of our number", "80")):
+            yield one(
+                f"{whose} put before ours",
+                f"ip route prepend {local} dev tapb proto {proto}",
+                quick=proto == "static",
+            )
+        yield one("one of our number put behind ours", f"ip route append {local} dev tapb proto 80")
+        yield one(
+            "another's for a type of service", f"ip route add {local} tos 0x10 dev tapb proto static",
+            found="foreign", after=f"ip route del {local} tos 0x10 dev tapb",
+        )  # fmt: skip
     else:
         yield one(
             "another's of a better metric", f"{ip} route add {local} dev tapb proto static metric 5",
             told="route", found="foreign", after=f"{ip} route del {local} dev tapb metric 5",
         )  # fmt: skip
+    yield one(
+        "address of a workload given to the host", f"{ip} addr add {local} dev eth0",
+        found="foreign", after=f"{ip} addr del {local} dev eth0",
+    )  # fmt: skip
     yield one(
         "rule of routing made", f"{ip} rule add pref 77 to {NEIGHBOUR[family]} lookup main",
         told="routing rule", found="foreign", after=f"{ip} rule del pref 77",
@@ -300,8 +369,10 @@ def _sysctls(backend: str, family: int) -> Iterator[Damage]:
     if family == 4:
         yield one("ip_forward", "0", "event")
         yield one("conf/tapa/proxy_arp", "0", "event")
+        yield one("conf/tapa/rp_filter", "0", "audit")
         yield one("conf/tapa/send_redirects", "1", "audit")
         yield one("conf/tapa/route_localnet", "1", "audit", quick=True)
         yield one("neigh/tapa/proxy_delay", "80", "audit")
     else:
         yield one("conf/tapa/accept_ra", "2", "audit", quick=True)
+        yield one("conf/eth0/accept_ra", "1", "audit")

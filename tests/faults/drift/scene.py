@@ -15,10 +15,17 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from msgspec import structs
+
 from hopwall_model.updates import (
+    NAT_POOLS,
+    POOLS,
     EndpointId,
     EndpointSet,
     Entity,
+    HostEndpointId,
+    HostEndpointSet,
+    Nat,
     PolicyId,
     PolicySet,
     ResolvedRule,
@@ -35,6 +42,7 @@ WORKLOAD = {
     "a": {4: "10.65.0.10", 6: "fd65::10"},
     "b": {4: "10.65.0.11", 6: "fd65::11"},
 }
+FLOATING = {"a": {4: "203.0.113.10", 6: "fd03::10"}, "b": {4: "203.0.113.11", 6: "fd03::11"}}
 #: Within which a repair must be, by how it is found.
 BOUND_S = {"event": 1.0, "audit": 30.0}
 _PORT = 9000
@@ -47,7 +55,11 @@ _PATIENCE_S = 60.0
 #: Long enough for what is not ours to be put right by mistake.
 _FOREIGN_S = 0.5
 #: What makes a noisy neighbour's line of a listing differ each time.
-_NOISE = re.compile(r"\[\d+:\d+\]|^#.*$|packets \d+ bytes \d+", re.M)
+#: Translations are spelled in two ways, by chance.
+_NOISE = re.compile(
+    r"\[\d+:\d+\]|^#.*$|packets \d+ bytes \d+|(snat|dnat|masquerade)( to \S+)?( fully-random)?$",
+    re.M,
+)
 
 
 class Row(NamedTuple):
@@ -89,8 +101,49 @@ async def say_all(calc: CalcStandIn) -> None:
             cidrs=tuple(_wide(REMOTE[f], f) for f in (4, 6)),
         ),
     )
-    calc.version = 5
-    await calc.say(pieces=pieces, endpoints=(_endpoint("a"), _endpoint("b")))
+    calc.version = 9
+    await calc.say(
+        pieces=(*pieces, *_more()),
+        endpoints=(_endpoint("a"), _endpoint("b")),
+        host_endpoints=(_host(),),
+    )
+
+
+def _more() -> tuple[SetBucket | PolicySet, ...]:
+    """What lets every table have something of ours: pools that hide, a policy for the host itself."""
+    pools = ("10.65.0.0/24", "fd65::/64")
+    return (
+        SetBucket(id=SetId(POOLS), version=6, members=pools),
+        SetBucket(id=SetId(NAT_POOLS), version=7, members=pools),
+        PolicySet(
+            id=PolicyId("gnp/host"), version=8, ingress=(_rule("allow"),), egress=(_rule("allow"),)
+        ),
+        PolicySet(
+            id=PolicyId("gnp/early"), version=9, ingress=(_rule("pass"),), egress=(_rule("pass"),)
+        ),
+    )
+
+
+def _host() -> HostEndpointSet:
+    """Return an endpoint of the host's uplink, with policies in all places."""
+    tiers = TierPolicies(
+        name="default", ingress=(PolicyId("gnp/host"),), egress=(PolicyId("gnp/host"),)
+    )
+    early = TierPolicies(
+        name="default",
+        ingress_default="pass",
+        egress_default="pass",
+        ingress=(PolicyId("gnp/early"),),
+        egress=(PolicyId("gnp/early"),),
+    )
+    return HostEndpointSet(
+        id=HostEndpointId("up"),
+        interface="eth0",
+        tiers=(tiers,),
+        forward=(tiers,),
+        pre_dnat=(structs.replace(early, egress=()),),
+        untracked=(early,),
+    )
 
 
 def _wide(address: str, family: int) -> str:
@@ -107,6 +160,7 @@ def _endpoint(name: str) -> EndpointSet:
         id=EndpointId(f"d/{name}"),
         interface=f"tap{name}",
         addresses=tuple(_wide(WORKLOAD[name][f], f) for f in (4, 6)),
+        nats=tuple(Nat(_wide(FLOATING[name][f], f), _wide(WORKLOAD[name][f], f)) for f in (4, 6)),
         tiers=(TierPolicies(name="default", ingress=ids, egress=ids),),
     )
 
@@ -166,16 +220,19 @@ class Host:
             for tree, names in _SYSCTLS.items()
             for name in names
             for where in ("tapa", "tapb")
-        ] + ["ipv4/ip_forward", "ipv6/conf/all/forwarding"]
+        ] + ["ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv6/conf/eth0/accept_ra"]
         values = [f"{n}={Path(f'/proc/sys/net/{n}').read_text().strip()}" for n in names]
         lines = [*chains(self.everything()), *sets, *sorted(routes.splitlines()), *values]
         return "\n".join(line.strip() for line in lines)
 
 
 _SYSCTLS = {
-    "ipv4": ("forwarding", "proxy_arp", "accept_redirects", "send_redirects", "route_localnet", "proxy_delay"),
+    "ipv4": ("rp_filter", "forwarding", "proxy_arp", "accept_redirects", "send_redirects", "route_localnet", "proxy_delay"),
     "ipv6": ("forwarding", "accept_redirects", "accept_ra"),
 }  # fmt: skip
+
+
+_KERNELS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 
 
 def _ours_legacy(text: str) -> list[str]:
@@ -190,7 +247,7 @@ def _ours_legacy(text: str) -> list[str]:
             found.append(f"{table} {line}")
         elif line.startswith("-A "):
             chain = line.split()[1]
-            if chain not in seen or "hw:" in line:
+            if chain in _KERNELS and (chain not in seen or "hw:" in line):
                 found.append(
                     f"{table} {line}" if "hw:" in line else f"{table} {chain} foreign first"
                 )
@@ -205,17 +262,22 @@ def _ours_native(text: str) -> list[str]:
     n_rules = 0
     for line in map(str.strip, text.splitlines()):
         if line.startswith("table "):
-            table = line
+            table, is_kernels = line, False
+        elif line.startswith("flags ") and "inet theirs" not in table:
+            found.append(f"{table} - {line}")
         elif line.startswith("chain "):
-            chain, n_rules = line.split()[1], 0
+            chain, n_rules, is_kernels = line.split()[1], 0, False
             if chain.startswith("hw-"):
                 found.append(f"{table} {chain}")
+        elif line.startswith("type ") and chain in _KERNELS:
+            is_kernels = True
+            found.append(f"{table} {chain} {line.partition(' policy')[0]}")
         elif line and line != "}" and not line.startswith("type ") and "inet theirs" not in table:
             n_rules += 1
-            is_ours = chain.startswith("hw-") or "jump hw-" in line
+            is_ours = chain.startswith("hw-") or (chain in _KERNELS and "jump hw-" in line)
             if is_ours:
                 found.append(f"{table} {chain} {line}")
-            elif n_rules == 1:
+            elif n_rules == 1 and is_kernels and (chain != "POSTROUTING" or "nat" not in table):
                 found.append(f"{table} {chain} foreign first")
     # Chains are listed in the order in which they were made.
     return _by_chain(found)

@@ -3,6 +3,7 @@
 Source: RFC 5280; CA/Browser Forum rules for names (subject alternative names alone count).
 """
 
+import hashlib
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,20 +48,21 @@ def issue(
     *,
     names: Sequence[str] = (),
     addresses: Sequence[str] = (),
+    peer_key: bytes | None = None,
 ) -> Pair:
     """Return a certificate of the authority: for a server with names or addresses, else for a client.
 
+    Shape:  with `peer_key`, a key of before or b"" for a new one, for a server that is a client of its like.
     Errors: ValueError for an address that is none.
     """
     signer = x509.load_pem_x509_certificate(authority.certificate)
-    signer_key = serialization.load_pem_private_key(authority.key, password=None)
-    assert isinstance(signer_key, ec.EllipticCurvePrivateKey)
-    key = ec.generate_private_key(ec.SECP256R1())
+    signer_key = _key(authority.key)
+    key = _key(peer_key) if peer_key else ec.generate_private_key(ec.SECP256R1())
     alternatives: list[x509.GeneralName] = [x509.DNSName(name) for name in names]
     alternatives += [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
     usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
     if alternatives:
-        usages = [ExtendedKeyUsageOID.SERVER_AUTH]
+        usages = [ExtendedKeyUsageOID.SERVER_AUTH, *(usages if peer_key is not None else ())]
     builder = (
         _builder(_name(common_name), signer.subject, key.public_key(), now, LEAF_DAYS)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -73,6 +75,13 @@ def issue(
     if alternatives:
         builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
     return Pair(_pem(builder.sign(signer_key, hashes.SHA256())), _key_pem(key))
+
+
+def fingerprint(certificate: bytes) -> str:
+    """Return the SHA-256 of a certificate's public key, as nats-server writes it."""
+    key = x509.load_pem_x509_certificate(certificate).public_key()
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return hashlib.sha256(key.public_bytes(serialization.Encoding.DER, form)).hexdigest()
 
 
 def expires(certificate: bytes) -> datetime:
@@ -120,6 +129,12 @@ def _usage(*, signs: bool) -> x509.KeyUsage:
 
 def _name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])])
+
+
+def _key(pem: bytes) -> ec.EllipticCurvePrivateKey:
+    key = serialization.load_pem_private_key(pem, password=None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return key
 
 
 def _pem(certificate: x509.Certificate) -> bytes:

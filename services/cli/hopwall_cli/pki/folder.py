@@ -2,7 +2,7 @@
 
     ca.crt ca.key                 the authority
     users.json                    who is who, public keys only
-    nats/                         server.crt server.key ca.crt security.conf
+    nats/                         server.crt server.key ca.crt security.conf; of several: routes.crt routes.key routes.conf
     api/                          nats.nk ca.crt server.crt server.key tokens.json
     calc/ auditor/ hosts/<host>/  nats.nk ca.crt
     admin/                        token ca.crt
@@ -27,7 +27,7 @@ from hopwall_cli.pki import certificates, tokens
 from hopwall_cli.pki.certificates import Pair
 from hopwall_cli.pki.files import write_file
 from hopwall_cli.pki.keys import new_seed, public_key
-from hopwall_cli.pki.nats_conf import security_conf
+from hopwall_cli.pki.nats_conf import ROUTES_CONF, routes_conf, security_conf
 from hopwall_model.permissions import User
 from hopwall_model.topics import Role
 from hopwall_runtime import clock
@@ -213,6 +213,21 @@ class PkiFolder:
             self._write(f"{server}/server.key", pair.key, _SECRET)
             self._write(f"{server}/server.crt", pair.certificate, _PUBLIC)
             self._write(f"{server}/ca.crt", authority.certificate, _PUBLIC)
+        self._issue_routes(known, authority)
+
+    def _issue_routes(self, known: _Known, authority: Pair) -> None:
+        """Make what several nats-servers know each other by; the key stays, so that old and new ones do."""
+        key = self.path / "nats" / "routes.key"
+        pair = certificates.issue(
+            authority,
+            "nats-route",
+            self._now(),
+            names=known.names,
+            addresses=known.addresses,
+            peer_key=key.read_bytes() if key.exists() else b"",
+        )
+        self._write("nats/routes.key", pair.key, _SECRET)
+        self._write("nats/routes.crt", pair.certificate, _PUBLIC)
 
     def _issue_users(self, known: _Known, users: Iterable[User]) -> _Known:
         authority, keys = self._authority(), _by_user(known)
@@ -240,6 +255,15 @@ class PkiFolder:
             mutual=known.mutual,
         )
         self._write("nats/security.conf", text.encode(), _PUBLIC)
+        routes = self.path / "nats" / "routes.crt"
+        if routes.exists():  # made since an earlier version's folder was renewed
+            text = routes_conf(
+                cert=nats / routes.name,
+                key=nats / "routes.key",
+                ca=nats / "ca.crt",
+                pin=certificates.fingerprint(routes.read_bytes()),
+            )
+            self._write(f"nats/{ROUTES_CONF}", text.encode(), _PUBLIC)
         self._write("users.json", msgspec.json.format(msgspec.json.encode(known)) + b"\n", _PUBLIC)
         if known.service_uid is not None:
             for folder in ("api", "calc", "auditor"):

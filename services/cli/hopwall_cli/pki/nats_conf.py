@@ -38,6 +38,29 @@ authorization {{
   users: [
 """
 
+#: What a server among several is known by. A certificate of the authority is not enough, as with mutual TLS each host has
+#: one; and who is taken for a server may say and hear all.
+ROUTES_CONF = "routes.conf"
+_ROUTES = """\
+# Written by `hopwall pki`; to be included in the block `cluster` of each of several servers. No secret.
+tls {{
+  cert_file: {cert}
+  key_file: {key}
+  ca_file: {ca}
+  verify: true
+  pinned_certs: [{pin}]
+  timeout: 5
+}}
+"""
+
+
+def routes_conf(*, cert: Path, key: Path, ca: Path, pin: str) -> str:
+    """Return what lets in, as one of the servers, only who has the key of this fingerprint."""
+    paths = {"cert": cert, "key": key, "ca": ca}
+    return _ROUTES.format(
+        **{name: json.dumps(str(path)) for name, path in paths.items()}, pin=json.dumps(pin)
+    )
+
 
 def security_conf(
     users: Mapping[User, str], *, cert: Path, key: Path, ca: Path, mutual: bool = False

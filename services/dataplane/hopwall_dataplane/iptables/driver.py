@@ -367,14 +367,26 @@ class Restore:
     def _read(self, argv: tuple[str, ...], table: TableName) -> TableState:
         """Read in a thread."""
         state = parse_save(_save(argv))
-        if not is_unprintable(state):
-            return state
-        if self._prefix:
+        if self._prefix and is_unprintable(state):
             raise OSError(f"table {table} holds what iptables-save cannot print")
+        if self._prefix or self.backend.kind == "legacy":
+            return state
         with self._nft_lock:  # tables may be read at once
-            if self._nft is None:
-                self._nft = NftDriver(self.family)
-            return self._nft.read(table)
+            self._nft = self._nft or NftDriver(self.family)
+            if is_unprintable(state):
+                state = self._nft.read(table)
+            state.asleep, usurped = self._nft.roots(table)
+        state.usurped = frozenset(usurped)
+        for chain in usurped:
+            state.kernel.pop(chain, None)
+        return state
+
+    def _put_right(self, tx: Transaction) -> None:
+        """See that packets meet the table, and that kernel chains can be made, before lines are put there."""
+        if tx.roots is not None and self.backend.kind == "nft":
+            with self._nft_lock:
+                self._nft = self._nft or NftDriver(self.family)
+                self.n_commits += self._nft.put_right(tx.table, tx.roots)
 
     def _delete_lines(self, tx: Transaction) -> None:
         """Delete the lines of ours that the tool cannot, after what stands in for them is there."""
@@ -384,6 +396,7 @@ class Restore:
                 self.n_commits += len(edit.handles)
 
     async def _apply(self, tx: Transaction, timeout_s: float) -> Applied | Failed | Retry:
+        self._put_right(tx)
         child = await self._living_child()
         n_before = child.n_lines_fed
         self._n_tokens += 1

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterable
 
 from hopwall_dataplane.iptables.parse import hash_in_comment
+from hopwall_dataplane.iptables.roots import Hook, Place
 from hopwall_dataplane.iptables.table import FOREIGN, KernelLine, TableState, is_ours
 from hopwall_dataplane.netlink.codec import (
     NLM_F_ACK,
@@ -25,15 +26,18 @@ from hopwall_dataplane.netlink.codec import (
 from hopwall_dataplane.outcome import Family
 
 _NFT = 10 << 8
-_GETCHAIN, _GETRULE, _DELRULE = 4, 7, 8
+_NEWTABLE, _GETTABLE, _NEWCHAIN, _GETCHAIN, _GETRULE, _DELRULE = 0, 1, 3, 4, 7, 8
 _BATCH_BEGIN, _BATCH_END = 16, 17
-_CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK = 1, 3, 4
+_TABLE_NAME, _TABLE_FLAGS, _DORMANT = 1, 2, 1
+_CHAIN_TABLE, _CHAIN_HANDLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_TYPE = 1, 2, 3, 4, 7
+_HOOK_NUMBER, _HOOK_PRIORITY = 1, 2
 _RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS, _RULE_USERDATA = 1, 2, 3, 4, 7
 _EXPR_NAME, _EXPR_DATA = 1, 2
 _MATCH_NAME, _MATCH_INFO = 1, 3
 _UDATA_COMMENT = 0
 _NFGENMSG = struct.Struct("=BBH")
 _HANDLE = struct.Struct(">Q")
+_BE32, _SIGNED_BE32 = struct.Struct(">I"), struct.Struct(">i")
 _AF = {Family.V4: socket.AF_INET, Family.V6: socket.AF_INET6}
 
 
@@ -62,6 +66,62 @@ def delete_message(family: Family, table: str, chain: str, handle: int) -> bytes
         attribute(_RULE_HANDLE, _HANDLE.pack(handle)),
     )
     return message(_NFT | _DELRULE, NLM_F_ACK, _body(family, *parts))
+
+
+def table_message(family: Family, table: str) -> bytes:
+    """Build the question for one table."""
+    return message(_NFT | _GETTABLE, 0, _body(family, string(_TABLE_NAME, table)))
+
+
+def is_asleep(answer: bytes) -> bool:
+    """Tell from the answer to `table_message` whether no packet meets the table."""
+    held = attribute_table(answer, _NFGENMSG.size, len(answer))
+    flags = held.get(_TABLE_FLAGS, bytes(4))
+    return bool(_BE32.unpack(flags)[0] & _DORMANT)
+
+
+def wake_message(family: Family, table: str) -> bytes:
+    """Build the request that lets packets meet a table again."""
+    awake = attribute(_TABLE_FLAGS, _BE32.pack(0))
+    return message(_NFT | _NEWTABLE, NLM_F_ACK, _body(family, string(_TABLE_NAME, table), awake))
+
+
+def chain_message(family: Family, table: str, chain: str) -> bytes:
+    """Build the question for one chain."""
+    parts = string(_CHAIN_TABLE, table), string(_CHAIN_NAME, chain)
+    return message(_NFT | _GETCHAIN, 0, _body(family, *parts))
+
+
+def place_in(answer: bytes) -> Place:
+    """Read the answer to `chain_message`."""
+    held = attribute_table(answer, _NFGENMSG.size, len(answer))
+    hook = None
+    if _CHAIN_HOOK in held:
+        inner = attribute_table(held[_CHAIN_HOOK], 0, len(held[_CHAIN_HOOK]))
+        (number,) = _BE32.unpack(inner[_HOOK_NUMBER])
+        (priority,) = _SIGNED_BE32.unpack(inner[_HOOK_PRIORITY])
+        hook = Hook(text_of(held.get(_CHAIN_TYPE, b"")), number, priority)
+    return Place(hook, _HANDLE.unpack(held[_CHAIN_HANDLE])[0])
+
+
+def rename_message(family: Family, table: str, handle: int, name: str) -> bytes:
+    """Build the request that gives a chain another name."""
+    parts = (
+        string(_CHAIN_TABLE, table),
+        attribute(_CHAIN_HANDLE, _HANDLE.pack(handle)),
+        string(_CHAIN_NAME, name),
+    )
+    return message(_NFT | _NEWCHAIN, NLM_F_ACK, _body(family, *parts))
+
+
+def our_handles(rules: Iterable[bytes]) -> list[int]:
+    """Return the handles of the lines of ours among a chain's rules."""
+    found: list[int] = []
+    for body in rules:
+        held = attribute_table(body, _NFGENMSG.size, len(body))
+        if hash_in_comment(_comment(held)):
+            found += _HANDLE.unpack(held[_RULE_HANDLE])
+    return found
 
 
 def edge_messages() -> tuple[bytes, bytes]:

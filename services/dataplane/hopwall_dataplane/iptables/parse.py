@@ -28,6 +28,10 @@ _COMMENT = re.compile(
     rf"([A-Za-z0-9_-]{{{HASH_LENGTH}}})(?::([a-z2-7]{{10}})({ALSO})?)?(?=[\" ]|$)"
 )
 _OUR_COMMENT = re.compile(rf'-m comment --comment "?hw:[A-Za-z0-9_-]{{{HASH_LENGTH}}}"?')
+#: Behind our comment, a way to a chain that is not ours: one of ours was given another name, and the line went along.
+_ASTRAY = re.compile(
+    r'"? -[jg] (?!hw-|(?:ACCEPT|DROP|RETURN|MARK|SET|NFLOG|CT|DNAT|SNAT|MASQUERADE)(?: |$))'
+)
 _NOTE = re.compile(r"^# (Warning: .*|Table .* is incompatible.*)$")
 
 
@@ -110,7 +114,7 @@ def _comment_in(text: str) -> re.Match[str] | None:
     for mark in _MARKS:
         at = text.rfind(mark)
         if at >= 0 and (found := _COMMENT.match(text, at + len(mark))):
-            return found
+            return None if _ASTRAY.match(text, found.end()) else found
     return None
 
 

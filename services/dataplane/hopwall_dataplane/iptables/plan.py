@@ -79,7 +79,11 @@ def plan_table(
         edit = _plan_kernel_chain(builtin, jumps, actual.kernel.get(builtin, ()))
         if edit is not None:
             edits.append(edit)
-    now = Transaction(table, tuple(writes), tuple(edits)) if writes or edits else None
+    roots = frozenset(jump.builtin for jump in desired_jumps)
+    wrong = roots if roots and (actual.asleep or roots & actual.usurped) else None
+    now = None
+    if writes or edits or wrong:
+        now = Transaction(table, tuple(writes), tuple(edits), roots=wrong)
     later = Transaction(table, removals=tuple(removals)) if removals else None
     return Plan(now, later, frozenset(dead))
 
@@ -106,7 +110,7 @@ def plan_wall(
         for jump in desired_jumps
         if all(line.hash != jump_hash(jump) for line in actual.kernel.get(jump.builtin, ()))
     }
-    if not absent and not builtins:
+    if not absent and not builtins and not actual.asleep:
         return None
     return plan_table(table, desired_chains, desired_jumps, actual, dirty=absent | builtins).now
 

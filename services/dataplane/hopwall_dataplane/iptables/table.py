@@ -17,9 +17,11 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal
 
+from hopwall_dataplane.outcome import Family
 from hopwall_model.names import CHAIN_PREFIX, MAX_CHAIN_NAME
 
 TableName = Literal["raw", "mangle", "filter", "nat"]
+TableKey = tuple[Family, TableName]
 Place = Literal["first", "last"]
 
 #: Source: iptables-restore reads lines into a buffer of 10,240 bytes; room is kept for our comment.
@@ -81,6 +83,7 @@ class TableState:
             `names`: our chain → the sets its lines name; without those whose text could not be read.
             `says`: our chain → whose lines it holds, as read; without those that were written since.
             `notes`: what the tool said besides, for people.
+            `asleep`, `usurped`: no packet meets any of its lines; the kernel chains in whose places others stand.
     Owner:  the agent's task alone; `transaction.record` is the only function that changes it.
     """
 
@@ -89,6 +92,8 @@ class TableState:
     notes: tuple[str, ...] = ()
     names: dict[str, frozenset[str]] = field(default_factory=dict, compare=False)
     says: dict[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
+    asleep: bool = False
+    usurped: frozenset[str] = frozenset()
 
 
 def sets_in(bodies: Iterable[str]) -> frozenset[str]:

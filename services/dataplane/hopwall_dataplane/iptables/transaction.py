@@ -83,13 +83,15 @@ class KernelEdit:
 class Transaction:
     """All changes to one table that become true together or not at all.
 
-    Shape:  printed as declarations, fillings, edits of kernel chains, removals; each by name.
+    Shape:  printed as declarations, fillings, edits of kernel chains, removals; each by name. `roots` are kernel chains
+            whose place must be theirs before, in a table that is awake; where it is None nobody looks.
     """
 
     table: TableName
     writes: tuple[ChainWrite, ...] = ()
     edits: tuple[KernelEdit, ...] = ()
     removals: tuple[str, ...] = ()
+    roots: frozenset[str] | None = None
 
     @property
     def text(self) -> str:
@@ -144,12 +146,12 @@ class Transaction:
             replace(write, bodies=bodies[write.name]) if write.name in bodies else write
             for write in self.writes
         )
-        return Transaction(self.table, writes, self.edits, self.removals)
+        return replace(self, writes=writes)
 
     def plainly(self) -> "Transaction":
         """Put no chain in front of what it replaces: a transaction that may be tried more than once."""
         writes = tuple(replace(write, over=()) for write in self.writes)
-        return Transaction(self.table, writes, self.edits, self.removals)
+        return replace(self, writes=writes)
 
     @cached_property
     def _rendered(self) -> tuple[tuple[str, ...], tuple[str | None, ...]]:
@@ -210,6 +212,8 @@ def record(actual: TableState, tx: Transaction) -> None:
         actual.says.pop(write.name, None)
     for edit in tx.edits:
         actual.kernel[edit.builtin] = edit.after
+    if tx.roots is not None:
+        actual.asleep, actual.usurped = False, actual.usurped - tx.roots
     for name in tx.removals:
         actual.chains.pop(name, None)
         actual.names.pop(name, None)

@@ -18,6 +18,7 @@ NLM_F_DUMP_INTR = 0x10
 NLM_F_REPLACE = 0x100
 NLM_F_EXCL = 0x200
 NLM_F_CREATE = 0x400
+NLM_F_APPEND = 0x800
 NLM_F_DUMP = 0x300
 #: On an error message: the request's payload is not repeated; attributes follow.
 NLM_F_CAPPED = 0x100

@@ -2,7 +2,8 @@
 
 Pure. It refuses to say whether anything of ours is different now; only which reading would tell.
 
-Source: linux/netfilter/nf_tables.h, linux/rtnetlink.h, linux/netconf.h, linux/fib_rules.h.
+Source: linux/netfilter/nf_tables.h, linux/rtnetlink.h, linux/netconf.h, linux/fib_rules.h; fib_table_insert() in
+net/ipv4/fib_trie.c (what the flags of a new route's event say).
 """
 
 import socket
@@ -11,9 +12,13 @@ from collections.abc import Collection
 from socket import inet_ntop
 from typing import NamedTuple
 
-from hopwall_dataplane.iptables.table import is_ours
+from hopwall_dataplane.iptables.table import TableKey, is_ours
 from hopwall_dataplane.netlink.codec import (
+    NLM_F_APPEND,
+    NLM_F_CREATE,
     NLM_F_DUMP,
+    NLM_F_EXCL,
+    NLM_F_REPLACE,
     Message,
     attribute,
     attribute_table,
@@ -23,7 +28,6 @@ from hopwall_dataplane.netlink.codec import (
 )
 from hopwall_dataplane.outcome import Family
 from hopwall_dataplane.routes.route import ROUTE_PROTOCOL, TABLE_LOCAL, TABLE_MAIN, RouteKey
-from hopwall_dataplane.stale import TableKey
 
 #: Number of the group of nf_tables events, to join and to leave.
 NFT_GROUP = 7
@@ -69,11 +73,17 @@ class Writer(NamedTuple):
 
 
 class RouteNews(NamedTuple):
-    """A route that somebody made or removed."""
+    """A route that somebody made or removed.
+
+    Shape: `beside`: one of the same key stood already, and is met after it, or bears our protocol number too.
+    """
 
     key: RouteKey
     ours: bool
     made: bool
+    beside: bool = False
+    #: For packets of one type of service alone.
+    tos: int = 0
 
 
 class RuleNews(NamedTuple):
@@ -102,7 +112,9 @@ def nft_table(data: bytes, found: Message) -> TableKey | None:
     name = text_of(table.get(_TABLE_NAME, b""))
     if name not in _TABLES:
         return None
-    if kind not in (_NEWTABLE, _DELTABLE):
+    # What was there and is changed may be a chain of ours that was given another name.
+    is_changed = kind == _NEWCHAIN and not found.flags & (NLM_F_CREATE | NLM_F_EXCL)
+    if kind not in (_NEWTABLE, _DELTABLE) and not is_changed:
         chain = text_of(
             table.get(_CHAIN_NAME if kind in (_NEWCHAIN, _DELCHAIN) else _RULE_CHAIN, b"")
         )
@@ -139,7 +151,7 @@ def route_news(data: bytes, found: Message) -> RouteNews | None:
     """
     if found.kind not in (_RTM_NEWROUTE, _RTM_DELROUTE):
         return None
-    af, length, _, _, table, protocol, _, _, _ = _RTMSG.unpack_from(data, found.start)
+    af, length, _, tos, table, protocol, _, _, _ = _RTMSG.unpack_from(data, found.start)
     if table not in (TABLE_MAIN, TABLE_LOCAL) or af not in _AF:
         return None
     rest = attribute_table(data, found.start + _RTMSG.size, found.end)
@@ -148,12 +160,18 @@ def route_news(data: bytes, found: Message) -> RouteNews | None:
     if af == socket.AF_INET6 and (priority == _V6_DEFAULT_PRIORITY or table == TABLE_LOCAL):
         priority = 0
     key = RouteKey(f"{inet_ntop(af, destination)}/{length}", table, priority)
-    return RouteNews(key, protocol == ROUTE_PROTOCOL, found.kind == _RTM_NEWROUTE)
+    made, ours = found.kind == _RTM_NEWROUTE, protocol == ROUTE_PROTOCOL
+    second = (
+        af == socket.AF_INET and made and not tos and not found.flags & (NLM_F_EXCL | NLM_F_REPLACE)
+    )
+    return RouteNews(key, ours, made, second and (ours or not found.flags & NLM_F_APPEND), tos)
 
 
 def goes_before(news: RouteNews) -> bool:
-    """Tell whether a route would be taken before ours to the same destination, which have the default metric."""
-    return ":" in news.key.cidr and 0 < news.key.priority < _V6_DEFAULT_PRIORITY
+    """Tell whether a route would be taken before one of ours to a workload, which has the default metric."""
+    is_better = ":" in news.key.cidr and 0 < news.key.priority < _V6_DEFAULT_PRIORITY
+    is_better = is_better or news.tos > 0 or news.key.table == TABLE_LOCAL
+    return not news.ours and news.made and is_better
 
 
 def rule_news(data: bytes, found: Message) -> RuleNews | None:

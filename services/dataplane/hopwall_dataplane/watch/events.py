@@ -17,11 +17,12 @@ from typing import Any
 from hopwall_dataplane.drift import Found
 from hopwall_dataplane.netlink.codec import Failure, messages_in
 from hopwall_dataplane.netlink.socket import NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkSocket
-from hopwall_dataplane.routes.route import RouteKey
+from hopwall_dataplane.routes.route import TABLE_LOCAL, RouteKey
 from hopwall_dataplane.stale import Doubts, Stale
 from hopwall_dataplane.watch.codec import (
     NFT_GROUP,
     ROUTE_GROUPS,
+    RouteNews,
     Writer,
     generation_message,
     goes_before,
@@ -149,11 +150,7 @@ class EventMonitor:
                 if found.portid == self._concerns.portid:
                     continue
                 if (news := route_news(data, found)) is not None:
-                    if news.ours or news.key in wanted:
-                        doubts.whole.add(Stale.ROUTES)
-                    elif news.made and goes_before(news) and RouteKey(news.key.cidr) in wanted:
-                        detail = f"a foreign one of metric {news.key.priority} goes before it; remove that"
-                        notes.append(Found("route", news.key.cidr, detail))
+                    _on_route(news, wanted, doubts, notes)
                 elif (rule := rule_news(data, found)) is not None:
                     detail = "made" if rule.made else "removed"
                     name = f"{rule.family} of priority {rule.priority}"
@@ -198,3 +195,19 @@ class EventMonitor:
         if isinstance(answer, Failure):
             raise OSError(answer.errno, answer.text or "the kernel does not tell its generation")
         return parse_generation(answer)
+
+
+def _on_route(
+    news: RouteNews, wanted: Mapping[RouteKey, Any], doubts: Doubts, notes: list[Found]
+) -> None:
+    """Say what a route of others, or one that bears our number and we did not write, puts in doubt."""
+    if goes_before(news) and RouteKey(news.key.cidr) in wanted:
+        which = f"of type of service {news.tos}" if news.tos else f"of metric {news.key.priority}"
+        if news.key.table == TABLE_LOCAL:
+            which = "of the host's own addresses"
+        detail = f"a foreign one {which} goes before it; remove that"
+        notes.append(Found("route", news.key.cidr, detail))
+    elif news.ours or news.key in wanted:
+        doubts.whole.add(Stale.ROUTES)
+        if news.beside and news.key in wanted:
+            doubts.routes.add(news.key)

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from hopwall_dataplane.drift import Found
+from hopwall_dataplane.iptables.table import TableKey
 from hopwall_dataplane.kernel import Kernel
 from hopwall_dataplane.metrics import Metrics
-from hopwall_dataplane.stale import Doubts, Stale, TableKey
+from hopwall_dataplane.stale import Doubts, Stale
 from hopwall_dataplane.watch.audit import LegacyAudit, SetsAudit, SettingsAudit, pause_s
 from hopwall_dataplane.watch.codec import Writer
 from hopwall_dataplane.watch.events import Concerns, EventMonitor
@@ -30,6 +31,7 @@ _RETRY_S = 5.0
 _SUBSYSTEM = {
     "set": Stale.SETS,
     "chain": Stale.TABLES,
+    "table": Stale.TABLES,
     "jump": Stale.TABLES,
     "route": Stale.ROUTES,
     "sysctl": Stale.SYSCTLS,
@@ -182,7 +184,7 @@ def _is_about(found: Found, part: Stale | TableKey) -> bool:
     subsystem = _SUBSYSTEM.get(found.object)
     if isinstance(part, Stale):
         return subsystem is part
-    return subsystem is Stale.TABLES and found.name.startswith(f"{part[0]} {part[1]} ")
+    return subsystem is Stale.TABLES and f"{found.name} ".startswith(f"{part[0]} {part[1]} ")
 
 
 def _timed(look: Callable[[], Doubts]) -> tuple[Doubts, float]:
