@@ -328,7 +328,9 @@ class Link:
         Errors: Unavailable when nobody answers, or a chunk is missing, within the time.
         """
         # A host's own inboxes begin so; who asks in a host's name, as a test does, listens where the answer goes.
-        inbox = topics.inboxes_of_asker(subject) + self._nc.new_inbox().removeprefix(f"{topics.INBOXES}.")
+        inbox = topics.inboxes_of_asker(subject) + self._nc.new_inbox().removeprefix(
+            f"{topics.INBOXES}."
+        )
         subscription = await self._nc.subscribe(inbox, pending_bytes_limit=-1)
         parts: list[bytes] = []
         try:
