@@ -340,8 +340,8 @@ def _routes(backend: str, family: int) -> Iterator[Damage]:
             told="route", found="foreign", after=f"{ip} route del {local} dev tapb metric 5",
         )  # fmt: skip
     yield one(
-        "address of a workload given to the host", f"{ip} addr add {local} dev eth0",
-        found="foreign", after=f"{ip} addr del {local} dev eth0",
+        "address of another host's workload given to the host", f"{ip} addr add {remote} dev eth0",
+        found="foreign", after=f"{ip} addr del {remote} dev eth0",
     )  # fmt: skip
     yield one(
         "rule of routing made", f"{ip} rule add pref 77 to {NEIGHBOUR[family]} lookup main",
