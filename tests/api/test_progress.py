@@ -7,7 +7,7 @@ from msgspec import structs
 
 from hopwall_api.progress import Progress, Target, Tracker
 from hopwall_model.resources import Key
-from hopwall_model.status import BgpStatus, CalcStatus, MovesNobody, Refusal, Waiting
+from hopwall_model.status import BgpStatus, CalcStatus, LeftOut, MovesNobody, Refusal, Waiting
 from tests.api.caller import calc_status, host_status
 
 VM = Key("WorkloadEndpoint", "default", "vm1")
@@ -135,6 +135,19 @@ def test_a_migration_that_moves_nobody_is_not_programmed() -> None:
     assert tracker.progress([Target(move, 5, removed=True)]).reached("programmed")
     tracker.fold_calc(calc_status(6, 6, "h1"), SHOWN)
     assert programmed(tracker, key=move) == ("True", "Enforced")
+
+
+def test_what_calc_leaves_out_is_not_programmed() -> None:
+    """It says what becomes of it, and waiting longer is in vain; others, and its removal, are programmed."""
+    left = LeftOut(str(VM), "It is not understood: Invalid.")
+    tracker = tracked(structs.replace(calc_status(0, 5, "h1"), left_out=(left,)))
+    tracker.fold_host(host_status("h1", 5))
+    assert programmed(tracker, key=VM) == ("False", "NotUnderstood")
+    found = tracker.progress([Target(VM, 5)])
+    assert found.conditions[-1].message.endswith("is not enforced as it says. " + left.reason)
+    assert found.settled()
+    assert programmed(tracker, key=Key("Node", "", "h1")) == ("True", "Enforced")
+    assert tracker.progress([Target(VM, 5, removed=True)]).reached("programmed")
 
 
 def test_a_new_epoch_covers_everything_and_forgets_the_old() -> None:

@@ -15,6 +15,7 @@ from hopwall_api.settings import ApiSettings, parse_listen
 from hopwall_cli import main
 from hopwall_cli.main import parse
 from hopwall_cli.nats_server import NatsServer
+from hopwall_model import staleness
 from hopwall_runtime.config import ConfigError
 from tests.api.caller import PATIENCE_S, Caller, node, running_api
 from tests.support.ports import free_port
@@ -90,7 +91,7 @@ async def test_reads_say_how_old_they_may_be_while_nats_is_frozen(
     paths = ("/v1/nodes/a", "/v1/nodes", "/v1/nodes/b", "/v1/hosts", "/v1/ipam/check", "/v1/backup")
 
     async def ages() -> list[str | None]:
-        return [(await caller.get(path)).headers.get("Hopwall-Stale") for path in paths]
+        return [(await caller.get(path)).headers.get(staleness.HEADER) for path in paths]
 
     async def shown() -> tuple[str, str]:
         args = parse(["--server", f"unix://{caller.socket}", "get", "nodes", "-o", "name"])

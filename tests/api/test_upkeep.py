@@ -69,7 +69,7 @@ async def test_a_purge_takes_tombstones_and_nothing_else(api: Api, caller: Calle
     assert [key.name for key, _ in due] == ["gone", "again"]
     await caller.put("/v1/nodes/again", node("again", new="yes"))
     for key, last in due:  # also by one that does not know yet that it is there again
-        await api.link.purge_removed(topics.event_subject(key), last)
+        await api.link.upkeep.purge_removed(topics.event_subject(key), last)
     await in_step(api, caller)
     await upkeep(api).purge_tombstones()
     assert [await n_messages(api, name) for name in ("kept", "gone", "again")] == [2, 0, 1]
@@ -128,7 +128,7 @@ async def test_a_stale_expectation_meets_no_purged_tombstone(api: Api, caller: C
     await caller.delete("/v1/nodes/a")
     await in_step(api, caller)
     (entry,) = api.store.tombstones(1)
-    await api.link.purge_removed(topics.event_subject(entry[0]), entry[1])
+    await api.link.upkeep.purge_removed(topics.event_subject(entry[0]), entry[1])
     assert api.store.held(entry[0]).last == entry[1]
     assert (await caller.post("/v1/nodes", node("a"))).status == 201
     assert await n_messages(api, "a") == 1
@@ -155,12 +155,12 @@ async def test_history_is_fitted(api: Api, caller: Caller) -> None:
     for i in range(40):
         await caller.put("/v1/nodes/a", node("a", text="x" * 60, n=str(i)))
     await caller.put("/v1/nodes/b", node("b"))
-    usage = await api.link.usage()
+    usage = await api.link.upkeep.usage()
     config = (await api.link._js.stream_info(topics.EVENTS_STREAM)).config
     config.max_bytes = usage.used + 100
     await api.link._js.update_stream(config)
     assert "maximum bytes" in (await caller.put("/v1/nodes/c", node("c"))).problem(503)["detail"]
     await upkeep(api).fit_history()
     assert (await caller.put("/v1/nodes/c", node("c"))).status == 201
-    assert (await api.link.usage()).history == 32
+    assert (await api.link.upkeep.usage()).history == 32
     assert (await caller.get("/v1/nodes/b")).status == 200

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,9 +11,17 @@ from typing import Any
 
 import aiohttp
 import pytest
+from nats.js.api import StreamInfo
 
 from hopwall_api import watch
+from hopwall_api.agent import STALE_LOOK_S
+from hopwall_cli import main
+from hopwall_cli.main import parse
 from hopwall_cli.nats_server import NatsServer
+from hopwall_model import codec, topics
+from hopwall_model.events import ResourceSet
+from hopwall_model.resources import Key, Metadata, Node
+from hopwall_runtime.follower import Follower
 from tests.api.caller import PATIENCE_S, Caller, node, running_api
 
 pytestmark = pytest.mark.nats
@@ -125,7 +135,9 @@ async def test_a_watch_goes_on_across_an_outage_of_nats(
         async with asyncio.timeout(PATIENCE_S):
             while (await caller.put("/v1/nodes/b", node("b"))).status not in (200, 201):
                 await asyncio.sleep(0.1)
-        assert await stream.brief(1) == [("2", "set", "b")]
+        while (found := (await stream.brief(1))[0])[1] in ("stale", "fresh"):
+            pass
+        assert found == ("2", "set", "b")
 
 
 async def test_a_revision_from_the_future_is_gone(caller: Caller) -> None:
@@ -183,3 +195,100 @@ async def test_a_slow_client_is_cut_and_others_are_not_held_up(
         received += len(piece)
     slow.close()
     assert received < 40 * 30_000
+
+
+async def test_a_running_watch_says_that_it_may_be_old_and_when_that_is_over(
+    caller: Caller, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While NATS is frozen `stale` says for how long, again where a bookmark would come; then `fresh`, and it goes on."""
+    monkeypatch.setattr(watch, "BOOKMARK_S", 1.0)
+    async with watching(caller) as stream:
+        assert (await stream.next())[1] == "bookmark"
+        os.kill(nats_server.pid, signal.SIGSTOP)
+        try:
+            first = later = await aged(stream, "stale")
+            while later == first:  # the same second
+                later = await aged(stream, "stale")
+            assert 6 <= first < later
+            # Who begins now is told by an event, too.
+            async with watching(caller) as late:
+                assert await aged(late, "stale") >= later
+        finally:
+            os.kill(nats_server.pid, signal.SIGCONT)
+        assert await aged(stream, "fresh") == 0
+        await written(caller)
+        async with asyncio.timeout(PATIENCE_S):
+            while (found := await stream.next())[1] == "bookmark":
+                pass
+        assert (found[1], found[2]["metadata"]["name"]) == ("set", "a")
+
+
+async def test_what_was_missed_is_sent_before_a_watch_is_fresh(
+    caller: Caller, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that is back within seconds may have taken others' writes: `fresh` waits until they are read."""
+    right = Follower._resume
+    subject = topics.event_subject(Key("Node", "", "missed"))
+    event = ResourceSet(resource=Node(metadata=Metadata(name="missed")))
+
+    async def resume(self: Follower) -> StreamInfo:
+        await self._js.publish(subject, codec.encode(event))
+        await asyncio.sleep(2 * STALE_LOOK_S)
+        return await right(self)
+
+    async with watching(caller) as stream:
+        assert (await stream.next())[1] == "bookmark"
+        monkeypatch.setattr(Follower, "_resume", resume)
+        await nats_server.stop()
+        await aged(stream, "stale")
+        await nats_server.start()
+        found: list[tuple[str, str]] = []
+        while ("fresh", "") not in found:
+            [(_, word, name)] = await stream.brief(1)
+            found += [(word, name)] if word in ("set", "fresh") else []
+        assert found[:1] == [("set", "missed")]
+
+
+async def test_the_command_says_that_what_it_shows_may_be_old(
+    caller: Caller, nats_server: NatsServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`hopwall get --watch` has a line on stderr for it, and one when it is over; rows go on."""
+    args = parse(["--server", f"unix://{caller.socket}", "get", "nodes", "--watch"])
+    out, err = "", ""
+
+    async def until(words: str) -> None:
+        nonlocal out, err
+        async with asyncio.timeout(PATIENCE_S):
+            while words not in out + err:
+                more = capsys.readouterr()
+                out, err = out + more.out, err + more.err
+                await asyncio.sleep(0.05)
+
+    async with asyncio.TaskGroup() as tasks:
+        command = tasks.create_task(main._run(args.run, args))
+        await until("REVISION")
+        os.kill(nats_server.pid, signal.SIGSTOP)
+        try:
+            await until("has not heard NATS for")
+        finally:
+            os.kill(nats_server.pid, signal.SIGCONT)
+        await until("hears NATS again")
+        await written(caller)
+        await until("set  ")
+        command.cancel()
+    assert "NATS" not in out
+
+
+async def written(caller: Caller) -> None:
+    """Declare a node, as soon as NATS takes it."""
+    async with asyncio.timeout(PATIENCE_S):
+        while (await caller.put("/v1/nodes/a", node("a"))).status == 503:
+            await asyncio.sleep(0.1)
+
+
+async def aged(stream: Stream, word: str) -> int:
+    """Return the age of the next event of this word; only bookmarks may come before."""
+    while (found := await stream.next())[1] == "bookmark":
+        pass
+    assert found[:2] == ("", word), found
+    return int(found[2]["seconds"])

@@ -20,13 +20,18 @@ from typing import Self
 import pytest
 
 from hopwall_dataplane.feed import Step
-from hopwall_dataplane.lastgood.driver import LastGoodFile
+from hopwall_dataplane.lastgood.driver import NAME, LastGoodFile
 from hopwall_model.updates import (
     EndpointId,
     EndpointSet,
+    Entity,
+    HostEndpointId,
+    HostEndpointSet,
     PolicyId,
     PolicySet,
     ResolvedRule,
+    SetBucket,
+    SetId,
     TierPolicies,
 )
 from tests.support.netns import Netns
@@ -122,6 +127,13 @@ class Machine:
                 )
                 self._talk(Talk(source.name, "call", "udp", address, port))
 
+    def reach_host(self) -> None:
+        """Begin a flow of each family from the remote machine to the host itself; it never stops trying."""
+        for family, address in HOST.items():
+            serving = Talk(self.host.name, "serve", "udp", address, 5009)
+            self._heard["remote to host", family] = self._talk(serving)
+            self._talk(Talk(self.remote.name, "call", "udp", address, 5009))
+
     def _talk(self, talk: Talk) -> Talk:
         self._stack.callback(talk.close)
         return talk
@@ -149,9 +161,9 @@ class Machine:
         """Return each packet of a flow that came through."""
         return self._heard[flow, family].heard()
 
-    def state(self) -> list[list[str]]:
+    def state(self, backend: str = "nft") -> list[list[str]]:
         """Return what the kernel holds, without counters."""
-        saves = ("iptables-nft-save", "ip6tables-nft-save", "ipset save")
+        saves = (f"iptables-{backend}-save", f"ip6tables-{backend}-save", "ipset save")
         texts = (self.host.run(save.split()) for save in saves)
         return [
             sorted(x for x in live(t).splitlines() if not x.startswith(("#", ":"))) for t in texts
@@ -165,10 +177,11 @@ class Machine:
                 assert time.monotonic() < end, text
                 time.sleep(0.1)
 
-    def wall(self, backend: str) -> None:
-        """Do what the unit does that runs before the network comes up."""
+    def wall(self, backend: str, **environ: str) -> None:
+        """Do what the unit does that runs before the network comes up, with these settings in its file."""
         argv = [sys.executable, "-m", "hopwall_dataplane", "--build-wall", "--backend", backend]
-        self.host.run([*argv, "--host", "h1"])
+        said = ["env", *(f"HOPWALL_{name.upper()}={text}" for name, text in environ.items())]
+        self.host.run([*said, *argv, "--host", "h1"])
 
     @contextlib.contextmanager
     def agent(self, folder: Path, *flags: str) -> Iterator[None]:
@@ -212,6 +225,25 @@ def machine() -> Iterator[Machine]:
     """Make a machine that has just booted: an empty kernel."""
     with Machine() as made:
         yield made
+
+
+def keep_walled(folder: Path) -> None:
+    """Keep a state in which a host endpoint lets nothing in from who is in a set, and all from others."""
+    tier = TierPolicies(name="default", ingress=(PolicyId("gnp/in"),), egress=(PolicyId("gnp/in"),))
+    remote = SetId("s:remote")
+    deny = ResolvedRule(id="r0", action="deny", source=Entity(sets=(remote,)))
+    allow = ResolvedRule(id="r1", action="allow")
+    policy = PolicySet(id=PolicyId("gnp/in"), version=1, ingress=(deny, allow), egress=(allow,))
+    members = tuple(sorted((f"{REMOTE[4]}/32", f"{REMOTE[6]}/128")))
+    updates = (
+        SetBucket(id=remote, version=1, members=members),
+        policy,
+        HostEndpointSet(id=HostEndpointId("h1-eth0"), interface="eth0", tiers=(tier,)),
+    )
+    file = LastGoodFile(folder / "state", host="h1", written_by="an older version")
+    fresh = frozenset({updates[0].scope, policy.scope})
+    file.rewrite(Step("e1", 7, full=True, updates=updates, fresh=fresh))
+    file.close()
 
 
 def keep_state(folder: Path, host: str = "h1") -> Path:
@@ -265,6 +297,40 @@ def test_a_boot_is_closed_until_somebody_says_otherwise(
         machine.opens({"workload to remote v4", "workload to remote v6"})
     allowed = {"workload to remote v4", "workload to remote v6"}
     assert {flow for flow, n in machine.heard().items() if n} == allowed
+
+
+@pytest.mark.parametrize("wrong", [{"log_level": "loud"}, {"mark_mask": "5"}, {"log_rate": "x"}])
+def test_a_wrong_setting_opens_nothing(machine: Machine, wrong: dict[str, str]) -> None:
+    """The agent refuses it, so there is none; the wall stands all the same."""
+    machine.wall("nft", **wrong)
+    machine.plug()
+    machine.try_all()
+    assert machine.open(1.0) == set()
+
+
+def test_host_endpoints_are_closed_before_the_agent_runs(
+    machine: Machine, tmp_path: Path, backend: str
+) -> None:
+    """The host's own services wait for no agent; who takes over finds nothing to change in the rules."""
+    keep_walled(tmp_path)
+    machine.wall(backend, state_dir=str(tmp_path / "state"))
+    machine.reach_host()
+    assert machine.open(1.5) == set()
+    rules, more_rules, _ = machine.state(backend)
+    with machine.agent(tmp_path, "--backend", backend):
+        until_ready(machine, "last-good")
+        assert machine.open(1.5) == set()
+    assert machine.state(backend)[:2] == [rules, more_rules]
+
+
+def test_a_wall_without_memory_closes_no_host(machine: Machine, tmp_path: Path) -> None:
+    """Where nothing is known of host endpoints, or what is kept cannot be used, the host itself is left alone."""
+    keep_walled(tmp_path)
+    path = tmp_path / "state" / NAME
+    path.write_bytes(path.read_bytes()[:-40])
+    machine.wall("nft", state_dir=str(tmp_path / "state"))
+    machine.reach_host()
+    machine.opens({"remote to host v4", "remote to host v6"})
 
 
 def test_an_agent_builds_the_wall_itself_and_mends_it(machine: Machine, tmp_path: Path) -> None:
@@ -335,3 +401,21 @@ def test_an_upgrade_that_cannot_read_the_file_disturbs_nothing(
         numbers = [tick.number for tick in machine.ticks("workload to remote", family)]
         assert numbers == list(range(numbers[0], numbers[-1] + 1))
     machine.opens({"workload to remote v4", "workload to remote v6"})
+
+
+@pytest.mark.parametrize(("before", "after"), [("nft", "legacy"), ("legacy", "nft")])
+def test_another_backend_leaves_nothing_behind(
+    machine: Machine, tmp_path: Path, before: str, after: str
+) -> None:
+    """Rules that nobody writes any more would close what is allowed; they go when what replaces them stands."""
+    keep_state(tmp_path)
+    machine.wall(before)
+    machine.plug()
+    machine.try_all()
+    allowed = {"workload to remote v4", "workload to remote v6"}
+    with machine.agent(tmp_path, "--backend", after):
+        until_ready(machine, "last-good")
+        machine.opens(allowed)
+    assert {flow for flow, n in machine.heard().items() if n} == allowed
+    for tool in ("iptables", "ip6tables"):
+        assert "hw-" not in machine.host.run([f"{tool}-{before}-save"])

@@ -21,6 +21,7 @@ from hopwall_model.updates import (
     PolicyId,
     PolicySet,
     ResolvedRule,
+    RoutesBucket,
     SnapshotRequest,
     TierPolicies,
 )
@@ -122,6 +123,41 @@ def test_a_snapshot_that_takes_too_much_away_waits_for_its_release(
     )
     assert said[0].startswith("It holds back a snapshot of epoch e2")
     assert said[1:] == ["", "It holds back no snapshot."]
+
+
+def routes_elsewhere() -> int:
+    """Count the routes to other hosts' workloads."""
+    return sh("ip route show proto 80").count("via 172.18.203.126")
+
+
+async def _older(calc: CalcStandIn, _agent: AgentProcess) -> tuple[list[int], HostStatus]:
+    await begin(calc, 2)
+    there = RoutesBucket(
+        host="h2",
+        version=calc.next_version(),
+        cidrs=("10.65.0.101/32", "10.65.0.102/32"),
+        gateway_v4="172.18.203.126",
+    )
+    await calc.say(pieces=(there,))
+    await calc.applied()
+    seen = [routes_elsewhere()]
+    # The very state, but for the other host: an older copy of the store, from before it joined.
+    calc.pieces.pop(there.scope)
+    calc.revision = 1
+    await new_epoch(calc, "e2", keep=2)
+    status = await calc.until(lambda s: s.held is not None)
+    seen.append(routes_elsewhere())
+    assert (await release(calc, "e2")).failure == ""
+    await calc.applied()
+    return [*seen, routes_elsewhere()], status
+
+
+def test_an_older_store_does_not_cut_off_who_joined_since(host: Netns, tmp_path: Path) -> None:
+    """Nothing of this host's own is missing; the routes to the other's workloads stay until they are released."""
+    seen, status = host.python(run_scenario, _older, tmp_path, "--backend", "nft")
+    assert seen == [2, 2, 0]
+    assert status.held is not None
+    assert "2 of 2 addresses of host h2" in status.held.reason
 
 
 async def _recovered(calc: CalcStandIn, _agent: AgentProcess) -> tuple[int, int, HostStatus]:

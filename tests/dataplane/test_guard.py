@@ -1,6 +1,7 @@
 """Which snapshots a host obeys."""
 
 import pytest
+from msgspec import structs
 
 from hopwall_dataplane.feed import Step
 from hopwall_dataplane.guard import Guard, Limits, judge
@@ -8,13 +9,19 @@ from hopwall_dataplane.lastgood.mirror import Mirror
 from hopwall_model.updates import (
     EndpointId,
     EndpointSet,
+    Entity,
     HostBatch,
     HostEndpointId,
     HostEndpointSet,
     PolicyId,
     PolicySet,
+    ResolvedRule,
+    RoutesBucket,
+    SetBucket,
+    SetId,
     TierPolicies,
     Update,
+    Verdict,
 )
 
 LIMITS = Limits(share=0.5, count=10)
@@ -147,3 +154,105 @@ def test_the_question_to_calc_fits_a_message() -> None:
     verdict = judge(held(*(endpoint(n) for n in range(60_000))), (), snapshot(), LIMITS)
     assert "60000 of 60000" in verdict.reason
     assert sum(len(name) + 3 for name in verdict.missing) < 600_000
+
+
+def routes(host: str, *addresses: str) -> RoutesBucket:
+    """Return what lives on another host."""
+    return RoutesBucket(host=host, version=1, cidrs=addresses, gateway_v4="172.18.203.126")
+
+
+def members(*found: str, name: str = "s:web") -> SetBucket:
+    """Return what is in a set."""
+    return SetBucket(id=SetId(name), version=1, members=found)
+
+
+THERE = ("10.65.0.23/32", "fd65::17/128")
+
+
+@pytest.mark.parametrize(
+    ("snapshot_", "obeyed"),
+    [
+        (snapshot(), False),
+        (snapshot(epoch="other.e2.2"), False),
+        (structs.replace(snapshot(epoch="store.e2.2"), revision=6), True),
+        (snapshot(routes("h3", *THERE)), True),
+        (snapshot(routes("h2", "10.65.0.99/32")), True),
+        (snapshot(routes("h2", THERE[0])), True),
+        (snapshot(routes("h2"), members(THERE[0])), False),
+    ],
+    ids=["older", "another", "went on", "moved", "exchanged", "one less", "none there"],
+)
+def test_what_lives_on_other_hosts_is_missed_where_the_store_is_not_the_one(
+    snapshot_: HostBatch, obeyed: bool
+) -> None:
+    """Their own hosts hold on to it; who took the routes away would cut it off all the same."""
+    mirror = held(routes("h2", *THERE), epoch="store.e1.1")
+    guard = Guard(LIMITS)
+    assert guard.admits(mirror, (), snapshot_, "store.e1.1") is obeyed
+    if not obeyed:
+        assert guard.held is not None
+        assert "2 of 2 addresses of host h2 (10.65.0.23/32, fd65::17/128)" in guard.held.reason
+
+
+def by_set(action: Verdict, *, excepted: bool = False, name: str = "s:web") -> PolicySet:
+    """Return a policy with a rule that names a set."""
+    ids = (SetId(name),)
+    side = Entity(not_sets=ids) if excepted else Entity(sets=ids)
+    rule = ResolvedRule(id="r", action=action, source=side)
+    return PolicySet(id=PolicyId("gnp/p"), version=1, ingress=(rule,))
+
+
+@pytest.mark.parametrize(
+    ("policy_", "obeyed"),
+    [
+        (by_set("deny"), False),
+        (by_set("pass"), False),
+        (by_set("allow", excepted=True), False),
+        (by_set("allow"), True),
+        (by_set("deny", excepted=True), True),
+        (by_set("log"), True),
+        (by_set("deny", name="s:other"), True),
+    ],
+)
+def test_members_are_missed_where_their_absence_lets_somebody_by(
+    policy_: PolicySet, obeyed: bool
+) -> None:
+    """A deny that has nobody left to deny lets by; an allow that has nobody left closes."""
+    mirror = held(members(*THERE), epoch="store.e1.1")
+    verdict = judge(mirror, (), snapshot(members(), policy_), LIMITS)
+    assert (verdict.reason == "") is obeyed
+    assert verdict.missing == ()
+    if not obeyed:
+        assert "2 of 2 members of set s:web" in verdict.reason
+
+
+def test_a_set_may_change_and_go() -> None:
+    """What was exchanged for something else is an ordinary change, unless it is very much."""
+    deny = by_set("deny")
+    mirror = held(members(*THERE), epoch="store.e1.1")
+    assert not judge(mirror, (), snapshot(deny), LIMITS).reason
+    assert not judge(mirror, (), snapshot(members("192.0.2.0/24"), deny), LIMITS).reason
+    many = held(members(*(f"10.65.0.{n}/32" for n in range(11))))
+    assert judge(many, (), snapshot(members("192.0.2.0/24"), deny), LIMITS).reason
+
+
+def test_of_very_many_hosts_the_first_are_named() -> None:
+    """One sentence, however large the cloud is."""
+    mirror = held(*(routes(f"h{n}", f"10.65.0.{n}/32") for n in range(100)))
+    reason = judge(mirror, (), snapshot(), LIMITS).reason
+    assert "much of 97 more" in reason
+    assert len(reason) < 500
+
+
+def test_an_older_store_that_is_written_on_stays_an_older_one() -> None:
+    """Its numbers pass the host's own; what it lacks it lacks still, until it is the right one again."""
+    mirror = held(routes("h2", *THERE), epoch="store.e1.1")
+    guard = Guard(LIMITS)
+    assert not guard.admits(mirror, (), snapshot(epoch="store.e2.2"), "store.e1.1")
+    grown = structs.replace(snapshot(epoch="store.e2.2"), revision=9)
+    assert not guard.admits(mirror, (), grown, "store.e1.1")
+    assert not guard.admits(mirror, (), structs.replace(grown, epoch="store.e3.3"), "store.e1.1")
+    right = structs.replace(snapshot(routes("h2", *THERE), epoch="store.e4.4"), revision=9)
+    assert guard.admits(mirror, (), right, "store.e1.1")
+    went_on = structs.replace(snapshot(epoch="store.e5.5"), revision=10)
+    assert guard.admits(mirror, (), went_on, "store.e4.4")

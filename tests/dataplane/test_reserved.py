@@ -13,3 +13,9 @@ def test_reserved_are_the_servers_and_our_own_gateway() -> None:
     """As the networks of one address that endpoints have."""
     cidrs = reserved_cidrs((("192.0.2.1", 4333), ("fd00::1", 4222)), "169.254.1.1")
     assert {"192.0.2.1/32", "fd00::1/128", "169.254.1.1/32"} <= cidrs
+
+
+def test_without_a_network_only_what_is_said_is_known() -> None:
+    """A name is not asked for while a host boots; an address needs nobody."""
+    urls = ("nats://localhost:4333", "192.0.2.2", "nats://[fd00::1]:5000")
+    assert nats_addresses(urls, resolve=False) == (("192.0.2.2", 4222), ("fd00::1", 5000))

@@ -46,6 +46,21 @@ def flush_then_restore() -> None:
     Restore.apply = wrong  # type: ignore[method-assign]
 
 
+def unhook_then_restore() -> None:
+    """Empty the kernel's own chain before a change of what it leads to, as who begins with `iptables -F`."""
+    right = Restore.apply
+
+    async def wrong(self: Restore, tx: Transaction, *, timeout_s: float | None = None) -> Any:
+        if tx.table == "filter" and tx.writes:
+            tool = self.backend.restore_path[self.family].replace("-restore", "")
+            argv = (tool, "-w", "-t", "filter", "-F", "FORWARD")
+            await asyncio.to_thread(run_tool, argv, timeout_s=10)
+            await asyncio.sleep(_GAP_S)
+        return await right(self, tx, timeout_s=timeout_s)
+
+    Restore.apply = wrong  # type: ignore[method-assign]
+
+
 def set_after_rule() -> None:
     """Fill the sets that rules name only when the rules stand."""
     right = IpsetDriver.apply
@@ -109,7 +124,14 @@ def watch_as_truth() -> None:
 
 SWITCHES: dict[str, Callable[[], None]] = {
     one.__name__: one
-    for one in (flush_then_restore, set_after_rule, snapshot_believed, no_gate, watch_as_truth)
+    for one in (
+        flush_then_restore,
+        unhook_then_restore,
+        set_after_rule,
+        snapshot_believed,
+        no_gate,
+        watch_as_truth,
+    )
 }
 
 

@@ -20,6 +20,7 @@ def _bad(name: str, what: str, harm: Harm, service: str = "dataplane", **options
 
 MODES = (
     _bad("flush_then_restore", "chains are emptied before they are written", change),
+    _bad("unhook_then_restore", "the kernel's own chain is emptied before a change", change),
     _bad("set_after_rule", "members come after the rules that name their set", change),
     _bad("snapshot_believed", "an empty snapshot is obeyed", empty_store, keeps_writes=False),
     _bad("no_gate", "a restarted agent sweeps before it has a state", restart_quietly),

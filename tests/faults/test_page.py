@@ -4,6 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults import (
+    modes_agents,
+    modes_broker,
+    modes_store,
+    modes_tests,
+    test_cluster,
+    test_other_modes,
+    test_packets,
+)
 from tests.faults.__main__ import modes
 from tests.faults.catalogue import FAILURES
 from tests.faults.page import Row, page, row_of
@@ -28,6 +37,18 @@ def test_every_mode_covers_what_is_known_and_says_where_it_is() -> None:
         assert set(mode.covers) <= FAILURES.keys()
         assert (Path(__file__).parents[2] / mode.where).exists(), mode.name
     assert len({mode.name for mode in modes()}) == len(modes())
+
+
+def test_every_failure_mode_has_a_short_form_in_make_test() -> None:
+    """By a mode that is tried in short, or by tests that are run there anyway."""
+    short = (
+        *(modes_agents.RECONNECT_FEW, modes_agents.SLOW),
+        *(*modes_broker.MODES, *test_cluster.QUICK, *modes_store.MODES),
+        *(*test_packets.QUICK, *test_other_modes.QUICK, *modes_tests.MODES),
+    )
+    held = {name for mode in short for name in mode.covers}
+    # The lock of xtables: tests/dataplane/test_agent_held_up.py and iptables/test_driver.py.
+    assert held | {"K5"} == FAILURES.keys()
 
 
 def test_a_row_that_judges_no_packets_fails_unless_it_says_why() -> None:

@@ -209,9 +209,8 @@ _ECHO = (
 )
 
 
-@pytest.mark.parametrize("backend", ["nft", "legacy"])
-def test_everything_works_under_what_the_units_allow(host: Host, backend: str) -> None:
-    """Endpoint programmed, policy enforced, BIRD driven, state kept; and /proc shows what the unit says."""
+def start_all(host: Host, backend: str) -> None:
+    """Start all units in their order, and declare what there is."""
     for ns in (host.ns, host.remote):
         host.running[f"echo {ns.name}"] = subprocess.Popen(
             ns.command([sys.executable, "-c", _ECHO])
@@ -226,6 +225,12 @@ def test_everything_works_under_what_the_units_allow(host: Host, backend: str) -
     until(lambda: host.ns.succeeds([sys.executable, "-m", "hopwall_cli", "hosts"]))
     host.hopwall("apply", "-f", "-", "--wait", "programmed", "--timeout", "60", text=document())
     until(lambda: pings(host.workload, "192.0.2.2"))
+
+
+@pytest.mark.parametrize("backend", ["nft", "legacy"])
+def test_everything_works_under_what_the_units_allow(host: Host, backend: str) -> None:
+    """Endpoint programmed, policy enforced, BIRD driven, state kept; and /proc shows what the unit says."""
+    start_all(host, backend)
     assert not pings(host.workload, "192.0.2.1")
     assert not pings(host.remote, "10.65.0.10")
     until(lambda: host.view()["inSync"])
@@ -243,6 +248,99 @@ def test_everything_works_under_what_the_units_allow(host: Host, backend: str) -
     assert (kept.stat().st_mode & 0o777, kept.stat().st_uid) == (0o600, UIDS["hopwall"])
     for service in set(SERVICES) - {"wall"}:
         check_process(host, service)
+
+
+#: A gratuitous ARP, as a hypervisor sends it for a machine that resumes.
+_CLAIM = (
+    "import socket,sys\n"
+    "s=socket.socket(socket.AF_PACKET,socket.SOCK_RAW)\n"
+    "s.bind(('v0',0x806))\n"
+    "own,ip=s.getsockname()[4],socket.inet_aton(sys.argv[1])\n"
+    "head=bytes.fromhex('08060001080006040001')\n"
+    "s.send(bytes([255])*6+own+head+own+ip+bytes(6)+ip)\n"
+)
+
+
+def enforced(host: Host, backend: str) -> str:
+    """Return what stands in the kernel: lines, routes, members, sysctls."""
+    ns = host.ns
+    return "\n".join(
+        (
+            re.sub(r"[0-9]+:[0-9]+\]|^#.*", "", ns.run([f"iptables-{backend}-save"]), flags=re.M),
+            ns.run(["ip", "route", "show", "proto", "80"]),
+            ns.run(["ipset", "save", "hw4-from"]),
+            ns.run(["cat", "/proc/sys/net/ipv4/conf/tapa/proxy_arp"]),
+        )
+    )
+
+
+@pytest.mark.parametrize("backend", ["nft", "legacy"])
+def test_what_others_change_is_put_right_under_what_the_units_allow(
+    host: Host, backend: str
+) -> None:
+    """Lines, members, routes and sysctls, each by itself, and all while no agent ran; nobody is refused."""
+    start_all(host, backend)
+    until(lambda: host.view()["inSync"])
+    before = enforced(host, backend)
+    harms = (
+        [f"iptables-{backend}", "-t", "filter", "-F"],
+        [f"iptables-{backend}", "-t", "raw", "-D", "PREROUTING", "1"],
+        ["ipset", "flush", "hw4-from"],
+        ["ip", "route", "del", "10.65.0.10"],
+        ["sh", "-c", "echo 0 > /proc/sys/net/ipv4/conf/tapa/proxy_arp"],
+    )
+    for harm in harms:
+        host.ns.run(harm)
+        until(lambda: enforced(host, backend) == before)
+    host.running["dataplane"].kill()
+    host.running["dataplane"].wait()
+    for harm in harms:
+        host.ns.run(harm)
+    host.start("dataplane", "--host", "h1", "--backend", backend, "--bgp")
+    until(lambda: enforced(host, backend) == before)
+    until(lambda: host.view()["inSync"])
+    assert host.view().get("refused", []) == []
+
+
+def test_a_workload_that_arrives_is_heard_under_what_the_units_allow(host: Host) -> None:
+    """The sign of a live migration comes by a packet socket; the source's host is one that does not answer."""
+    start_all(host, "nft")
+    host.hopwall("delete", "workloadendpoints", "a", "-n", "default")
+    ends = {"source": ("h2", "1"), "target": ("h1", "2")}
+    parts: list[dict[str, Any]] = [
+        {"kind": "Node", "metadata": {"name": "h2"}, "spec": {}},
+        {
+            "kind": "LiveMigration",
+            "metadata": {"name": "m", "namespace": "default"},
+            "spec": {
+                end: {"workloadEndpoint": {"hostname": node, "orchestratorID": "test", "workloadID": "vm", "endpointID": number}}
+                for end, (node, number) in ends.items()
+            },
+        },
+        *(
+            {
+                "kind": "WorkloadEndpoint",
+                "metadata": {"name": end, "namespace": "default"},
+                "spec": {"node": node, "orchestrator": "test", "workload": "vm", "endpoint": number,
+                         "interfaceName": "tapa", "ipNetworks": ["10.65.0.10/32"]},
+            }
+            for end, (node, number) in ends.items()
+        ),
+    ]  # fmt: skip
+    text = "\n---\n".join(json.dumps({"apiVersion": "projectcalico.org/v3", **p}) for p in parts)
+    host.hopwall("apply", "-f", "-", text=text)
+
+    def routed() -> bool:
+        return "tapa" in host.ns.run(["ip", "route", "show", "10.65.0.10", "proto", "80"])
+
+    until(lambda: not routed())
+
+    def arrived() -> bool:
+        host.workload.run([sys.executable, "-c", _CLAIM, "10.65.0.10"])
+        return routed()
+
+    until(arrived)
+    assert pings(host.workload, "192.0.2.2")
 
 
 def check_process(host: Host, service: str) -> None:
@@ -280,6 +378,12 @@ def test_the_wall_comes_before_the_network() -> None:
     assert "network-pre.target" in unit.words("Wants")
     assert unit.one("DefaultDependencies") == "no"
     assert unit.one("Type") == "oneshot"
+
+
+def test_the_wall_comes_after_who_empties_the_tables() -> None:
+    """Debian's loaders of rules begin with a flush: one that came later would take the wall away until the agent runs."""
+    after = Unit.read("hopwall-wall").words("After")
+    assert {"nftables.service", "netfilter-persistent.service", "ufw.service"} <= set(after)
 
 
 @pytest.mark.parametrize("service", SERVICES)

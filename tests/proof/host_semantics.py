@@ -2,7 +2,8 @@
 
 A packet passes, in this order: policies before connection tracking, policies before destination NAT, then
 those of where it goes: the host itself, or on through it. Who is allowed by an earlier one is not asked again
-by the host endpoints of the same way in. Failsafe ports are for the host's own traffic, before its policies.
+by the host endpoints of the same way in. Failsafe ports are for the host's own traffic, before its policies; errors about
+what was not judged yet are not sent, whatever policies say.
 
 Source: Calico, "Protect hosts" and "Host endpoint"; docs/guides/resources.md of this product.
 """
@@ -23,6 +24,8 @@ from tests.proof.semantics import Applying, Decision, Policy, Semantics, is_ordi
 #: (protocol, port): what stays open to the host, and from it.
 SAFE_IN = frozenset({(6, 22)})
 SAFE_OUT = frozenset({(17, 53)})
+#: (family, protocol, type, code) of errors that a kernel sends of itself before it asks its lines; no host sends them.
+EARLY = frozenset({(4, 1, 11, 1), (6, 58, 3, 1), (6, 58, 4, 0), (6, 58, 4, 2)})
 ALL = "*"
 
 OPEN = Decision("allow", "nobody has anything to say")
@@ -111,9 +114,12 @@ class HostSemantics:
         return self.semantics.ask_tiers(open_ended, flow, direction)[0]
 
     def _sent(self, passage: Passage, endpoint: HostEndpoint | None) -> Decision:
+        flow = passage.flow
+        family = 6 if ":" in flow.source else 4
+        if (family, flow.protocol, flow.icmp_type, flow.icmp_code) in EARLY:
+            return Decision("deny", "an error about what no line had judged")
         if endpoint is None:
             return OPEN
-        flow = passage.flow
         said = self._untracked(endpoint, flow, "Egress")
         return said or self._own(endpoint, flow, "Egress", SAFE_OUT)
 

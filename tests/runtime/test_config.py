@@ -5,7 +5,7 @@ import pytest
 from hopwall_api.settings import ApiSettings
 from hopwall_calc.settings import CalcSettings
 from hopwall_dataplane.settings import DataplaneSettings
-from hopwall_runtime.config import CommonSettings, ConfigError, load
+from hopwall_runtime.config import CommonSettings, ConfigError, load, load_sound
 
 
 def loaded(type_: type[CommonSettings], *argv: str, **environ: str) -> CommonSettings:
@@ -47,3 +47,20 @@ def test_a_value_that_cannot_be_meant_ends_the_process(
     """Nobody spins, forgets too soon or lets nobody in because of a wrong number; the sentence names the setting."""
     with pytest.raises(ConfigError, match=f"^p: {flag}: "):
         loaded(type_, f"--{flag.replace('_', '-')}={text}")
+
+
+def test_what_is_wrong_in_the_environment_is_left_out() -> None:
+    """By itself, whatever else there is; with what is wrong of each, also what only the check finds."""
+    said = {
+        "HOPWALL_INTERFACE_PREFIXES": "vnet",
+        "HOPWALL_LOG_LEVEL": "loud",
+        "HOPWALL_LOG_RATE": "junk",
+        "HOPWALL_BACKEND": "legacy",
+        "HOPWALL_TYPO": "1",
+    }
+    found, faults = load_sound(
+        DataplaneSettings, DataplaneSettings.check, argv=(), environ=said, program="p"
+    )
+    assert found == DataplaneSettings(interface_prefixes=("vnet",), backend="legacy")
+    assert faults.keys() == {"HOPWALL_LOG_LEVEL", "HOPWALL_LOG_RATE"}
+    assert "log_rate is 'junk'" in str(faults["HOPWALL_LOG_RATE"])

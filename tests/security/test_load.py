@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import gzip
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from hopwall_cli.nats_server import NatsServer
+from tests.api.caller import node
 from tests.security.load import Attack, Victim, measured, raise_limit, victim
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(600)]
@@ -168,9 +170,24 @@ async def many_watchers(one: Victim) -> None:
         writer.transport.abort()
 
 
+async def many_who_wait(one: Victim) -> None:
+    """Write 1,500 objects and wait until each is in force, which no calc makes true; each write is news to all."""
+    opened = []
+    for i in range(1500):
+        _, writer = await one.open()
+        body = json.dumps(node(f"w{i}")).encode()
+        head = HEAD.replace(b"/v1/nodes/n ", b"/v1/nodes/w%d?wait=programmed&timeout=60 " % i)
+        writer.write(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        opened.append(writer)
+    await asyncio.sleep(3)
+    for writer in opened:
+        writer.transport.abort()
+
+
 ATTACKS = (
     large_body, expecting, gzip_bomb, huge_heads, pipelining, slow_heads, slow_bodies,
     ten_thousand_silent, ten_thousand_with_bodies_to_come, thousands_that_do_not_read, many_watchers,
+    many_who_wait,
 )  # fmt: skip
 
 

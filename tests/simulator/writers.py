@@ -21,8 +21,9 @@ from hopwall_api.writer import Source, Writer
 from hopwall_model import topics
 from hopwall_model.events import ResourceSet
 from hopwall_model.resources import Key, Resource, key_of
+from hopwall_runtime import words
 from hopwall_runtime.appender import Append, Appender
-from hopwall_runtime.follower import Record
+from hopwall_runtime.follower import Record, Unreadable
 from hopwall_runtime.link import Link
 from tests.faults.histories import Judgement, Outcome, Stored, Write, judge
 from tests.support import states
@@ -78,6 +79,15 @@ class Events:
             raise NotFoundError
         return last
 
+    async def get_msg(self, _stream: str, *, seq: int, subject: str, next: bool) -> Any:  # noqa: A002
+        """Return the first message of a subject from a sequence on."""
+        await self._pause()
+        assert next
+        found = (one for one in self.messages[seq - 1 :] if one.subject == subject)
+        for message in found:
+            return message
+        raise NotFoundError
+
     def _last(self, subject: str) -> Any:
         return next((m for m in reversed(self.messages) if m.subject == subject), None)
 
@@ -89,6 +99,7 @@ class _Link:
     """What a writer needs of the link."""
 
     connected = True
+    cluster = ""
     max_payload = 1024 * 1024
 
     def __init__(self, events: Events) -> None:
@@ -99,14 +110,13 @@ class _Link:
         """Store events."""
         return await self._appender.append(writes)
 
-    async def last(self, subject: str) -> Record | None:
+    async def last(self, subject: str) -> Record | Unreadable | None:
         """Return the last word on a subject."""
-        try:
-            message = await self._events.get_last_msg("", subject)
-        except NotFoundError:
-            return None
-        event = topics.EVENT.decode(message.data)
-        return Record(revision=message.seq, event=event, headers=message.headers)
+        return await words.last(self._events, subject)
+
+    async def first_after(self, subject: str, revision: int) -> Record | Unreadable | None:
+        """Return the first word on a subject behind a revision."""
+        return await words.first_after(self._events, subject, revision)
 
 
 async def write_and_judge(chance: Random, *, compares: bool = True) -> Judgement:

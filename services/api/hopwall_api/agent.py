@@ -17,6 +17,7 @@ from hopwall_api.writer import Writer
 from hopwall_model import topics
 from hopwall_model.epochs import Succession
 from hopwall_model.events import ResourceRemoved, ResourceSet
+from hopwall_model.resources import Key
 from hopwall_model.status import CalcStatus, HostStatus
 from hopwall_runtime import clock
 from hopwall_runtime.follower import SILENT_S, CaughtUp, Followed, Record, Reset
@@ -24,6 +25,8 @@ from hopwall_runtime.link import Link, Unavailable
 from hopwall_runtime.sync_check import Syncs
 
 log = logging.getLogger(__name__)
+
+STALE_LOOK_S = 1.0
 
 
 class Api:
@@ -35,9 +38,12 @@ class Api:
         self.tracker = Tracker()
         self.memory = Memory()
         #: Rings when the store or the tracker has changed.
+        #: Rings for whoever waits until a change is in force, or for changes: many, and for long.
         self.news = News()
-        self.writer = Writer(link, self.store, self.news)
-        self.ipam = Desk(link, self.store, self.writer, self.news)
+        #: Rings for who waits until reads show what is stored: requests that are being worked at.
+        self.folded = News()
+        self.writer = Writer(link, self.store, self.folded)
+        self.ipam = Desk(link, self.store, self.writer, self.folded)
         #: Idempotency keys of requests that are being carried out now.
         self.busy_keys: set[str] = set()
         self.stopping = False
@@ -65,9 +71,20 @@ class Api:
     def stale_s(self) -> int | None:
         """Return how many seconds old what reads show may be; None while the stream is surely followed."""
         silent_s = self.link.silent_s
-        if not self.store.in_sync or (self.link.connected and silent_s <= SILENT_S):
+        heard = self.link.connected and self.link.settled and silent_s <= SILENT_S
+        if not self.store.in_sync or heard:
             return None
         return int(silent_s)
+
+    async def ring_stale(self) -> None:
+        """Wake who waits when what reads show comes to be old, or is not any more; for ever."""
+        was = False
+        while True:
+            await asyncio.sleep(STALE_LOOK_S)
+            now = self.stale_s() is not None
+            if now != was:
+                was = now
+                self.news.ring()
 
     def progress(self, targets: Sequence[Target]) -> Progress:
         """Return how far writes have come; as unknown while the stream is in doubt."""
@@ -82,8 +99,14 @@ class Api:
 
     async def follow_events(self) -> None:
         """Fold the stream for ever."""
+        named: dict[Key, str] = {}
         async for items in self.link.follow():
             self.fold(items)
+            faults = self.ipam.view.faults
+            for key, fault in faults.items():
+                if named.get(key) != fault:
+                    await self.link.reject(topics.event_subject(key), fault)
+            named = dict(faults)
 
     def fold(self, items: list[Followed]) -> None:
         """Fold what the stream delivered, then ring once."""
@@ -103,12 +126,15 @@ class Api:
                         self.writer.stored = 0
                         self.tracker.forget()
         self.ipam.view.follow(self.store)
+        self.folded.ring()
         self.news.ring()
 
     def _gather(self, record: Record) -> None:
         key = record.headers.get(HDR_KEY)
         if not key or not isinstance(record.event, ResourceSet | ResourceRemoved):
             return
+        if self.store.within_restore(record.revision):
+            return  # it was not acknowledged, and is not to be when it is asked again
         form, _, request_hash = record.headers.get(HDR_REQUEST_HASH, "").partition("-")
         left = KEEP_S - _age_s(record.headers)
         if left <= 0:

@@ -17,8 +17,6 @@ from hopwall_model.resources import Key, Resource
 
 REQUEST_ID = web.RequestKey("request_id", str)
 TRACE_ID = web.RequestKey("trace_id", str)
-#: On what was read while NATS is not heard: how many seconds ago it was.
-STALE = "Hopwall-Stale"
 API = web.AppKey("api", Api)
 
 

@@ -17,14 +17,14 @@ from hopwall_api import openapi, problems
 from hopwall_api.access.gate import Gate
 from hopwall_api.access.roles import Verb
 from hopwall_api.agent import Api
-from hopwall_api.answers import API, REQUEST_ID, STALE, TRACE_ID
+from hopwall_api.answers import API, REQUEST_ID, TRACE_ID
 from hopwall_api.auth import GATE, Need, admit
 from hopwall_api.bodies import MAX_BULK_BYTES
 from hopwall_api.metrics import Metrics
 from hopwall_api.problems import ApiProblem
 from hopwall_api.refusal import problem_response
 from hopwall_api.routes import Route, all_routes
-from hopwall_model import codec
+from hopwall_model import codec, staleness
 from hopwall_model.resources import KEPT_KINDS, KIND_BY_PLURAL
 from hopwall_runtime import clock
 from hopwall_runtime.health import health_routes
@@ -134,7 +134,7 @@ async def _say_stale(request: web.Request, response: web.StreamResponse) -> None
     if request.method in ("GET", "HEAD") and request.path.startswith("/v1/"):
         stale_s = request.app[API].stale_s()
         if stale_s is not None:
-            response.headers[STALE] = str(stale_s)
+            response.headers[staleness.HEADER] = str(stale_s)
 
 
 def _wrapper(metrics: Metrics) -> Any:

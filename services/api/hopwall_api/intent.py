@@ -46,11 +46,17 @@ class Stamp(Struct, frozen=True, kw_only=True):
         return str(uuid.uuid5(uuid.UUID(self.uid), str(key)))
 
 
+class Condition(Struct, frozen=True, kw_only=True):
+    """That the last message of all these subjects is this one still."""
+
+    subjects: str
+    last: int
+
+
 class Plan(Struct, frozen=True, kw_only=True):
     """What is to become of one key: the event to write, or None where nothing changes.
 
-    Shape:  `among`: the last sequence of all resources of the kind, where the write depends on each of them;
-            then it is the condition, and `expected` says the same of this one alone.
+    Shape:  `among`: what the write depends on besides; then that is the condition it is stored on, not `expected`.
     """
 
     key: Key
@@ -59,7 +65,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     event: Event | None
     #: As it will be, or for a removal as it was; without `resourceVersion`.
     resource: Resource
-    among: int | None = None
+    among: Condition | None = None
 
 
 def check(key: Key, held: Held, wanted: Expectation) -> None:

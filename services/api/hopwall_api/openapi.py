@@ -44,7 +44,7 @@ _QUERY: dict[str, tuple[str, Json]] = {
     ),
     "continue": ("The token of the page before; all pages show the same revision.", _TEXT),
     "watch": (
-        "Send changes as server-sent events: set, removed, bookmark, gone (list again).",
+        "Send changes as server-sent events: set, removed, bookmark, gone (list again), stale and fresh (whether NATS is heard).",
         {"enum": ["true", "false"]},
     ),
     "resourceVersion": ("Watch the changes after this revision.", _TEXT),

@@ -12,14 +12,16 @@ from collections.abc import Mapping, Sequence
 from msgspec.structs import replace
 
 from hopwall_api import problems
-from hopwall_api.intent import Plan
+from hopwall_api.intent import Condition, Plan
 from hopwall_api.ipam.spans import Span, span_of
 from hopwall_api.ipam.view import Pool
 from hopwall_api.store import Held
+from hopwall_model import topics
 from hopwall_model.problems import Code
 from hopwall_model.resources import IPPool, Key
 
 POOL = IPPool.__name__
+_ALL = topics.kind_subjects(POOL)
 _MAX_ERRORS = 100
 
 
@@ -30,7 +32,11 @@ def guarded(plans: Sequence[Plan], last_pool: int) -> Sequence[Plan]:
     """
     for index, plan in enumerate(plans):
         if plan.key.kind == POOL and plan.event is not None:
-            return [*plans[:index], replace(plan, among=last_pool), *plans[index + 1 :]]
+            return [
+                *plans[:index],
+                replace(plan, among=Condition(subjects=_ALL, last=last_pool)),
+                *plans[index + 1 :],
+            ]
     return plans
 
 

@@ -19,6 +19,8 @@ Truth = Literal["True", "False", "Unknown"]
 #: How many reports of calc are remembered: the hosts that older revisions concern are not known.
 MAX_REPORTS = 10_000
 MAX_LAGGARDS = 100
+#: The reason of what calc cannot carry out.
+_LEFT_OUT = "NotUnderstood"
 #: Of what a host refuses, so many are named.
 MAX_REFUSALS = 5
 
@@ -84,6 +86,8 @@ class Progress(Struct, frozen=True, kw_only=True):
     def settled(self) -> bool:
         """Tell whether waiting longer is in vain: all have answered, and it is known who all are, and some refuse."""
         hosts = self.hosts
+        if self.conditions[-1].reason == _LEFT_OUT:
+            return True
         answered = hosts.programmed + hosts.failed == hosts.desired
         return answered and hosts.failed > 0 and self.conditions[-1].status == "False"
 
@@ -162,10 +166,10 @@ class Tracker:
             waits = _condition("Programmed", "Unknown", "NotComputed", computed.message)
             nobody = HostCounts(desired=0, programmed=0, failed=0)
             return Progress(conditions=(accepted, computed, waits), hosts=nobody)
-        nobody_moves = self._moves_nobody(targets)
-        if nobody_moves is not None:
+        in_vain = self._left_out(targets) or self._moves_nobody(targets)
+        if in_vain is not None:
             nobody = HostCounts(desired=0, programmed=0, failed=0)
-            return Progress(conditions=(accepted, computed, nobody_moves), hosts=nobody)
+            return Progress(conditions=(accepted, computed, in_vain), hosts=nobody)
         hosts, sure = self._concerned(targets)
         hosts, speech = self._speakers(hosts)
         late: list[Laggard] = []
@@ -198,6 +202,18 @@ class Tracker:
             return _condition("Computed", "False", "Pending", message)
         message = f"calc has resolved revision {self.calc.revision}."
         return _condition("Computed", "True", "Resolved", message)
+
+    def _left_out(self, targets: Sequence[Target]) -> Condition | None:
+        """Return what is to be said of resources that calc cannot carry out; None where it can."""
+        assert self.calc is not None
+        if not self.calc.left_out:
+            return None
+        mine = {str(target.key) for target in targets if not target.removed}
+        for one in self.calc.left_out:
+            if one.resource in mine:
+                message = f"{one.resource} is not enforced as it says. {one.reason}"
+                return _condition("Programmed", "False", _LEFT_OUT, message)
+        return None
 
     def _moves_nobody(self, targets: Sequence[Target]) -> Condition | None:
         """Return what is to be said of migrations without a pair; None where all have one."""

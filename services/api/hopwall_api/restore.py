@@ -14,8 +14,9 @@ from typing import Any
 
 from aiohttp import web
 from msgspec import Struct
+from msgspec.structs import replace
 
-from hopwall_api import bodies, intent, problems
+from hopwall_api import bodies, intent, problems, restoring
 from hopwall_api.agent import Api
 from hopwall_api.answers import REQUEST_ID, json_response
 from hopwall_api.auth import actor_of
@@ -125,21 +126,25 @@ async def begin(request: web.Request) -> web.StreamResponse:
     """Begin a restore, or find that it has begun."""
     api = await api_in_sync(request)
     wanted = await _body(request, RestoreBegin)
+    resumed = False
 
     def decide(last: Event | None) -> Event:
+        nonlocal resumed
+        resumed = isinstance(last, RestoreBegun)
         if isinstance(last, RestoreBegun) and last.file != wanted.file and not wanted.instead:
             raise problems.conflict(
                 f"The restore of another file has begun at {last.at} and has not ended. Go on with"
                 " that file, or say that this one is to be restored instead (--instead)."
             )
-        if not isinstance(last, RestoreBegun) and not wanted.replace and _holds(api):
-            raise problems.conflict(
-                "The store holds resources already; a restore would change and remove some."
-                " Look at what it would do (--dry-run), then allow it (--replace)."
-            )
+        if not resumed and not wanted.replace and _holds(api):
+            raise _not_empty()
         return RestoreBegun(file=wanted.file, at=clock.now_text())
 
     revision = await api.writer.mark(RESTORE, decide, _source(request))
+    if not resumed and not wanted.replace and _holds(api):
+        # Another wrote just before it began: only now that is seen.
+        await api.writer.mark(RESTORE, lambda last: _ended(last, wanted.file), _source(request))
+        raise _not_empty()
     return json_response(RestoreState(file=wanted.file, resource_version=str(revision)))
 
 
@@ -148,7 +153,6 @@ async def part(request: web.Request) -> web.StreamResponse:
     api = await api_in_sync(request)
     body = await bodies.read(request, type_=bodies.JSON, most=bodies.MAX_BULK_BYTES)
     wanted = _decoded(body, RestorePart)
-    _check_begun(api, wanted.file)
     items, place = bodies.items_of(body)
     check_batch(len(items) + len(wanted.remove))
     resources = {key_of(one): one for one in await bodies.admit_all(items, place, kept=True)}
@@ -159,7 +163,8 @@ async def part(request: web.Request) -> web.StreamResponse:
         there = (key for key in removed if held[key].stored is not None)
         return [*plans, *(intent.plan_removal(key, held[key]) for key in there)]
 
-    written = await api.writer.write([*resources, *removed], planner, _source(request))
+    source = replace(_source(request), restores=wanted.file)
+    written = await api.writer.write([*resources, *removed], planner, source)
     words = [one.word for one in written]
     return json_response(
         RestoreState(
@@ -177,27 +182,36 @@ async def end(request: web.Request) -> web.StreamResponse:
     api = await api_in_sync(request)
     wanted = await _body(request, RestoreEnd)
 
-    def decide(last: Event | None) -> Event:
-        if not isinstance(last, RestoreBegun) or last.file != wanted.file:
-            raise problems.conflict("No restore of this file is under way; begin it.")
-        return RestoreEnded(file=wanted.file)
-
-    revision = await api.writer.mark(RESTORE, decide, _source(request))
+    revision = await api.writer.mark(
+        RESTORE, lambda last: _ended(last, wanted.file), _source(request)
+    )
     return json_response(RestoreState(file=wanted.file, resource_version=str(revision)))
+
+
+def _ended(last: Event | None, file: str) -> RestoreEnded | None:
+    """Return the end of this file's restore; None where it has ended: who heard no answer asks again.
+
+    Errors: ApiProblem 409.
+    """
+    if isinstance(last, RestoreEnded) and last.file == file:
+        return None
+    restoring.check(last if isinstance(last, RestoreBegun) else None, file)
+    return RestoreEnded(file=file)
+
+
+def _not_empty() -> problems.ApiProblem:
+    return problems.conflict(
+        "The store holds resources already; a restore would change and remove some."
+        " Look at what it would do (--dry-run), then allow it (--replace)."
+    )
 
 
 def _holds(api: Api) -> bool:
     return any(api.store.counts().values())
 
 
-def _check_begun(api: Api, file: str) -> None:
-    begun = api.store.restoring
-    if begun is None or begun.file != file:
-        raise problems.conflict("No restore of this file is under way; begin it.")
-
-
 def _source(request: web.Request) -> Source:
-    return Source(actor=actor_of(request), request_id=request[REQUEST_ID], restores=True)
+    return Source(actor=actor_of(request), request_id=request[REQUEST_ID])
 
 
 async def _body(request: web.Request, type_: Any) -> Any:

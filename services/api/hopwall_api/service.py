@@ -39,6 +39,7 @@ async def serve(settings: ApiSettings) -> None:
             await api.make_streams()
             tasks.create_task(api.follow_events(), name="events")
             tasks.create_task(api.follow_statuses(), name="statuses")
+            tasks.create_task(api.ring_stale(), name="stale")
             tasks.create_task(_upkeep(api, settings).run(), name="upkeep")
             await asyncio.Event().wait()
     finally:

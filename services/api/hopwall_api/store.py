@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 from msgspec.structs import replace
 
+from hopwall_api.marks import Marks
 from hopwall_model.events import (
     Event,
     ResourceSet,
@@ -80,6 +81,8 @@ class _Picture:
         self.revision = 0
         #: The restore that has begun and not ended: until then this is a mixture.
         self.restoring: RestoreBegun | None = None
+        #: The last time that one has begun or ended.
+        self.mark = 0
         #: Tombstones up to this revision may be missing.
         self.purged = 0
 
@@ -87,9 +90,9 @@ class _Picture:
         """Fold an event that is no word on a resource that is known here."""
         self.revision = max(self.revision, revision)
         if isinstance(event, RestoreBegun):
-            self.restoring = event
+            self.restoring, self.mark = event, revision
         elif isinstance(event, RestoreEnded):
-            self.restoring = None
+            self.restoring, self.mark = None, revision
         elif isinstance(event, TombstonesPurged):
             self.purged = max(self.purged, event.revision)
 
@@ -142,6 +145,7 @@ class Store:
         self._floor = 0
         #: Changes after `_undo_floor` can be undone: what was before each is known.
         self._undo_floor = 0
+        self._marks = Marks()
         self.in_sync = False
         #: Another number means another history: watchers of the old one must list again.
         self.lineage = 0
@@ -158,8 +162,8 @@ class Store:
         key = event.key
         if key.kind not in self._picture.held:
             (self._loading or self._picture).note(revision, event)
-            if isinstance(event, TombstonesPurged) and self._loading is None:
-                self._on_purge(event.revision)
+            if self._loading is None:
+                self._on_note(revision, event)
             return
         stored = None
         if isinstance(event, ResourceSet):
@@ -171,6 +175,12 @@ class Store:
         before = self._picture.put(key, held)
         if before.stored is not None or stored is not None:
             self._remember([Change(revision=revision, key=key, before=before.stored, after=stored)])
+
+    def _on_note(self, revision: int, event: Event) -> None:
+        if isinstance(event, RestoreBegun | RestoreEnded):
+            self._marks.note(revision, begun=isinstance(event, RestoreBegun))
+        elif isinstance(event, TombstonesPurged):
+            self._on_purge(event.revision)
 
     def _on_purge(self, revision: int) -> None:
         """Forget tombstones that the stream has no more, or will not have soon."""
@@ -188,13 +198,15 @@ class Store:
             return
         new.revision = max(new.revision, revision)
         new.arrange()
-        if not self.in_sync:
-            self._start_ring(new, None)
-        elif self._loading_id != self._stream_id or not _continues(old, new):
+        same = self._loading_id == self._stream_id and _continues(old, new)
+        if self.in_sync and not same:
             self.lineage += 1
-            self._start_ring(new, None)
-        else:
-            self._start_ring(new, old)
+        known = old if self.in_sync and same else None
+        self._start_ring(new, known)
+        if known is None:
+            self._marks = Marks()
+        after = known.revision if known is not None else 0
+        self._marks.jump(after, new.mark, begun=new.restoring is not None)
         self._picture, self._loading = new, None
         self._stream_id = self._loading_id
         self.in_sync = True
@@ -243,6 +255,17 @@ class Store:
     def restoring(self) -> RestoreBegun | None:
         """The restore that has begun and not ended."""
         return self._picture.restoring
+
+    @property
+    def mark(self) -> int:
+        """The revision at which a restore has begun or ended last."""
+        return self._picture.mark
+
+    def within_restore(self, revision: int) -> bool:
+        """Tell whether a restore was, or may have been, under way when this was stored, which is folded."""
+        if self._loading is not None:
+            return self._loading.restoring is not None or self._marks.within(revision)
+        return self._marks.within(revision)
 
     @property
     def stream_id(self) -> str:

@@ -47,12 +47,16 @@ class Upkeep:
     async def run(self) -> None:
         """Look after everything once a minute, for ever."""
         while True:
-            try:
-                await self.check_sync()
-                await self.fit_history()
-                await self.purge_tombstones()
-            except (Unavailable, ApiProblem) as error:
-                log.info("upkeep: %s; it is tried again", error)
+            for step in (
+                self.check_sync,
+                self.fit_history,
+                self.give_back_claims,
+                self.purge_tombstones,
+            ):
+                try:
+                    await step()
+                except (Unavailable, ApiProblem) as error:
+                    log.info("upkeep: %s; it is tried again", error)
             await asyncio.sleep(EVERY_S)
 
     async def check_sync(self) -> None:
@@ -80,7 +84,7 @@ class Upkeep:
 
         Errors: Unavailable.
         """
-        usage = await self._api.link.usage()
+        usage = await self._api.link.upkeep.usage()
         n = fitting_history(usage)
         if n == usage.history:
             return
@@ -91,7 +95,17 @@ class Upkeep:
             n,
             usage.history,
         )
-        await self._api.link.set_history(n)
+        await self._api.link.upkeep.set_history(n)
+
+    async def give_back_claims(self) -> None:
+        """Give back what a replica that died had claimed over others' blocks.
+
+        Errors: ApiProblem.
+        """
+        store = self._api.store
+        await self._api.news.until(lambda: store.in_sync, EVERY_S)
+        if store.in_sync and store.restoring is None:
+            await self._api.ipam.claims.give_back()
 
     async def purge_tombstones(self) -> int:
         """Take old tombstones out of the stream; return how many.
@@ -112,18 +126,18 @@ class Upkeep:
 
         await self._api.writer.mark(PURGE, decide, _SOURCE)
         for key, last in due:
-            await self._api.link.purge_removed(topics.event_subject(key), last)
+            await self._api.link.upkeep.purge_removed(topics.event_subject(key), last)
         log.info("%d old tombstones are purged, up to revision %d", len(due), revision)
         return len(due)
 
     async def _due(self) -> list[tuple[Key, int]]:
         """Return the tombstones that are old enough, the oldest first."""
-        newest = await self._api.link.stored_at()
+        newest = await self._api.link.upkeep.stored_at()
         due: list[tuple[Key, int]] = []
         if newest is None:
             return due
         for key, last in self._api.store.tombstones(_AT_ONCE):
-            at = await self._api.link.stored_at(last)
+            at = await self._api.link.upkeep.stored_at(last)
             if at is not None and at > newest - self._age:
                 break
             due.append((key, last))

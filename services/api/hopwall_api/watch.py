@@ -1,7 +1,8 @@
 """Watching a list: server-sent events from the ring of recent changes.
 
 A watcher is a cursor into the store's ring, so it costs no memory of its own however slow it is. Who falls
-behind the ring is sent `gone` and has to list again; who takes no bytes for `_WRITE_TIME_S` is cut.
+behind the ring is sent `gone` and has to list again; who takes no bytes for `_WRITE_TIME_S` is cut. While NATS is
+not heard each is sent `stale`, again with each bookmark's turn, and `fresh` when that is over and all was sent.
 
 Source: WHATWG HTML, server-sent events.
 """
@@ -17,7 +18,7 @@ from hopwall_api.agent import Api
 from hopwall_api.auth import CALLER, GATE
 from hopwall_api.parameters import ListOptions
 from hopwall_api.store import Change, Stored, TooOld, labels_of
-from hopwall_model import codec
+from hopwall_model import codec, staleness
 from hopwall_model.resources import KIND_BY_NAME, Key
 from hopwall_runtime import clock
 
@@ -82,6 +83,11 @@ def _bookmark(revision: int) -> bytes:
     return _event("bookmark", codec.encode({"resourceVersion": str(revision)}), revision)
 
 
+def _age(stale_s: int | None) -> bytes:
+    word = staleness.FRESH if stale_s is None else staleness.STALE
+    return _event(word, codec.encode(staleness.Age(seconds=stale_s or 0)), None)
+
+
 async def watch(
     request: web.Request, api: Api, kind: str, namespace: str | None, options: ListOptions
 ) -> web.StreamResponse:
@@ -127,7 +133,7 @@ async def _start(api: Api, options: ListOptions) -> int:
     since = options.since
     if since is None:
         return api.store.revision
-    if not await api.news.until(lambda: api.store.revision >= since, _CATCH_UP_S):
+    if not await api.folded.until(lambda: api.store.revision >= since, _CATCH_UP_S):
         raise problems.gone(
             f"Revision {since} is not in the stream, which is at {api.store.revision}; list again."
         )
@@ -171,6 +177,7 @@ async def _follow(
 ) -> None:
     lineage = api.store.lineage
     bookmark_at = clock.monotonic() + BOOKMARK_S
+    told_stale = False
     while not api.stopping:
         if not admitted():
             over = {"status": 401, "detail": "The token of this watch is revoked or expired."}
@@ -188,12 +195,17 @@ async def _follow(
             cursor = changes[-1].revision
             await _send(response, b"".join(one.text(change) for change in changes))
             continue
+        # Behind all that was missed.
+        if (api.stale_s() is not None) != told_stale:
+            told_stale = not told_stale
+            await _send(response, _age(api.stale_s()))
+            continue
         cursor = max(cursor, api.store.revision)
         left = bookmark_at - clock.monotonic()
         if left > 0:
             await api.news.wait(min(left, ADMIT_S))
             continue
-        await _send(response, _bookmark(cursor))
+        await _send(response, _age(api.stale_s()) if told_stale else _bookmark(cursor))
         bookmark_at = clock.monotonic() + BOOKMARK_S
 
 

@@ -12,21 +12,22 @@ import logging
 import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from typing import NamedTuple
 
 from msgspec import Struct
 
-from hopwall_api import problems
+from hopwall_api import problems, restoring
 from hopwall_api.intent import Plan, Stamp
 from hopwall_api.news import News
 from hopwall_api.outcomes import HDR_KEY, HDR_REQUEST_HASH, Written
 from hopwall_api.pools import POOL, guarded
 from hopwall_api.problems import ApiProblem
 from hopwall_api.store import NOTHING, Held, Store, shown
+from hopwall_api.tries import Found, Known, Looked, Sent, is_with_nothing
 from hopwall_model import codec, topics
-from hopwall_model.events import Event, ResourceSet
-from hopwall_model.resources import KIND_BY_NAME, Key
+from hopwall_model.events import Event, ResourceSet, RestoreBegun
+from hopwall_model.resources import KIND_BY_NAME, IPAMBlock, Key
 from hopwall_runtime import clock
 from hopwall_runtime.follower import Record, Unreadable
 from hopwall_runtime.link import MAX_BATCH, Append, Conflict, Link, Unavailable, Unconfirmed
@@ -35,9 +36,14 @@ log = logging.getLogger(__name__)
 
 #: What an event's headers take of a message at most.
 _HEADER_BYTES = 16_384
+#: On the event that claims a block's range, and on none that is written of it later, or by a restore.
+HDR_CLAIM = "hopwall-claim"
+_BLOCK = IPAMBlock.__name__
 MAX_TRIES = 32
 _READ_OWN_WRITE_S = 3.0
 _READS_AT_ONCE = 64
+#: How often to look whether a leader is heard by most, in a time in which nobody else is elected.
+_LED_LOOKS, _LED_LOOK_S = 6, 0.25
 #: The server holds at most 50 unfinished batches of a stream (NATS ADR-50).
 _BATCHES_AT_ONCE = 16
 
@@ -51,6 +57,10 @@ _NO_LEADER = (
     f" {_UNKNOWN}"
 )
 
+_NOT_KEPT = (
+    "The resource was written so often meanwhile that NATS has dropped what was stored at first"
+)
+
 Planner = Callable[[Mapping[Key, Held], Stamp], Sequence[Plan]]
 
 
@@ -61,8 +71,8 @@ class Source(Struct, frozen=True, kw_only=True):
     request_id: str
     idempotency_key: str = ""
     request_hash: str = ""
-    #: A part of the restore that has begun: then, and only then, it is written meanwhile.
-    restores: bool = False
+    #: The file of the restore that this is a part of: then, and only then, it is written meanwhile.
+    restores: str = ""
 
 
 class Writer:
@@ -89,14 +99,17 @@ class Writer:
         """
         asked: Known | None = None
         sent: list[Sent] = []
-        with_nothing = False
+        with_nothing, sure = False, True
         for attempt in range(MAX_TRIES):
             known = asked or self._folded(keys)
             stamp = Stamp(uid=str(uuid.uuid4()), at=clock.now_text())
             try:
-                plans = guarded(planner(known.held, stamp), known.last_pool)
-            except ApiProblem:
+                plans = _planned(known, planner, stamp, source)
+            except ApiProblem as problem:
+                if not sure:
+                    raise silent(_NOT_KEPT, sent=True) from problem
                 if asked is not None:
+                    await self._check_led(sent=bool(sent))
                     raise
                 asked = await self._asked(keys)
                 continue
@@ -106,71 +119,123 @@ class Writer:
                 continue
             if dry:
                 return tuple(_dry(plan) for plan in plans)
+            restoring.check(known.begun, source.restores)
             try:
                 return await self.store_all(plans, source, sent)
             except Conflict:
                 self.n_conflicts += 1
                 # Later tries wait a random while, so that many writers do not march in step.
                 await asyncio.sleep(os.urandom(1)[0] / 255 * 0.002 * attempt)
-                if (found := await self.stored_after_all(sent)) is not None:
-                    return found.written
+                looked = await self.stored_after_all(sent)
+                if looked.found is not None:
+                    return looked.found.written
+                sure = looked.sure
                 asked = await self._asked(keys, sent=True)
-                with_nothing = is_with_nothing(plans, asked.held, asked.last_pool)
+                with_nothing = is_with_nothing(plans, asked.held, asked.conditions)
         raise too_many("resource", with_nothing=with_nothing)
 
     async def store_all(
-        self, plans: Sequence[Plan], source: Source, sent: "list[Sent] | None" = None
+        self, plans: Sequence[Plan], source: Source, sent: list[Sent] | None = None
     ) -> tuple[Written, ...]:
         """Store what the plans say, all or nothing, and return when reads show it; note in `sent` what was tried.
 
-        Errors: Conflict when another write came first; ApiProblem 413, 503.
+        Errors: Conflict when another write came first; ApiProblem 413; 503, also for what is stored within a restore.
         """
-        self._check_restore(source)
+        if not source.restores:
+            restoring.check(self._store.restoring, "")
         writes = [plan for plan in plans if plan.event is not None]
+        appends = [self._append(plan, source) for plan in writes]
+        one = Sent(plans, appends, source.restores, self._store.lineage)
         revisions: list[int] = []
-        if writes:
-            appends = [self._append(plan, source) for plan in writes]
+        if appends:
+            tried = bool(sent)
             if sent is not None:
-                sent.append(Sent(plans, appends))
-            revisions = await self._append_all(appends)
-        return await self._all_written(plans, revisions)
+                sent.append(one)
+            revisions = await self._append_all(one, tried=tried)
+        else:
+            await self._check_led(sent=bool(sent))
+        return await self._all_written(one, revisions)
 
-    async def _all_written(
-        self, plans: Sequence[Plan], revisions: Sequence[int]
-    ) -> tuple[Written, ...]:
-        writes = [plan for plan in plans if plan.event is not None]
+    async def _check_led(self, *, sent: bool) -> None:
+        """Refuse to answer from what a server holds that may lead no more.
+
+        Errors: ApiProblem 503.
+        """
+        leader = ""
+        for _ in range(_LED_LOOKS if self._link.cluster else 0):
+            try:
+                now, sure = await self._link.led()
+            except Unavailable as error:
+                raise silent(error, sent=sent) from error
+            leader = leader or now
+            if sure and now == leader:
+                return
+            # A busy cluster answers its leader late: once a second is usual.
+            await asyncio.sleep(_LED_LOOK_S)
+        if self._link.cluster:
+            why = "The nats-server that answers may not lead its cluster any more"
+            raise silent(why, sent=sent)
+
+    async def _all_written(self, one: Sent, revisions: Sequence[int]) -> tuple[Written, ...]:
         if revisions:
-            self.stored = max(self.stored, *revisions)
-            if not await self.shown(_READ_OWN_WRITE_S):
-                log.warning("revision %d is stored, but reads do not show it yet", self.stored)
+            await self._acknowledged(one, max(revisions))
+        writes = [plan for plan in one.plans if plan.event is not None]
         of_key = dict(zip((plan.key for plan in writes), revisions, strict=True))
-        return tuple(_written(plan, of_key.get(plan.key)) for plan in plans)
+        return tuple(_written(plan, of_key.get(plan.key)) for plan in one.plans)
 
-    async def stored_after_all(self, sent: Sequence["Sent"]) -> "Found | None":
-        """Return which of these tries the stream holds, though it was said to conflict; None: none.
+    async def _acknowledged(self, one: Sent, revision: int) -> None:
+        """Return when reads show what is stored, if a restore does not undo it.
+
+        What another replica has begun is seen by then: it stands before the write in the stream.
+
+        Errors: ApiProblem 503.
+        """
+        if self._store.lineage != one.lineage:
+            raise restoring.unheard(revision)
+        self.stored = max(self.stored, revision)
+        if await self.shown(_READ_OWN_WRITE_S):
+            within = self._store.within_restore(revision)
+        else:
+            log.warning("revision %d is stored, but reads do not show it yet", self.stored)
+            within = await self._may_be_within(revision)
+        if self._store.lineage != one.lineage:
+            raise restoring.unheard(revision)
+        if within and not one.restores:
+            raise restoring.beside(revision)
+
+    async def _may_be_within(self, revision: int) -> bool:
+        """Tell whether a restore has begun or ended since what reads show, asked of the server."""
+        try:
+            last = await self._link.last(restoring.SUBJECT)
+        except Unavailable as error:
+            raise restoring.unheard(revision) from error
+        return last is not None and last.revision > self._store.revision
+
+    async def stored_after_all(self, sent: Sequence[Sent]) -> Looked:
+        """Return which of these tries the stream holds, though it was said to conflict.
 
         For a moment after a partition two servers take themselves for the leader, and both hear a write: the old one
         refuses it, the new one stores it, and the refusal may be the first to arrive.
+
+        Errors: ApiProblem 503.
         """
+        sure = True
         for index, one in enumerate(sent):
-            revisions = await self._found(one.appends)
+            try:
+                revisions, known = await self._found(one)
+            except Unavailable as error:
+                raise silent(error, sent=True) from error
+            sure = sure and known
             if revisions is not None:
-                return Found(index, await self._all_written(one.plans, revisions))
-        return None
+                return Looked(Found(index, await self._all_written(one, revisions)), sure=True)
+        return Looked(None, sure=sure)
 
-    def _check_restore(self, source: Source) -> None:
-        begun = self._store.restoring
-        if begun is not None and not source.restores:
-            raise problems.unavailable(
-                f"A restore has begun at {begun.at} and has not ended; nothing is written until then."
-                " `hopwall restore` of the same file goes on with it.",
-                retry_after_s=5,
-            )
-
-    async def mark(self, key: Key, decide: Callable[[Event | None], Event], source: Source) -> int:
+    async def mark(
+        self, key: Key, decide: Callable[[Event | None], Event | None], source: Source
+    ) -> int:
         """Store an event that is no word on a resource; return its revision when reads show it.
 
-        Shape:  `decide` is asked with the last one, as the server has it.
+        Shape:  `decide` is asked with the last one, as the server has it; None: that one says it already.
         Errors: ApiProblem: what `decide` raises; 409 after too many races; 503.
         """
         sent: set[str] = set()
@@ -183,10 +248,16 @@ class Writer:
             # One of ours may be stored although it was said to conflict (`stored_after_all`).
             if not isinstance(last, Record) or last.headers.get("ce-id") not in sent:
                 event = decide(last.event if isinstance(last, Record) else None)
+            else:
+                event = None
+            if event is not None:
                 append = self._event(key, event, revision, source)
                 sent.add(append.headers["ce-id"])
                 try:
-                    [revision] = await self._append_all([append])
+                    [revision] = await self._append_all(
+                        Sent((), [append], source.restores, self._store.lineage),
+                        tried=len(sent) > 1,
+                    )
                 except Conflict:
                     continue
             self.stored = max(self.stored, revision)
@@ -198,37 +269,55 @@ class Writer:
         """Wait until reads show everything that was acknowledged here; tell whether they do."""
         return await self._news.until(lambda: self._store.revision >= self.stored, timeout_s)
 
-    async def _append_all(self, appends: Sequence[Append]) -> list[int]:
+    async def _append_all(self, one: Sent, *, tried: bool) -> list[int]:
+        """Store the events; with `tried` others were sent for the same request before, and what became of them is open.
+
+        Errors: Conflict; ApiProblem 503.
+        """
         if not self._link.connected:
-            raise problems.unavailable("NATS is not connected; nothing was stored. Try again.")
+            raise silent("NATS is not connected", sent=tried)
         try:
-            if len(appends) == 1:
-                return await self._link.append(appends)
+            if len(one.appends) == 1:
+                return await self._link.append(one.appends)
             async with self._batches:
-                return await self._link.append(appends)
+                return await self._link.append(one.appends)
         except Unconfirmed as error:
-            stored = await self._found(appends)
-            if stored is not None:
-                return stored
+            with suppress(Unavailable):
+                stored, _ = await self._found(one)
+                if stored is not None:
+                    return stored
             raise silent(error, sent=True) from error
         except Unavailable as error:
-            raise silent(error, sent=False) from error
+            raise silent(error, sent=tried) from error
 
-    async def _found(self, appends: Sequence[Append]) -> list[int] | None:
-        """Return the revisions if the stream holds these very writes after all."""
-        last = appends[-1]
-        try:
-            held = await self._link.last(last.subject)
-        except Unavailable:
-            return None
-        if isinstance(held, Record) and held.headers.get("ce-id") == last.headers["ce-id"]:
-            return list(range(held.revision - len(appends) + 1, held.revision + 1))
-        return None
+    async def _found(self, one: Sent) -> tuple[list[int] | None, bool]:
+        """Return the revisions if the stream holds these very writes after all, and whether that is sure.
 
-    def _folded(self, keys: Sequence[Key]) -> "Known":
-        return Known({key: self._store.held(key) for key in keys}, self._store.last_of(POOL))
+        A write that was stored stands right behind the message it was to replace. It is not sure that it was not
+        where the server keeps no message of so long ago; where it depended on others, all behind it are looked at.
 
-    async def _asked(self, keys: Sequence[Key], *, sent: bool = False) -> "Known":
+        Errors: Unavailable.
+        """
+        last = one.appends[-1]
+        at, sure = one.base, True
+        while (held := await self._link.first_after(last.subject, at)) is not None:
+            if isinstance(held, Record):
+                if held.headers.get("ce-id") == last.headers["ce-id"]:
+                    n = len(one.appends)
+                    return list(range(held.revision - n + 1, held.revision + 1)), True
+                expected = held.headers.get(topics.HDR_EXPECTED_LAST_SUBJECT_SEQ, "")
+                other = topics.HDR_EXPECTED_OF in held.headers
+                sure = sure and (at != one.base or other or expected in ("", str(at)))
+            if not last.of:
+                break
+            at = held.revision
+        return None, sure
+
+    def _folded(self, keys: Sequence[Key]) -> Known:
+        held = {key: self._store.held(key) for key in keys}
+        return Known(held, self._store.last_of(POOL), self._store.mark, self._store.restoring)
+
+    async def _asked(self, keys: Sequence[Key], *, sent: bool = False) -> Known:
         """Return what the server holds; of pools their last word first, and reads show it then.
 
         Who writes on the condition that this still is the last has seen all pools, and these keys, as they are.
@@ -236,7 +325,18 @@ class Writer:
         Errors: ApiProblem 503, as of `ask`.
         """
         last_pool = await self._last_pool(sent=sent) if any(k.kind == POOL for k in keys) else 0
-        return Known(await self.ask(keys, sent=sent), last_pool)
+        held, mark = await asyncio.gather(self.ask(keys, sent=sent), self._last_mark(sent=sent))
+        revision = mark.revision if mark is not None else 0
+        if not isinstance(mark, Record):
+            return Known(held, last_pool, revision, None)
+        begun = mark.event if isinstance(mark.event, RestoreBegun) else None
+        return Known(held, last_pool, revision, begun)
+
+    async def _last_mark(self, *, sent: bool) -> Record | Unreadable | None:
+        try:
+            return await self._link.last(restoring.SUBJECT)
+        except Unavailable as error:
+            raise silent(error, sent=sent) from error
 
     async def _last_pool(self, *, sent: bool) -> int:
         try:
@@ -283,9 +383,11 @@ class Writer:
     def _append(self, plan: Plan, source: Source) -> Append:
         assert plan.event is not None
         append = self._event(plan.key, plan.event, plan.expected, source)
+        if plan.word == "created" and plan.key.kind == _BLOCK and not source.restores:
+            append = replace(append, headers={**append.headers, HDR_CLAIM: "1"})
         if plan.among is None:
             return append
-        return replace(append, expected=plan.among, of=topics.kind_subjects(plan.key.kind))
+        return replace(append, expected=plan.among.last, of=plan.among.subjects)
 
     def _event(self, key: Key, event: Event, expected: int, source: Source) -> Append:
         body = codec.encode(event)
@@ -318,36 +420,15 @@ class Writer:
         )
 
 
-class Known(NamedTuple):
-    """What a write is planned on: what is held of its keys, and the last word on any pool."""
+def _planned(known: Known, planner: Planner, stamp: Stamp, source: Source) -> Sequence[Plan]:
+    """Return what is to be written, with what it depends on besides.
 
-    held: Mapping[Key, Held]
-    last_pool: int
-
-
-class Sent(NamedTuple):
-    """One try of a write: what was meant, and the events that were sent for it."""
-
-    plans: Sequence[Plan]
-    appends: Sequence[Append]
-
-
-class Found(NamedTuple):
-    """A try that is stored, by its number, and what was written by it."""
-
-    number: int
-    written: tuple[Written, ...]
-
-
-def is_with_nothing(
-    plans: Sequence[Plan], asked: Mapping[Key, Held], last_pool: int | None = None
-) -> bool:
-    """Tell whether a conflict was met that is not there: the server holds what each write expected."""
-    return all(
-        plan.expected == asked[plan.key].last and plan.among in (None, last_pool)
-        for plan in plans
-        if plan.event is not None
-    )
+    Errors: ApiProblem: what the planner raises; 409 for a part of a restore that is not under way.
+    """
+    if source.restores:
+        restoring.check(known.begun, source.restores)
+        return restoring.bound(planner(known.held, stamp), known.mark)
+    return guarded(planner(known.held, stamp), known.last_pool)
 
 
 def too_many(what: str, *, with_nothing: bool) -> ApiProblem:

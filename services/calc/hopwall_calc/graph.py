@@ -24,6 +24,7 @@ from hopwall_calc.intake import (
 )
 from hopwall_calc.intake_bgp import BgpConfigInput, BgpFilterInput, BgpPeerInput, BlockInput
 from hopwall_calc.intake_migration import MigrationInput
+from hopwall_calc.left_out import KEEPS_OUT, LeftOuts
 from hopwall_calc.nodes.addresses import Addresses
 from hopwall_calc.nodes.bgp import Daemons
 from hopwall_calc.nodes.claims import Claims
@@ -275,6 +276,7 @@ class Graph:
         #: The resources that are there now, whatever has come of them.
         self._known: set[Key] = set()
         self._removals = Removals()
+        self.left_out = LeftOuts()
 
     def _new_sequencer(self, epoch: str) -> Sequencer:
         n = self.nodes
@@ -289,11 +291,12 @@ class Graph:
     # ------------------------------------------------------------ in
 
     def on_event(self, event: Event, revision: int) -> None:
-        """Take in one event. What cannot be understood is absent from now on, and a failure."""
+        """Take in one event. What cannot be understood is a failure, and absent from now on, unless that may open."""
         self.revision = max(self.revision, revision)
         key = event.key
         if key.kind not in self._kinds:
             return
+        self.left_out.clear(key)
         source, key_in_source, digest = self._kinds[key.kind]
         self._removals.note(key, removed=not isinstance(event, ResourceSet))
         if not isinstance(event, ResourceSet):
@@ -307,11 +310,30 @@ class Graph:
         value = attempt("intake", key, lambda: digest(resource))
         if isinstance(value, Failure):
             self._failures.append(value)
+            self.left_out.note(key, f"It is not understood: {value.reason}")
+            if key.kind in KEEPS_OUT:
+                if self._unseen is not None:
+                    self.left_out.wanted.add(key)
+                return
             value = None
         elif isinstance(value, PolicyInput) and value.closed:
-            self._failures.append(
-                Failure("intake", str(key), "its rules are not understood, so it denies")
-            )
+            reason = "its rules are not understood, so it denies"
+            self._failures.append(Failure("intake", str(key), reason))
+            self.left_out.note(key, f"I{reason[1:]}.")
+        source.out.put(key_in_source(key), value)
+
+    def understands(self, event: Event) -> bool:
+        """Tell whether an event says something that can be enforced, if not all of it."""
+        if not isinstance(event, ResourceSet):
+            return True
+        digest = self._kinds[event.key.kind][2]
+        return not isinstance(attempt("intake", event.key, lambda: digest(event.resource)), Failure)
+
+    def recall(self, key: Key, event: Event | None) -> None:
+        """Let what the stream said last of a resource, and is understood, stand for what is not; None: nothing was."""
+        self.left_out.wanted.discard(key)
+        source, key_in_source, digest = self._kinds[key.kind]
+        value = digest(event.resource) if isinstance(event, ResourceSet) else None
         source.out.put(key_in_source(key), value)
 
     def on_moved(self, moved: Moved) -> None:
@@ -334,6 +356,7 @@ class Graph:
             source, key_in_source, _ = self._kinds[key.kind]
             self._known.discard(key)
             source.out.put(key_in_source(key), None)
+            self.left_out.clear(key)
         self._unseen = None
         self.revision = revision
         return n_lost
@@ -415,11 +438,20 @@ class Graph:
         for number, key, old, new in bad:
             stand_in = (number, key, old, _closed(new))
             closed.append(stand_in if works((*good, stand_in)) else (number, key, old, None))
+            self.left_out.note(self._key_of(number, key), f"It is closed: {cause.reason}")
             self._failures.append(Failure("quarantine", str(key), f"it is closed: {cause.reason}"))
         kept = {(number, key): new for number, key, _, new in (*good, *closed)}
         twin = self._twin(changes, kept)
         self.nodes, self.engine, self._kinds = twin.nodes, twin.engine, twin._kinds
         self.sequencer = self._new_sequencer(f"{self.sequencer.epoch}+")
+
+    def _key_of(self, number: int, key: Any) -> Key:
+        """Return the resource behind a key of a source."""
+        if isinstance(key, Key):
+            return key
+        source = list(self._sources())[number]
+        kinds = (kind for kind, (other, _, _) in self._kinds.items() if other is source)
+        return Key(next(kinds, source.name), "", key)
 
     def _twin(self, changes: Sequence[_Change], kept: Mapping[tuple[int, Any], Any]) -> "Graph":
         """Return a graph of what was before the changes, with these values among it."""

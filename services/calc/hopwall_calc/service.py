@@ -143,6 +143,7 @@ class CalcService:
             for moved in said:
                 self._graph.on_moved(moved)
             self._take(items)
+            await self._recall()
             if self._resyncing or self._restoring or self._stream_id is None:
                 continue
             await self._flush()
@@ -166,6 +167,20 @@ class CalcService:
         if isinstance(event, RestoreBegun | RestoreEnded):
             self._on_restore(event)
         self._graph.on_event(event, revision)
+
+    async def _recall(self) -> None:
+        """Look up what the stream said last of those that are not understood, and whose absence may open."""
+        for key in sorted(self._graph.left_out.wanted, key=str):
+            subject = topics.event_subject(key)
+            while True:
+                try:
+                    event = await self._link.last_good(subject, self._graph.understands)
+                except Unavailable as error:
+                    log.warning("cannot look up %s: %s; trying again", subject, error)
+                    await asyncio.sleep(0.5)
+                else:
+                    self._graph.recall(key, event)
+                    break
 
     def _on_restore(self, event: RestoreBegun | RestoreEnded) -> None:
         """Hold the hosts where they are while a restore is under way; its end makes one step of all of it."""
@@ -272,6 +287,7 @@ class CalcService:
             hosts=output.hosts,
             rejected_messages=self._link.rejected_messages,
             moves_nobody=self._graph.moves_nobody(),
+            left_out=self._graph.left_out.named(),
         )
         await self._send_status(self._status)
         self._reported.set()

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import aiohttp
 
+from hopwall_model import staleness
 from hopwall_model.resources import ResourceBase
 from hopwall_runtime import clock
 
@@ -100,9 +101,8 @@ class Client:
         return self._session
 
     def _note_age(self, answer: aiohttp.ClientResponse) -> None:
-        text = answer.headers.get("Hopwall-Stale", "")
-        if text.isascii() and text.isdigit():
-            self.stale_s = max(self.stale_s, int(text[:9]))
+        age_s = staleness.seconds_of(answer.headers.get(staleness.HEADER, ""))
+        self.stale_s = max(self.stale_s, age_s)
 
     async def request(
         self,
@@ -214,7 +214,7 @@ class Client:
                 if answer.status >= 400:
                     _answer(self.server, answer.status, await answer.text())
                 async for event in _events(answer.content):
-                    if event[0] == "error":
+                    if event[0] in ("error", "gone"):
                         raise Problem(int(event[2].get("status", 500)), event[2])
                     yield event
         except (aiohttp.ClientError, OSError) as error:

@@ -5,14 +5,15 @@ chains; then the sets, and our bit of the tracked flows. Whatever is foreign sta
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hopwall_dataplane.ipsets.elements import DestroySet
+from hopwall_dataplane.iptables.driver import Restore
 from hopwall_dataplane.iptables.plan import plan_table
 from hopwall_dataplane.iptables.static import TABLES
 from hopwall_dataplane.iptables.transaction import Applied
 from hopwall_dataplane.kernel import Kernel
-from hopwall_dataplane.outcome import Done, Outcome, Retry
+from hopwall_dataplane.outcome import Done, Family, Outcome, Retry
 from hopwall_dataplane.routes.route import DeleteRoute
 
 #: Tenths of a second to wait for sets that are still in use.
@@ -30,7 +31,22 @@ async def cleanup(kernel: Kernel, *, dry_run: bool) -> list[str]:
     if not dry_run:
         outcomes = kernel.routes.apply([DeleteRoute(key) for key in routes])
         _check(outcomes)
-    for family, restore in kernel.restores.items():
+    removed += await clean_tables(kernel.restores, dry_run=dry_run)
+    sets = kernel.sets.read()
+    removed += [f"set {name}" for name in sorted(sets)]
+    if not dry_run:
+        await _destroy(kernel, sorted(sets))
+        removed += _clear_flows(kernel)
+    return removed
+
+
+async def clean_tables(restores: Mapping[Family, Restore], *, dry_run: bool) -> list[str]:
+    """Remove our jumps and chains; return a line per chain.
+
+    Errors: OSError names what could not be read or removed; what came before it is gone.
+    """
+    removed: list[str] = []
+    for family, restore in restores.items():
         for table in TABLES:
             state = await restore.read(table)
             if isinstance(state, Retry):
@@ -44,11 +60,6 @@ async def cleanup(kernel: Kernel, *, dry_run: bool) -> list[str]:
                     outcome = await restore.apply(transaction)
                     if not isinstance(outcome, Applied):
                         raise OSError(f"table {table} ({family}) could not be cleaned: {outcome}")
-    sets = kernel.sets.read()
-    removed += [f"set {name}" for name in sorted(sets)]
-    if not dry_run:
-        await _destroy(kernel, sorted(sets))
-        removed += _clear_flows(kernel)
     return removed
 
 

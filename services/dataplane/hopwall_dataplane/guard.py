@@ -11,12 +11,15 @@ Pure.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from hopwall_dataplane import remote
 from hopwall_dataplane.lastgood.mirror import Mirror
 from hopwall_model.status import HeldSnapshot
 from hopwall_model.updates import EndpointSet, HostBatch, HostEndpointSet, PolicySet, TierPolicies
 
 #: Bytes of names in one question to calc; it must fit a message.
 _MAX_QUESTION_BYTES = 512 * 1024
+#: Of other hosts and of sets, so many are named in the reason.
+_MAX_REMOTE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +38,17 @@ class Verdict:
     missing: tuple[str, ...] = ()
 
 
-def judge(held: Mirror, in_kernel: Iterable[str], snapshot: HostBatch, limits: Limits) -> Verdict:
+def judge(
+    held: Mirror,
+    in_kernel: Iterable[str],
+    snapshot: HostBatch,
+    limits: Limits,
+    *,
+    went_back: bool = False,
+) -> Verdict:
     """Judge a snapshot by what the host has.
 
-    Shape: `in_kernel` are the bare addresses the kernel has for workloads here; they count where nothing else
+    Shape: `went_back`: it is known that the store is another one or an older copy. `in_kernel` are the bare addresses the kernel has for workloads here; they count where nothing else
            is known of the host's endpoints, as after a restart without a file.
     """
     missing: list[str] = []
@@ -48,11 +58,10 @@ def judge(held: Mirror, in_kernel: Iterable[str], snapshot: HostBatch, limits: L
         gone = had - have
         unexplained = gone - accounted
         if _much(len(unexplained), len(had), limits):
-            some = ", ".join(sorted(unexplained)[:3])
-            reasons.append(
-                f"{len(unexplained)} of {len(had)} {kind} ({some}{', …' * (len(unexplained) > 3)})"
-            )
+            reasons.append(_lack(unexplained, had, kind))
             missing += sorted(unexplained)
+    if went_back or remote.goes_back(held, snapshot):
+        reasons += _remote_lacks(remote.losses(held, snapshot), limits)
     if not reasons:
         return Verdict("")
     text = (
@@ -60,6 +69,25 @@ def judge(held: Mirror, in_kernel: Iterable[str], snapshot: HostBatch, limits: L
         f"{' and '.join(reasons)} that this host has, and no event says why."
     )
     return Verdict(text, _fitting(missing))
+
+
+def _remote_lacks(losses: Mapping[str, remote.Loss], limits: Limits) -> list[str]:
+    """Return what lacks too much of others; of very many the first.
+
+    Shape: what was exchanged for something else is not all gone.
+    """
+    lacks = [
+        _lack(loss.gone, loss.had, kind)
+        for kind, loss in sorted(losses.items())
+        if loss.gone and (not loss.n_now or _beyond(len(loss.gone), len(loss.had), limits))
+    ]
+    more = len(lacks) - _MAX_REMOTE
+    return [*lacks[:_MAX_REMOTE], f"much of {more} more"] if more > 0 else lacks
+
+
+def _lack(gone: set[str], had: set[str], kind: str) -> str:
+    some = ", ".join(sorted(gone)[:3])
+    return f"{len(gone)} of {len(had)} {kind} ({some}{', …' * (len(gone) > 3)})"
 
 
 def _names(
@@ -107,9 +135,11 @@ def _policies_in(tiers: Iterable[TierPolicies]) -> Iterable[str]:
 
 def _much(n_gone: int, n_had: int, limits: Limits) -> bool:
     """Tell whether too much is gone: all of it, however little that is, or more than both limits."""
-    return n_gone > 0 and (
-        n_gone == n_had or (n_gone > limits.count and n_gone > limits.share * n_had)
-    )
+    return n_gone > 0 and (n_gone == n_had or _beyond(n_gone, n_had, limits))
+
+
+def _beyond(n_gone: int, n_had: int, limits: Limits) -> bool:
+    return n_gone > limits.count and n_gone > limits.share * n_had
 
 
 def _fitting(names: Iterable[str]) -> tuple[str, ...]:
@@ -130,6 +160,8 @@ class Guard:
     held: HeldSnapshot | None = None
     missing: tuple[str, ...] = ()
     _released: str = ""
+    #: Since the last snapshot that was obeyed there was one of another or an older store: it may have grown since.
+    _went_back: bool = False
 
     def admits(
         self, known: Mirror, in_kernel: Iterable[str], snapshot: HostBatch, epoch: str
@@ -137,10 +169,11 @@ class Guard:
         """Tell whether a snapshot is obeyed; `epoch` is the one of the last that was."""
         verdict = Verdict("")
         if snapshot.epoch not in (epoch, known.epoch, self._released):
-            verdict = judge(known, in_kernel, snapshot, self.limits)
+            self._went_back |= remote.goes_back(known, snapshot)
+            verdict = judge(known, in_kernel, snapshot, self.limits, went_back=self._went_back)
         self.missing = verdict.missing
         if not verdict.reason:
-            self.held = None
+            self.held, self._went_back = None, False
             return True
         self.held = HeldSnapshot(
             epoch=snapshot.epoch, revision=snapshot.revision, reason=verdict.reason

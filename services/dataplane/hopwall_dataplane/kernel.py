@@ -37,7 +37,7 @@ from hopwall_dataplane.iptables.quarantine import closed
 from hopwall_dataplane.iptables.render_policy import DIRECTIONS
 from hopwall_dataplane.iptables.static import IDENTITY_SETS, TABLES
 from hopwall_dataplane.iptables.stub import stub_of
-from hopwall_dataplane.iptables.table import TableName, TableState
+from hopwall_dataplane.iptables.table import TableKey, TableName, TableState
 from hopwall_dataplane.iptables.transaction import Applied, Failed, Transaction, record
 from hopwall_dataplane.links.setup import InterfaceSetup
 from hopwall_dataplane.links.sysctl import SetSysctl
@@ -46,7 +46,7 @@ from hopwall_dataplane.routes import plan as route_plan
 from hopwall_dataplane.routes.driver import RouteDriver
 from hopwall_dataplane.routes.route import DeleteRoute, ReplaceRoute, RouteKey, RouteOp
 from hopwall_dataplane.senders import check_senders
-from hopwall_dataplane.stale import Doubts, Stale, TableKey
+from hopwall_dataplane.stale import Doubts, Stale
 from hopwall_model.names import TEMPORARY_SUFFIX
 from hopwall_runtime import clock
 
@@ -206,12 +206,12 @@ class Kernel:
     async def build_wall(self) -> None:
         """Close the workloads' interfaces where nothing of ours stands yet; what stands stays as it is.
 
-        It is what an empty host has, so who knows more finds nothing to change in it.
-
+        It is what a host without workloads has, so who knows more finds nothing to change in it.
         Errors: OSError when it cannot be built: then an interface may be open.
         """
-        turn, identity = Turn(), self.desired.identity
+        turn, identity, members = Turn(), self.desired.identity, self.desired.members
         self._apply_sets(turn, standing(identity.plan_additions()), identity)
+        self._apply_sets(turn, members.plan_additions(), members)
         for key, state in self._tables.items():
             if turn.held_by:
                 break

@@ -13,17 +13,19 @@ _NATS_PORT = 4222
 _ROUTES = Path("/proc/net/route")
 
 
-def nats_addresses(nats_urls: Iterable[str]) -> tuple[tuple[str, int], ...]:
+def nats_addresses(
+    nats_urls: Iterable[str], *, resolve: bool = True
+) -> tuple[tuple[str, int], ...]:
     """Return the bus's servers as (bare address, port), sorted.
 
-    Blocks while names are resolved: call it at start. A name that does not resolve is left out.
+    Blocks while names are resolved: call it at start. A name that does not resolve is left out; without `resolve` all.
     """
     found: set[tuple[str, int]] = set()
     for url in nats_urls:
         parts = urlsplit(url if "//" in url else f"nats://{url}")
         if parts.hostname:
             port = parts.port or _NATS_PORT
-            found |= {(address, port) for address in _addresses(parts.hostname)}
+            found |= {(address, port) for address in _addresses(parts.hostname, resolve=resolve)}
     return tuple(sorted(found))
 
 
@@ -35,9 +37,10 @@ def reserved_cidrs(nats: Iterable[tuple[str, int]], link_local_gateway: str) -> 
     return frozenset(f"{ip}/128" if ":" in ip else f"{ip}/32" for ip in found)
 
 
-def _addresses(host: str) -> set[str]:
+def _addresses(host: str, *, resolve: bool) -> set[str]:
+    flags = 0 if resolve else socket.AI_NUMERICHOST
     try:
-        return {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
+        return {str(found[4][0]) for found in socket.getaddrinfo(host, None, flags=flags)}
     except OSError:
         return set()
 

@@ -14,6 +14,7 @@ from hopwall_dataplane.conntrack.driver import ConntrackDriver
 from hopwall_dataplane.conntrack.revocation import Revocation
 from hopwall_dataplane.desired import Desired
 from hopwall_dataplane.failsafe import parse_failsafe
+from hopwall_dataplane.feed import Step
 from hopwall_dataplane.guard import Guard, Limits
 from hopwall_dataplane.ipsets.driver import IpsetDriver
 from hopwall_dataplane.iptables.backend import choose
@@ -21,7 +22,8 @@ from hopwall_dataplane.iptables.driver import Restore
 from hopwall_dataplane.iptables.static import RenderSettings
 from hopwall_dataplane.kernel import Kernel
 from hopwall_dataplane.lastgood.driver import LastGoodFile
-from hopwall_dataplane.lastgood.keeper import Keeper
+from hopwall_dataplane.lastgood.keeper import Keeper, host_endpoints_of
+from hopwall_dataplane.lastgood.mirror import Mirror
 from hopwall_dataplane.links.codec import Link as NetworkLink
 from hopwall_dataplane.links.monitor import LinkMonitor
 from hopwall_dataplane.links.setup import InterfaceSetup
@@ -31,8 +33,10 @@ from hopwall_dataplane.metrics import Metrics
 from hopwall_dataplane.moves.carrier import Carrier
 from hopwall_dataplane.moves.phases import Moves
 from hopwall_dataplane.moves.rivals import Rivals
+from hopwall_dataplane.other_backend import forsake
 from hopwall_dataplane.outcome import Family
 from hopwall_dataplane.placed import LinkState
+from hopwall_dataplane.poison import Poison
 from hopwall_dataplane.reserved import nats_addresses, reserved_cidrs
 from hopwall_dataplane.routes.driver import RouteDriver
 from hopwall_dataplane.settings import DataplaneSettings
@@ -79,7 +83,7 @@ async def open_kernel(
 ) -> Kernel:
     """Find the tools, start the helpers, open the sockets; tracked flows are counted in `metrics`.
 
-    Without `resolve` nobody is asked where NATS is: there may be no network yet.
+    Without `resolve` nobody is asked where NATS is, if its address is not said: there may be no network yet.
 
     Errors: BackendError, OSError: before anything is touched.
     """
@@ -94,7 +98,7 @@ async def open_kernel(
     restores = {family: Restore(family, backend) for family in families}
     for restore in restores.values():
         await restore.start()
-    nats = await asyncio.to_thread(nats_addresses, settings.nats_url) if resolve else ()
+    nats = await asyncio.to_thread(nats_addresses, settings.nats_url, resolve=resolve)
     desired = Desired(
         host=settings.host_name,
         settings=able.rendering,
@@ -133,13 +137,25 @@ def last_good_file(settings: DataplaneSettings) -> LastGoodFile | None:
 
 
 async def build_wall(settings: DataplaneSettings) -> None:
-    """Close the workloads' interfaces of a host on which nothing of ours stands yet, and end.
+    """Close the interfaces of a host on which nothing of ours stands yet, and end: workloads', and those of the host
+    endpoints that it had last, which no wall without memory could know.
 
     Errors: BackendError, OSError.
     """
+    try:
+        await _build_wall(settings, host_endpoints_of(last_good_file(settings)))
+    except OSError as error:
+        log.error("the wall is built without host endpoints: %s", error)
+        await _build_wall(settings, None)
+
+
+async def _build_wall(settings: DataplaneSettings, step: Step | None) -> None:
     kernel = await open_kernel(settings, resolve=False)
     try:
         await kernel.resync()
+        stands = kernel.as_of.stands or kernel.desired.classes.remembered
+        if step is not None and not stands:
+            Poison().apply(kernel.desired, step, Mirror())
         await kernel.build_wall()
     finally:
         await kernel.close()
@@ -190,9 +206,11 @@ async def serve(settings: DataplaneSettings) -> None:
     agent.watch = Watch(kernel, legacy=backend.kind == "legacy", metrics=metrics)
     try:
         monitor.start(asyncio.get_running_loop(), on_links)
-        async with serve_health(
-            settings.health_listen, lambda: agent.why_not_ready, metrics.registry
+        async with (
+            serve_health(settings.health_listen, lambda: agent.why_not_ready, metrics.registry),
+            asyncio.TaskGroup() as tasks,
         ):
+            tasks.create_task(forsake(kernel, lambda: bool(agent.progress.epoch)))
             await agent.run()
     finally:
         monitor.close()

@@ -6,8 +6,13 @@ Pure. It refuses to say what changed: whoever reads compares.
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+<<<<<<< HEAD
 from hopwall_dataplane.iptables.table import TableName
 from hopwall_dataplane.outcome import Family
+=======
+from hopwall_dataplane.iptables.table import TableKey
+from hopwall_dataplane.routes.route import RouteKey
+>>>>>>> main
 
 
 class Stale(StrEnum):
@@ -17,9 +22,6 @@ class Stale(StrEnum):
     TABLES = "tables"
     ROUTES = "routes"
     SYSCTLS = "sysctls"
-
-
-TableKey = tuple[Family, TableName]
 
 
 @dataclass(slots=True)

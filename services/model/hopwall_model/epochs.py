@@ -26,6 +26,11 @@ def term_of(epoch: str) -> int:
     return int(last) if last.isascii() and last.isdecimal() else 0
 
 
+def store_of(epoch: str) -> str:
+    """Return whose intent an epoch's name speaks of; "" where it does not say."""
+    return _origin_of(epoch)[0]
+
+
 @dataclass(slots=True)
 class Succession:
     """What one process has heard of calc's lives, and which it obeys. Times are of one monotonic clock."""

@@ -123,6 +123,18 @@ class MovesNobody(Struct, frozen=True, array_like=True, order=True):
     reason: str
 
 
+#: Of resources that are not enforced as they say, so many are named.
+MAX_LEFT_OUT = 200
+
+
+class LeftOut(Struct, frozen=True, array_like=True, order=True):
+    """A declared resource that calc cannot carry out as it stands, and what it does instead, in sentences."""
+
+    #: "GlobalNetworkPolicy isolate", "WorkloadEndpoint default/vm1".
+    resource: str
+    reason: str
+
+
 class CalcStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """calc has resolved every event from `first` to `revision`, and these hosts' state changed by it.
 
@@ -140,6 +152,8 @@ class CalcStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     rejected_messages: int = 0
     #: All that there are now, whichever event made them so.
     moves_nobody: tuple[MovesNobody, ...] = ()
+    #: The same of resources that are not understood, or not borne.
+    left_out: tuple[LeftOut, ...] = ()
     #: Every host that was told anything in this epoch: no event up to `revision` concerns another. Said in
     #: repeats, for whoever missed reports; None where it is not said.
     all_hosts: tuple[str, ...] | None = None

@@ -219,6 +219,19 @@ def event_subject(key: Key) -> str:
     return f"hopwall.event.{key.kind.lower()}.{namespace}.{token(key.name)}"
 
 
+def event_on(subject: str, body: bytes) -> Event:
+    """Return the event that was stored on a subject; one that speaks of another resource is none.
+
+    What is the last word on a resource, and what a write is compared with, goes by the subject.
+
+    Errors: CodecError.
+    """
+    event = EVENT.decode(body)
+    if (right := event_subject(event.key)) != subject:
+        raise codec.CodecError(f"it speaks of what belongs on {right}")
+    return event
+
+
 def kind_subjects(kind: str) -> str:
     """Return what the subjects of all resources of a kind match."""
     return f"hopwall.event.{kind.lower()}.>"

@@ -128,22 +128,28 @@ class Appender:
             raise Unconfirmed(f"NATS did not confirm the write: {error}") from error
 
     async def _revision_if_stored(self, write: Append) -> int | None:
-        """Return the revision of the subject's last message if it is this very write.
+        """Return the revision of this very write, if it is stored.
 
-        The server checks the expected sequence before it looks for a duplicate id, so its own
+        It stands right behind the message it was to replace, whatever came on top of it; where it depended on
+        several subjects, that is not said, and the last one is looked at. The server checks the expected sequence before it looks for a duplicate id, so its own
         deduplication never answers a compare-and-set write that is tried again.
         """
         wanted = write.headers.get(topics.HDR_MSG_ID)
         if wanted is None:
             return None
         try:
-            last = await self._js.get_last_msg(topics.EVENTS_STREAM, write.subject)
+            if write.of:
+                message = await self._js.get_last_msg(topics.EVENTS_STREAM, write.subject)
+            else:
+                message = await self._js.get_msg(
+                    topics.EVENTS_STREAM, seq=write.expected + 1, subject=write.subject, next=True
+                )
         except NotFoundError:
             return None  # it was another write of the batch that met the conflict
         except (NatsError, TimeoutError) as error:
-            raise Unavailable(f"NATS does not say what it stored: {error}") from error
-        found = (last.headers or {}).get(_HDR_WRITE_ID)
-        return int(last.seq) if found == wanted else None
+            raise Unconfirmed(f"NATS does not say what it stored: {error}") from error
+        found = (message.headers or {}).get(_HDR_WRITE_ID)
+        return int(message.seq) if found == wanted else None
 
     async def _append_batch(self, writes: Sequence[Append]) -> list[int]:
         batch_id = self._nc.new_inbox().rpartition(".")[2]

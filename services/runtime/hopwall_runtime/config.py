@@ -8,7 +8,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 import msgspec
@@ -75,6 +75,34 @@ def load(type_: type[S], *, argv: Sequence[str], environ: Mapping[str, str], pro
         found = _OF_FIELD.fullmatch(str(error))
         what = f"{found[2]}: {found[1]}" if found else f"a setting is wrong: {error}"
         raise ConfigError(f"{program}: {what}.") from error
+
+
+def load_sound(
+    type_: type[S],
+    check: Callable[[S], object],
+    *,
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    program: str,
+) -> tuple[S, dict[str, ConfigError]]:
+    """Return settings without those of the environment that are wrong, and what is wrong with each, by variable.
+
+    For what must be done all the same: a wall that is not built because of a word in a file leaves all open.
+
+    Shape:  each setting is taken on top of those that were found right; `check` raises ConfigError for more faults.
+    Errors: ConfigError where the flags themselves are wrong.
+    """
+    sound: dict[str, str] = {}
+    faults: dict[str, ConfigError] = {}
+    for name in sorted(name for name in environ if name.startswith("HOPWALL_")):
+        given = {**sound, name: environ[name]}
+        try:
+            check(load(type_, argv=argv, environ=given, program=program))
+        except ConfigError as error:
+            faults[name] = error
+        else:
+            sound = given
+    return load(type_, argv=argv, environ=sound, program=program), faults
 
 
 def _split(type_: Any, text: str) -> Any:

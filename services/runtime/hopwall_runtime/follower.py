@@ -254,12 +254,12 @@ class Follower:
             revision, stored_at = cursor.advance(message.reply)
             self._history.note(revision, stored_at // 1000)
             try:
-                event = topics.EVENT.decode(message.data)
+                event = topics.event_on(message.subject, message.data)
             except CodecError as error:
                 await self._reject(message.subject, str(error))
                 # Live, what was followed before still stands. In a snapshot it must be looked up: what
                 # cannot be understood must not take away what was acknowledged.
-                earlier = None if cursor.live else await self._last_good(message.subject)
+                earlier = None if cursor.live else await self._earlier(message.subject)
                 if earlier is not None:
                     items.append(Record(revision=revision, event=earlier, headers={}))
             else:
@@ -271,24 +271,8 @@ class Follower:
                 items.append(CaughtUp(cursor.revision))
         return items
 
-    async def _last_good(self, subject: str) -> Event | None:
-        """Return the last event of a subject that can be understood; None when the stream has none."""
-        inbox = self._nc.new_inbox()
-        subscription = await self._nc.subscribe(inbox)
-        config = follower_config(inbox, subject)
-        config.deliver_policy = DeliverPolicy.ALL
-        config.idle_heartbeat = config.flow_control = None
-        good: Event | None = None
-        try:
-            consumer = await self._js.add_consumer(topics.EVENTS_STREAM, config)
-            for _ in range(consumer.num_pending or 0):
-                message = await subscription.next_msg(timeout=5)
-                with contextlib.suppress(CodecError):
-                    good = topics.EVENT.decode(message.data)
-        finally:
-            if not self._nc.is_closed:
-                await subscription.unsubscribe()
-        return good
+    async def _earlier(self, subject: str) -> Event | None:
+        return await last_good(self._nc, self._js, subject)
 
     async def _on_control(self, message: Msg, cursor: _Cursor) -> None:
         headers = message.headers or {}
@@ -327,3 +311,29 @@ def follower_config(inbox: str, pattern: str) -> ConsumerConfig:
         idle_heartbeat=_HEARTBEAT_S,
         flow_control=True,
     )
+
+
+async def last_good(
+    nc: Any, js: Any, subject: str, good: Callable[[Event], bool] = lambda _: True
+) -> Event | None:
+    """Return the last event of a subject that can be understood and is good; None when the stream has none.
+
+    Errors: the client's, TimeoutError.
+    """
+    inbox = nc.new_inbox()
+    subscription = await nc.subscribe(inbox)
+    config = follower_config(inbox, subject)
+    config.deliver_policy = DeliverPolicy.ALL
+    config.idle_heartbeat = config.flow_control = None
+    found: Event | None = None
+    try:
+        consumer = await js.add_consumer(topics.EVENTS_STREAM, config)
+        for _ in range(consumer.num_pending or 0):
+            message = await subscription.next_msg(timeout=5)
+            with contextlib.suppress(CodecError):
+                event = topics.event_on(subject, message.data)
+                found = event if good(event) else found
+    finally:
+        if not nc.is_closed:
+            await subscription.unsubscribe()
+    return found

@@ -12,18 +12,17 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from datetime import datetime
 from typing import Any, TypeVar
 
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.js.errors import NotFoundError
 
 from hopwall_model import codec, topics
 from hopwall_model.codec import CodecError
+from hopwall_model.events import Event
 from hopwall_model.status import Rejected
 from hopwall_model.topics import Topic
-from hopwall_runtime import clock, streams
+from hopwall_runtime import clock, streams, words
 from hopwall_runtime.appender import (
     MAX_BATCH,
     Append,
@@ -45,9 +44,10 @@ from hopwall_runtime.follower import (
     Record,
     Unreadable,
     follower_config,
+    last_good,
 )
 from hopwall_runtime.history import History
-from hopwall_runtime.streams import Usage
+from hopwall_runtime.upkeep import Upkeep, asked
 
 __all__ = [
     "MAX_BATCH",
@@ -392,52 +392,33 @@ class Link:
 
         Errors: Unavailable.
         """
-        if not self.connected:
-            raise Unavailable(f"cannot read {subject}: NATS is not connected")
-        try:
-            message = await self._js.get_last_msg(topics.EVENTS_STREAM, subject)
-        except NotFoundError:
-            return None
-        except (NatsError, TimeoutError) as error:
-            raise Unavailable(f"cannot read {subject}: {error}") from error
-        revision = int(message.seq)
-        try:
-            event = topics.EVENT.decode(message.data or b"")
-        except CodecError:
-            return Unreadable(revision)
-        return Record(revision=revision, event=event, headers=dict(message.headers or {}))
+        return await words.last(self._js, subject, connected=self.connected)
 
-    # ------------------------------------------------------------ upkeep of the events stream
-
-    async def usage(self) -> Usage:
-        """Return how full the events stream is.
+    async def first_after(self, subject: str, revision: int) -> Record | Unreadable | None:
+        """Return the first word on a subject behind a revision, of those that are kept; None: there is none.
 
         Errors: Unavailable.
         """
-        return await _asked(streams.usage(self._js))
+        return await words.first_after(self._js, subject, revision, connected=self.connected)
 
-    async def set_history(self, n: int) -> None:
-        """Keep this many values of each resource; older ones are dropped.
-
-        Errors: Unavailable.
-        """
-        await _asked(streams.set_history(self._js, n))
-
-    async def stored_at(self, revision: int = 0) -> datetime | None:
-        """Return when the server stored this message, or the newest; None when there is none.
+    async def led(self) -> tuple[str, bool]:
+        """Return which server answers reads of the stream, and whether it surely leads its cluster.
 
         Errors: Unavailable.
         """
-        return await _asked(streams.stored_at(self._js, revision))
+        return await asked(streams.led(self._js))
 
-    async def purge_removed(self, subject: str, revision: int) -> None:
-        """Take a removed resource's messages out of the stream, up to its tombstone at this revision.
-
-        What was written on the subject after the tombstone stays.
+    async def last_good(self, subject: str, good: Callable[[Event], bool]) -> Event | None:
+        """Return the last event of a subject that is good; None when the stream has none.
 
         Errors: Unavailable.
         """
-        await _asked(streams.purge_up_to(self._js, subject, revision))
+        return await asked(last_good(self._nc, self._js, subject, good))
+
+    @property
+    def upkeep(self) -> Upkeep:
+        """What looks after the events stream."""
+        return Upkeep(self._js)
 
     async def follow(self) -> AsyncIterator[list[Followed]]:
         """Yield the events stream for ever: Reset, its records, CaughtUp, then what comes.
@@ -486,13 +467,6 @@ def _lost(nc: Any) -> bool:
         return True
     working = nc._reading_task if nc.is_connected else nc._reconnection_task
     return working is None or working.done()
-
-
-async def _asked(answer: Awaitable[T]) -> T:
-    try:
-        return await answer
-    except (NatsError, TimeoutError) as error:
-        raise Unavailable(f"NATS does not answer about its streams: {error}") from error
 
 
 def _chance() -> float:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from nats.js.api import DiscardPolicy, StorageType, StreamConfig, StreamInfo
+from nats.js.api import ClusterInfo, DiscardPolicy, StorageType, StreamConfig, StreamInfo
 from nats.js.errors import APIError, NotFoundError
 
 from hopwall_model import topics
@@ -28,6 +28,8 @@ STATUS_BYTES = 128 * 1024 * 1024
 #: With less than this no store is made.
 _LEAST_BYTES = 16 * 1024 * 1024
 _CLUSTER_REPLICAS = 3
+#: So recently most of a cluster must have answered its leader, for what it says to be so.
+_LEASE_NS = 2_000_000_000
 _ERR_EXISTS = 10058
 _ERR_NO_ROOM = (10028, 10047)
 #: Of a cluster: no peer is fit, for which there are many reasons.
@@ -193,6 +195,22 @@ async def usage(js: Any) -> Usage:
     return Usage(
         used=found.state.bytes, limit=config.max_bytes or 0, history=config.max_msgs_per_subject
     )
+
+
+async def led(js: Any) -> tuple[str, bool]:
+    """Return who answers for the events stream, and whether it surely leads: has not been deposed unheard.
+
+    A leader that is cut off from its cluster answers reads for some 14 s. The others elect another when they have
+    not heard it for 4 s at least, so one that most of them have answered within 2 s is the only one.
+
+    Errors: those of the client.
+    Source: NATS server, raft.go (minElectionTimeout); measured with 2.15.
+    """
+    info = await js.stream_info(topics.EVENTS_STREAM)
+    cluster = info.cluster or ClusterInfo()
+    others = cluster.replicas or []
+    heard = [one for one in others if not one.offline and (one.active or 0) <= _LEASE_NS]
+    return cluster.leader or "", len(heard) >= (len(others) + 1) // 2
 
 
 async def set_history(js: Any, n: int) -> None:

@@ -11,11 +11,10 @@ from hopwall_dataplane.iptables.dead import DeadLines
 from hopwall_dataplane.iptables.driver import Restore
 from hopwall_dataplane.iptables.plan import Plan, plan_table
 from hopwall_dataplane.iptables.static import RenderSettings
-from hopwall_dataplane.iptables.table import Chain, TableState, chain_hashes
+from hopwall_dataplane.iptables.table import Chain, TableKey, TableState, chain_hashes
 from hopwall_dataplane.iptables.transaction import Applied, record
 from hopwall_dataplane.marks import layout
 from hopwall_dataplane.outcome import Family
-from hopwall_dataplane.stale import TableKey
 from tests.support.netns import Netns
 
 CHAIN = "hw-pi-a"

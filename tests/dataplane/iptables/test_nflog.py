@@ -7,6 +7,7 @@ import pytest
 from hopwall_dataplane.classes import ClassKey, PolicyClass, render_class
 from hopwall_dataplane.iptables.identity import (
     ANTI_SPOOF,
+    EARLY_ERROR,
     FOREIGN_ERROR,
     INVALID,
     REVOKED,
@@ -96,6 +97,7 @@ def test_every_way_to_be_denied_is_logged() -> None:
             REVOKED,
             Denial("to-host", "egress"),
             FOREIGN_ERROR,
+            EARLY_ERROR,
         )
     }
 

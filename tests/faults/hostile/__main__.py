@@ -19,7 +19,12 @@ host's stack did not answer, and that nobody's routes, addresses and neighbours 
 arrive: they show that the ears hear.
 
 Floods are tests of their own (`tests/faults/hostile/test_*.py`): thousands of senders named by ARP and by solicitations of
-IPv6 leave the kernel's table of neighbours free, and a flood of new flows ends at `max_flows`; others connect meanwhile.
+IPv6 leave the kernel's table of neighbours free, and a flood of new flows ends at `max_flows`; others connect meanwhile. What the
+host would tell others of packets that no line has judged is a test, too.
+
+Two things are not stopped, as they are the kernel's before and behind all lines of iptables (ARCHITECTURE.md, 8): a flood of
+fragments that are never completed leaves no room for those of others, and an offloaded checksum that its sender has put over
+the ports.
 """
 
 

@@ -34,6 +34,7 @@ from scapy.packet import Raw
 
 from tests.faults.hostile.claims import neighbours4, neighbours6
 from tests.faults.hostile.errors import errors
+from tests.faults.hostile.exotic import exotic
 from tests.faults.hostile.maker import OPEN, SHUT, Maker, Places, Shape, marker
 
 
@@ -52,6 +53,7 @@ def _v4(p: Places) -> Iterator[Shape]:
     yield from neighbours4(p)
     yield from _transport(p, 4)
     yield from errors(p, 4)
+    yield from exotic(p, 4)
 
 
 def _v6(p: Places) -> Iterator[Shape]:
@@ -63,6 +65,7 @@ def _v6(p: Places) -> Iterator[Shape]:
     yield from neighbours6(p)
     yield from _transport(p, 6)
     yield from errors(p, 6)
+    yield from exotic(p, 6)
 
 
 def _sources(p: Places, family: int) -> Iterator[Shape]:

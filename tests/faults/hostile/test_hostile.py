@@ -8,14 +8,23 @@ import struct
 import pytest
 from msgspec import structs
 from scapy.layers.inet import ICMP, IP, UDP
-from scapy.layers.inet6 import ICMPv6TimeExceeded
+from scapy.layers.inet6 import (
+    HBHOptUnknown,
+    ICMPv6TimeExceeded,
+    IPv6,
+    IPv6ExtHdrFragment,
+    IPv6ExtHdrHopByHop,
+    Jumbo,
+)
+from scapy.layers.l2 import Ether
+from scapy.packet import Raw
 
 from hopwall_dataplane import abilities
 from hopwall_model.updates import EndpointSet
 from tests.faults.hostile.__main__ import results
 from tests.faults.hostile.maker import FLOW, OPEN, Maker
 from tests.faults.hostile.rig import Rig, heard, mac, open_raw, state
-from tests.support.site import REMOTE, WORKLOAD, Site, seen_by
+from tests.support.site import HOST, REMOTE, WORKLOAD, Site, seen_by
 
 pytestmark = pytest.mark.kernel
 
@@ -181,3 +190,50 @@ def test_without_xt_bpf_all_other_lines_stand_and_it_appears_in_the_status(
     assert "v4 error about a flow of others, fragmentation needed" in faults
     assert "v6 error about a flow of others, packet too big" in faults
     assert not [name for name in faults if "genuine" in name]
+
+
+def _early(site: Site) -> list[bytes]:
+    """Return packets that the kernel answers before any line is met, in the name of b and of the remote machine."""
+    ether = Ether(src=mac(site.workloads["a"], "v0"), dst=mac(site.host, "tapa"))
+    found = []
+    for source, target in ((WORKLOAD["b"], REMOTE), (REMOTE, WORKLOAD["b"]), (WORKLOAD["b"], HOST)):
+        tail = UDP(sport=FLOW, dport=OPEN) / Raw(b"early".ljust(80))
+        head = IPv6(src=source[6], dst=target[6])
+        for otype in (0x9E, 0xDE):
+            unknown = HBHOptUnknown(otype=otype, optdata=bytes(2))
+            found.append(ether / head / IPv6ExtHdrHopByHop(options=[unknown]) / tail)
+        found.append(ether / head / IPv6ExtHdrHopByHop(options=[Jumbo(jumboplen=70000)]) / tail)
+        found.append(ether / head / IPv6ExtHdrFragment(id=len(found), m=1) / tail)
+        ends = {"src": source[4], "dst": target[4], "id": len(found)}
+        found.append(ether / IP(**ends, flags="MF") / tail)
+    return [bytes(one) for one in found]
+
+
+@pytest.mark.parametrize("backend", ["nft", "legacy"])
+def test_the_host_tells_nobody_of_a_packet_that_no_line_has_judged(backend: str) -> None:
+    """Else who writes a foreign source has the host send its owner errors about his flows; other errors are sent."""
+    with Site(backend) as site, contextlib.ExitStack() as stack:
+        assert not site.apply(*state())
+        # Lines of the host's rules alone are asked about: here the route of a source is no hindrance.
+        site.host.sysctl("net/ipv4/conf/tapa/rp_filter", "0")
+        for name in (
+            "ipv4/ipfrag_time",
+            "ipv6/ip6frag_time",
+            "netfilter/nf_conntrack_frag6_timeout",
+        ):
+            site.host.sysctl(f"net/{name}", "1")
+        a = site.workloads["a"]
+        mouth, *ears = (
+            stack.enter_context(contextlib.closing(open_raw(ns, name)))
+            for ns, name in ((a, "v0"), (site.workloads["b"], "v0"), (site.remote, "r0"))
+        )
+        for frame in _early(site):
+            mouth.send(frame)
+        assert not any(heard(ear, b"early") for ear in ears)
+        ether = Ether(src=mac(a, "v0"), dst=mac(site.host, "tapa"))
+        for head in (
+            IP(src=WORKLOAD["a"][4], dst=REMOTE[4], ttl=1),
+            IPv6(src=WORKLOAD["a"][6], dst=REMOTE[6], hlim=1),
+        ):
+            mouth.send(bytes(ether / head / UDP(sport=FLOW, dport=OPEN) / Raw(b"at its end")))
+            assert heard(mouth, b"at its end")

@@ -16,20 +16,19 @@ from msgspec import Struct
 
 from hopwall_api import intent, problems
 from hopwall_api.intent import Plan, Stamp
+from hopwall_api.ipam.claims import Claims
 from hopwall_api.ipam.demands import Assign, Release
 from hopwall_api.ipam.draft import Draft, Sheet
 from hopwall_api.ipam.plan import Assigned, Refused, Released, Times, assign, release
 from hopwall_api.ipam.view import View
 from hopwall_api.news import News
 from hopwall_api.store import Held, Store
+from hopwall_api.tries import Found, Sent, is_with_nothing
 from hopwall_api.writer import (
     MAX_TRIES,
-    Found,
-    Sent,
     Source,
     Writer,
     check_batch,
-    is_with_nothing,
     silent,
     too_many,
 )
@@ -98,6 +97,7 @@ class Desk:
         self._news = news
         self._lanes: dict[str, _Lane] = {}
         self.view = View()
+        self.claims = Claims(link, store, writer, self.view)
 
     async def carry_out(self, wanted: Assign | Release, *, actor: str, request_id: str) -> Done:
         """Store what is wanted and return when reads show it.
@@ -138,6 +138,7 @@ class Desk:
         for attempt in range(MAX_TRIES):
             if await self._lost_a_claim(tries):
                 continue
+            await self.claims.give_back(sent=bool(tries.sent))
             sheet = Sheet(self.view)
             results = _planned(sheet, demands)
             plans = self._plans(sheet, tries.asked)
@@ -159,9 +160,12 @@ class Desk:
                     continue
                 (results, claims), written = tries.planned[found.number], found.written
             tries.claimed |= claims
+            revision = max((one.revision for one in written), default=self._store.revision)
+            if claims and self._store.revision < revision:
+                # Whom it crosses is not known, so nobody is told of it.
+                raise silent("The API does not see what the stream holds", sent=True)
             if await self._lost_a_claim(tries):
                 continue
-            revision = max((one.revision for one in written), default=self._store.revision)
             for demand, result in zip(demands, results, strict=False):
                 _answer(demand, result, revision)
             return demands[len(results) :]
@@ -170,7 +174,7 @@ class Desk:
     async def _after_conflict(self, tries: "_Tries", writes: Sequence[Plan]) -> Found | None:
         """Return the try that is stored after all; without one, wait until reads show what came before."""
         self._writer.n_conflicts += 1
-        found = await self._writer.stored_after_all(tries.sent)
+        found = (await self._writer.stored_after_all(tries.sent)).found
         if found is None:
             tries.asked = await self._writer.ask([plan.key for plan in writes], sent=True)
             tries.with_nothing = is_with_nothing(writes, tries.asked)
@@ -181,7 +185,7 @@ class Desk:
         stamp = Stamp(uid=str(uuid.uuid4()), at=clock.now_text())
         plans = []
         for draft in sheet.touched():
-            key = Key("IPAMBlock", "", draft.name)
+            key = _block_key(draft.name)
             held = self._store.held(key)
             if key in asked and (asked[key].last > held.last or held.stored is None):
                 # The last word is one that nobody can read: what counts is the value before it. Or there is none
@@ -218,39 +222,28 @@ class Desk:
             raise silent("The API does not see what the stream holds", sent=sent)
 
     async def _lost_a_claim(self, tries: "_Tries") -> bool:
-        """Give back blocks of these tries whose range another claimed before; tell whether there was one.
+        """Give back blocks of these tries that cross others of before; tell whether there was one, or one is gone.
 
-        Blocks of one name exclude each other by compare-and-set. Blocks of two sizes (a pool's blockSize
-        was just changed) or of overlapping pools do not: the stream's order decides, which every process
-        sees alike, and the later gives way before anybody is told of an address in it.
+        Whoever meets such a claim gives it back, so it may be gone before its owner comes to look.
         """
         self.view.follow(self._store)
-        lost = sorted(name for name in tries.claimed if self._is_later(name))
+        gone = {name for name in tries.claimed if name not in self.view.blocks}
+        lost = sorted(name for name in tries.claimed if self.claims.is_later(name))
         for name in lost:
-            key = Key("IPAMBlock", "", name)
-            plan = intent.plan_removal(key, self._store.held(key))
-            try:
-                await self._writer.store_all([plan], _WITHDRAWN)
-                tries.claimed.discard(name)
-            except Conflict:
-                # Looked at again by the next try, when reads show what came before.
-                await self._see(await self._writer.ask([key], sent=True))
+            await self.claims.take_away(name, self._store.held(_block_key(name)).last)
+        tries.claimed -= gone
         if lost:
+            # Looked at again by the next try: what another wrote on top, too.
+            await self._see(await self._writer.ask([_block_key(name) for name in lost], sent=True))
+        if lost or gone:
             # What these tries gave is not all there any more: no answer is to come of them.
             tries.sent.clear()
             tries.planned.clear()
-        return bool(lost)
-
-    def _is_later(self, name: str) -> bool:
-        mine = self.view.blocks.get(name)
-        if mine is None or name not in self.view.crossing:
-            return False
-        others = (other for other in self.view.overlapping(mine.span) if other is not mine)
-        return any(other.claimed < mine.claimed for other in others)
+        return bool(lost or gone)
 
 
-#: Who writes when a claim is given back.
-_WITHDRAWN = Source(actor="hopwall-api", request_id="withdrawn-claim")
+def _block_key(name: str) -> Key:
+    return Key("IPAMBlock", "", name)
 
 
 def _resource(draft: Draft) -> IPAMBlock:

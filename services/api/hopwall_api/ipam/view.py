@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
 
+from hopwall_api.ipam.sound import fault_of
 from hopwall_api.ipam.spans import Span, number_of, span_of
 from hopwall_api.store import Change, Store, Stored, TooOld
 from hopwall_model import selectors
@@ -64,9 +65,13 @@ class View:
     def __init__(self) -> None:
         self._lineage = -1
         self.revision = 0
+        #: The revision at which it was built: all that is in it with `claimed` 0 was there by then.
+        self.built = 0
         self._clear()
 
     def _clear(self) -> None:
+        #: What is stored and cannot be read, with what is wrong with it: it is as if it were absent.
+        self.faults: dict[Key, str] = {}
         self.settings = _USUAL
         self.pools: dict[str, Pool] = {}
         self.reservations: dict[str, tuple[Span, ...]] = {}
@@ -121,14 +126,18 @@ class View:
                     at = stored.revision if metadata.generation == 1 else 0
                     self._put(Key(kind, *after), None, stored, at)
         self._lineage, self.revision = store.lineage, store.revision
+        self.built = store.revision
 
     def _fold(self, change: Change) -> None:
         if change.key.kind in KINDS:
             self._put(change.key, change.before, change.after, change.revision)
 
     def _put(self, key: Key, before: Stored | None, after: Stored | None, at: int) -> None:
-        old = before.resource if before is not None else None
+        had_fault = self.faults.pop(key, "")
+        old = before.resource if before is not None and not had_fault else None
         new = after.resource if after is not None else None
+        if new is not None and (fault := fault_of(new)):
+            self.faults[key], new = fault, None
         match key.kind:
             case "IPAMBlock":
                 self._put_block(key.name, new, at)

@@ -4,9 +4,10 @@ import argparse
 import sys
 
 from hopwall_cli import table
-from hopwall_cli.client import Client, path_of
+from hopwall_cli.client import Client, Json, path_of
 from hopwall_cli.errors import Usage
 from hopwall_cli.kinds import kind_named
+from hopwall_model import staleness
 from hopwall_model.resource_names import DEFAULT_NAMESPACE
 from hopwall_model.resources import Resource
 
@@ -67,10 +68,18 @@ async def _watch(
     async for event, revision, data in client.watch(
         kind, namespace=namespace, selector=args.selector
     ):
-        if event == "bookmark":
+        if event in (staleness.STALE, staleness.FRESH):
+            sys.stderr.write(f"hopwall: {_age(event, data)}\n")
+        if event not in ("set", "removed"):
             continue
         known = revision or data["metadata"].get("resourceVersion", "")
         cells = table.row_of(kind, data, wide=wide)
         sys.stdout.write("   ".join([event.ljust(7), known, *cells]) + "\n")
         sys.stdout.flush()
     return 0
+
+
+def _age(event: str, data: Json) -> str:
+    if event == staleness.FRESH:
+        return "the API hears NATS again: all that was written is shown."
+    return f"the API has not heard NATS for {data.get('seconds', 0)} s: what is shown may be old."

@@ -20,6 +20,7 @@ _BEGUN = (
     " is. Say the same again; or restore another file with --instead, which gives this one up."
 )
 _TRIES = 30
+_LOOKS = 50
 _ROUNDS = 5
 
 
@@ -54,9 +55,9 @@ async def run(args: argparse.Namespace, client: Client) -> int:
         sys.stdout.write("dry run: nothing was written.\n")
         return 0
     begin = {"file": wanted.sha256, "replace": args.replace, "instead": args.instead}
-    await _post(client, "", begin)
+    begun = await _post(client, "", begin)
     try:
-        await _make(client, wanted, todo)
+        await _make(client, wanted, todo, begun)
         await _post(client, "/end", {"file": wanted.sha256})
     except Failure as failure:
         raise Failure(f"{failure}\n{_BEGUN}") from failure
@@ -64,18 +65,24 @@ async def run(args: argparse.Namespace, client: Client) -> int:
     return 0
 
 
-async def _make(client: Client, wanted: Backup, todo: Difference) -> None:
-    """Write the difference until there is none: others may have written when the restore began.
+async def _make(client: Client, wanted: Backup, said: Difference, revision: int) -> None:
+    """Write the difference until there is none: others may have written before the restore began, at this revision.
 
+    What they wrote since it was compared is said: it was acknowledged, and the restore undoes it.
     What the API has taken twice and still says otherwise is the same in today's form: a file may be of an older
     version, or changed by hand.
     """
+    todo = backup_file.difference((await _now(client, revision)).resources, wanted.resources)
+    if (lines := backup_file.summary(todo)) != backup_file.summary(said):
+        sys.stdout.write("others have written since that was compared; what is to be done is:\n")
+        sys.stdout.writelines(line + "\n" for line in lines)
     for _ in range(_ROUNDS):
         for items, removed in backup_file.parts(todo):
             remove = [{"kind": k, "namespace": ns, "name": name} for k, ns, name in removed]
-            await _post(client, "/items", {"file": wanted.sha256, "items": items, "remove": remove})
+            part: dict[str, object] = {"file": wanted.sha256, "items": items, "remove": remove}
+            revision = max(revision, await _post(client, "/items", part))
         before = todo
-        todo = backup_file.difference((await _now(client)).resources, wanted.resources)
+        todo = backup_file.difference((await _now(client, revision)).resources, wanted.resources)
         if not (todo.added or todo.removed) and todo.changed in ([], before.changed):
             return
     left = "\n".join(backup_file.summary(todo))
@@ -85,11 +92,19 @@ async def _make(client: Client, wanted: Backup, todo: Difference) -> None:
     )
 
 
-async def _now(client: Client) -> Backup:
-    """Return what the store says now; while a restore is under way that is a mixture."""
-    lines = [line async for line in client.lines("/v1/backup")]
-    lines[0] = lines[0].replace(b'"restoring":true', b'"restoring":false')
-    return _checked(lines, "the API's answer", edited=False)
+async def _now(client: Client, revision: int = 0) -> Backup:
+    """Return what the store says now, or at this revision or later; while a restore is under way that is a mixture.
+
+    Errors: Failure, also where a replica that lags behind the one that wrote does not come to see it.
+    """
+    for _ in range(_LOOKS):
+        lines = [line async for line in client.lines("/v1/backup")]
+        lines[0] = lines[0].replace(b'"restoring":true', b'"restoring":false')
+        now = _checked(lines, "the API's answer", edited=False)
+        if int(now.head.get("revision", 0)) >= revision:
+            return now
+        await asyncio.sleep(0.2)
+    raise Failure(f"The API at {client.server} does not come to show revision {revision}.")
 
 
 def _read(file: str, *, edited: bool) -> Backup:
@@ -107,17 +122,18 @@ def _checked(lines: list[bytes], where: str, *, edited: bool) -> Backup:
         raise Failure(str(error)) from error
 
 
-async def _post(client: Client, path: str, body: dict[str, object]) -> None:
-    """Ask until it is taken: every request of a restore may be repeated."""
-    for attempt in range(_TRIES):
+async def _post(client: Client, path: str, body: dict[str, object]) -> int:
+    """Ask until it is taken, and return the revision: every request of a restore may be repeated."""
+    attempt = 0
+    while True:
+        attempt += 1
         try:
-            await client.request("POST", f"/v1/restore{path}", body=body, timeout_s=120.0)
+            answer = await client.request("POST", f"/v1/restore{path}", body=body, timeout_s=120.0)
+            return int(answer["resourceVersion"])
         except Problem as problem:
-            if problem.status != 503 or attempt == _TRIES - 1:
+            if problem.status != 503 or attempt == _TRIES:
                 raise _told(problem) from problem
             await asyncio.sleep(2.0)
-        else:
-            return
 
 
 def _told(problem: Problem) -> Failure:

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from hopwall_dataplane.chains import Bodies, ChainBook
 from hopwall_dataplane.iptables.driver import Restore
 from hopwall_dataplane.iptables.plan import Plan
-from hopwall_dataplane.iptables.table import TableState, dead_lines
+from hopwall_dataplane.iptables.table import TableKey, TableState, dead_lines
 from hopwall_dataplane.outcome import Family
-from hopwall_dataplane.stale import TableKey
 
 log = logging.getLogger(__name__)
 

@@ -30,6 +30,7 @@ DenialKind = Literal[
     "unknown",
     "anti-spoof",
     "foreign-error",
+    "early-error",
     "invalid",
     "revoked",
     "to-host",
@@ -79,6 +80,7 @@ _PLACES: dict[DenialKind, str] = {
     "unknown": "unknown workload",
     "anti-spoof": "anti-spoof",
     "foreign-error": "ICMP error about a packet of others",
+    "early-error": "ICMP error of the host about a packet that no line had judged",
     "invalid": "invalid connection",
     "revoked": "connection that policy has come to deny",
     "to-host": "workload to host",
@@ -89,6 +91,7 @@ _PLACES: dict[DenialKind, str] = {
 
 ANTI_SPOOF = Denial("anti-spoof", "egress")
 FOREIGN_ERROR = Denial("foreign-error", "egress")
+EARLY_ERROR = Denial("early-error")
 INVALID = Denial("invalid")
 REVOKED = Denial("revoked")
 TO_HOST = Denial("to-host", "egress")
@@ -97,6 +100,7 @@ FLOW_LIMIT = Denial("flow-limit", "egress")
 FIXED: tuple[Denial, ...] = (
     ANTI_SPOOF,
     FOREIGN_ERROR,
+    EARLY_ERROR,
     INVALID,
     REVOKED,
     TO_HOST,

@@ -27,6 +27,7 @@ from typing import Literal
 from hopwall_dataplane.failsafe import Failsafe
 from hopwall_dataplane.iptables.identity import (
     ANTI_SPOOF,
+    EARLY_ERROR,
     FLOW_LIMIT,
     FOREIGN_ERROR,
     INVALID,
@@ -43,6 +44,7 @@ from hopwall_dataplane.outcome import Family
 FORWARD = "hw-FORWARD"
 INPUT = "hw-INPUT"
 PREROUTING = "hw-PREROUTING"
+OUTPUT = "hw-OUTPUT"
 FROM_TREE = "hw-from"
 TO_TREE = "hw-to"
 ALLOWED = "hw-allowed"
@@ -66,6 +68,15 @@ _ND_TYPES = (*_ASKING_TYPES, _ADVERTISEMENT)
 _INFORMATIONAL = (128, 129, 130, 131, 132, 143, 144, 145, 146, 147)
 
 _ICMP = {Family.V4: "icmp", Family.V6: "ipv6-icmp"}
+
+#: What the kernel sends of itself before any line of ours has seen the packet that it is about: fragments that were
+#: not all there in time, and of IPv6 hop-by-hop options it does not like. Whoever wrote a foreign source is as good as
+#: the sender of that error. No path needs them; other errors of the host come after our lines.
+#: Source: ip6_parse_tlv() in net/ipv6/exthdrs.c, ip_expire() in net/ipv4/ip_fragment.c, ip6frag_expire_frag_queue().
+_EARLY_ERRORS = {
+    Family.V4: ("-p icmp -m icmp --icmp-type 11/1",),
+    Family.V6: tuple(f"-p ipv6-icmp -m icmp6 --icmpv6-type {n}" for n in ("3/1", "4/0", "4/2")),
+}
 
 WorkloadToHost = Literal["drop", "accept", "return"]
 
@@ -112,7 +123,7 @@ IDENTITY_SETS = frozenset(
 )
 
 JUMPS: Mapping[TableName, tuple[Jump, ...]] = {
-    "raw": (Jump("PREROUTING", PREROUTING),),
+    "raw": (Jump("PREROUTING", PREROUTING), Jump("OUTPUT", OUTPUT)),
     "mangle": (Jump("FORWARD", FORWARD), Jump("INPUT", INPUT)),
     "filter": (Jump("FORWARD", FORWARD), Jump("INPUT", INPUT)),
     "nat": (),
@@ -182,6 +193,11 @@ def _raw(
             *denial(ANTI_SPOOF, settings.log),
         ),
         **({ERRORS: _errors(family, settings)} if settings.check_errors else {}),
+        OUTPUT: tuple(
+            line
+            for error in _EARLY_ERRORS[family]
+            for line in denial(EARLY_ERROR, settings.log, error)
+        ),
     }
 
 

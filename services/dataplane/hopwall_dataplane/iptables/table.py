@@ -17,9 +17,11 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal
 
+from hopwall_dataplane.outcome import Family
 from hopwall_model.names import CHAIN_PREFIX, MAX_CHAIN_NAME
 
 TableName = Literal["raw", "mangle", "filter", "nat"]
+TableKey = tuple[Family, TableName]
 Place = Literal["first", "last"]
 
 #: Source: iptables-restore reads lines into a buffer of 10,240 bytes; room is kept for our comment.

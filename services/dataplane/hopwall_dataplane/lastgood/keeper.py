@@ -8,12 +8,13 @@ write; the file is then a little older, never torn.
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hopwall_dataplane.feed import Step
 from hopwall_dataplane.lastgood.codec import Unusable
 from hopwall_dataplane.lastgood.driver import LastGoodFile
 from hopwall_dataplane.lastgood.mirror import Mirror
+from hopwall_model.updates import HostEndpointSet, PolicySet, SetBucket
 
 log = logging.getLogger(__name__)
 
@@ -144,3 +145,22 @@ class Keeper:
             self._news.set()
         else:
             self.fault = ""
+
+
+def host_endpoints_of(file: LastGoodFile | None) -> Step | None:
+    """Return what a file says of the host's own interfaces, with the policies and sets for them; None where it does not.
+
+    Shape: nothing of workloads, which are closed by themselves until the agent runs; the file is left as it is.
+    """
+    if file is None:
+        return None
+    try:
+        loaded = file.load()
+    except (Unusable, OSError) as error:
+        log.warning("%s is of no use to the wall: %s", file.path, error)
+        return None
+    if loaded is None or not loaded.mirror.host_endpoints:
+        return None
+    whole = loaded.mirror.step()
+    kept = tuple(u for u in whole.updates if isinstance(u, HostEndpointSet | PolicySet | SetBucket))
+    return replace(whole, updates=kept, fresh=frozenset())

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from socket import inet_ntop
 from typing import NamedTuple
 
-from hopwall_dataplane.iptables.table import is_ours
+from hopwall_dataplane.iptables.table import TableKey, is_ours
 from hopwall_dataplane.netlink.codec import (
     NLM_F_APPEND,
     NLM_F_CREATE,
@@ -28,7 +28,6 @@ from hopwall_dataplane.netlink.codec import (
 )
 from hopwall_dataplane.outcome import Family
 from hopwall_dataplane.routes.route import ROUTE_PROTOCOL, TABLE_LOCAL, TABLE_MAIN, RouteKey
-from hopwall_dataplane.stale import TableKey
 
 #: Number of the group of nf_tables events, to join and to leave.
 NFT_GROUP = 7

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from hopwall_dataplane.drift import Found
+from hopwall_dataplane.iptables.table import TableKey
 from hopwall_dataplane.kernel import Kernel
 from hopwall_dataplane.metrics import Metrics
-from hopwall_dataplane.stale import Doubts, Stale, TableKey
+from hopwall_dataplane.stale import Doubts, Stale
 from hopwall_dataplane.watch.audit import LegacyAudit, SetsAudit, SettingsAudit, pause_s
 from hopwall_dataplane.watch.codec import Writer
 from hopwall_dataplane.watch.events import Concerns, EventMonitor
