@@ -101,7 +101,7 @@ def in_table(family: Family, table: TableName, known: TableState, read: TableSta
 def in_routes(
     known: Mapping[RouteKey, Route],
     read: Mapping[RouteKey, Route],
-    beside: Collection[tuple[str, int, int]] = (),
+    beside: Collection[RouteKey] = (),
 ) -> list[Found]:
     """Compare routes; those `beside` which others were put stand no more."""
     found = []

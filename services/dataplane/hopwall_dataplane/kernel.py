@@ -176,9 +176,9 @@ class Kernel:
         self.desired.destinations.touched |= indices.keys() if found or every else set()
         return found
 
-    def _resync_routes(self, beside: set[tuple[str, int, int]]) -> list[Found]:
+    def _resync_routes(self, beside: set[RouteKey]) -> list[Found]:
         # Ours go where others were put beside them, and the place is taken anew.
-        self.routes.apply([DeleteRoute(RouteKey(*one)) for one in sorted(beside) for _ in range(2)])
+        self.routes.apply([DeleteRoute(key) for key in sorted(beside) for _ in range(2)])
         actual, found = self.routes.read(), list[Found]()
         if Stale.ROUTES in self._read_once:
             wanted = self.desired.routes.desired  # what is not any more went with its interface

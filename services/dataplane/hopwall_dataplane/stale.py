@@ -6,13 +6,8 @@ Pure. It refuses to say what changed: whoever reads compares.
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-<<<<<<< HEAD
-from hopwall_dataplane.iptables.table import TableName
-from hopwall_dataplane.outcome import Family
-=======
 from hopwall_dataplane.iptables.table import TableKey
 from hopwall_dataplane.routes.route import RouteKey
->>>>>>> main
 
 
 class Stale(StrEnum):
@@ -29,14 +24,14 @@ class Doubts:
     """What may be other than believed: whole subsystems, and of the others single tables, sets and links.
 
     Shape: `links` are the indices of interfaces whose sysctls are in doubt, and the host's own with them. `routes` are
-           places (keys) where another route was put before or beside ours; the whole subsystem is in doubt with them.
+           places where another route was put before or beside ours; the whole subsystem is in doubt with them.
     """
 
     whole: set[Stale] = field(default_factory=set)
     tables: set[TableKey] = field(default_factory=set)
     sets: set[str] = field(default_factory=set)
     links: set[int] = field(default_factory=set)
-    routes: set[tuple[str, int, int]] = field(default_factory=set)
+    routes: set[RouteKey] = field(default_factory=set)
 
     def __bool__(self) -> bool:
         """Tell whether anything is in doubt."""
