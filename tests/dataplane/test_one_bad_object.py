@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from hopwall_dataplane.iptables.render_policy import policy_chain
 from hopwall_model.status import HostStatus
@@ -148,10 +149,15 @@ def test_each_is_named_with_its_reason_and_the_rest_is_applied(
 
 async def _one_translation(calc: CalcStandIn, _agent: AgentProcess) -> tuple[list[str], str]:
     nats = [Nat(f"198.51.100.{n}/32", f"10.65.0.{n}/32") for n in (24, 25, 26)]
+    others = [Nat(f"fd03::{n}/128", f"fd65::{n}/128") for n in (24, 25, 26)]
     await calc.say(
         pieces=(policy(calc, "gnp/good", ResolvedRule(id="a", action="allow")),),
         endpoints=tuple(
-            endpoint(name, nat.internal, nats=(nat,)) for name, nat in zip("abc", nats, strict=True)
+            structs.replace(
+                endpoint(name, nat.internal, nats=(nat, other)),
+                addresses=(nat.internal, other.internal),
+            )
+            for name, nat, other in zip("abc", nats, others, strict=True)
         ),
     )
     status = await calc.applied()

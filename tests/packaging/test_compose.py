@@ -47,6 +47,7 @@ def test_containers_have_the_units_capabilities_and_no_more(service: str) -> Non
     assert {f"CAP_{name}" for name in container.get("cap_add", [])} == set(unit)
     assert container["security_opt"] == ["no-new-privileges:true"]
     assert container["read_only"] is True
+    assert container["ulimits"] == {"core": 0}
     assert "privileged" not in container
 
 

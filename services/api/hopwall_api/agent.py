@@ -37,8 +37,8 @@ class Api:
         self.store = Store()
         self.tracker = Tracker()
         self.memory = Memory()
-        #: Rings when the store or the tracker has changed.
-        #: Rings for whoever waits until a change is in force, or for changes: many, and for long.
+        #: Rings when the store or the tracker has changed, for whoever waits until a change is in force, or for changes:
+        #: many, and for long.
         self.news = News()
         #: Rings for who waits until reads show what is stored: requests that are being worked at.
         self.folded = News()

@@ -101,12 +101,13 @@ class Kernel:
 
         Errors: OSError when the kernel cannot be read; the subsystem stays stale.
         """
-        found: list[Found] = []
-        doubted, self.doubted = self.doubted, Doubts()
+        doubted, self.doubted, found = self.doubted, Doubts(), list[Found]()
         if Stale.SETS in self.stale:
             found += self._resync_sets()
         elif doubted.sets:
             found += self._resync_some_sets(doubted.sets)
+        if found:  # what was refused for want of a set is tried again, once that is there
+            self._compare_all |= {(family, table) for family, table, _ in self._refused_chains}
         if Stale.TABLES in self.stale:
             found += await self._resync_tables([(f, t) for f in self.restores for t in TABLES])
             self._trust(Stale.TABLES)
@@ -135,8 +136,7 @@ class Kernel:
         return found
 
     def _resync_some_sets(self, names: set[str]) -> list[Found]:
-        content = self.sets.read(names)
-        found = []
+        content, found = self.sets.read(names), list[Found]()
         for name in sorted(names):
             sets = self._sets_of(name)
             found += drift.in_sets(sets, content, {name})

@@ -129,6 +129,9 @@ class Link:
                 error: Exception = Unavailable("the server did not greet as it should")
             except (NatsError, OSError, RuntimeError) as fault:
                 error = fault
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                # Told to end in the moment of a failure: `wait_for` of Python 3.11 then tells of the failure alone.
+                raise asyncio.CancelledError
             await self._on_error(error)
             await asyncio.sleep(0.5)
             self._nc = Client()
@@ -286,10 +289,9 @@ class Link:
 
         An answer that is awaited holds up the requests behind it, so no more than one is worked on.
 
-        Empty leaves it to another who serves them. None refuses: the request is reported as rejected and not
-        answered. What a caller may ask is bound to the subject its credential lets it use, so the body must not be
-        believed against it. Nor is the reply subject: what is no inbox of who asks would make us say what it may not say
-        itself, or another take our answer for the one it waits for.
+        Empty leaves it to another who serves them. None refuses: the request is reported as rejected and not answered.
+        What a caller may ask is bound to the subject its credential lets it use, so the body must not be believed
+        against it. Nor is the reply subject: what is no inbox of who asks would make us say what it may not say itself.
         """
 
         async def on_request(message: Msg) -> None:
@@ -327,10 +329,7 @@ class Link:
 
         Errors: Unavailable when nobody answers, or a chunk is missing, within the time.
         """
-        # A host's own inboxes begin so; who asks in a host's name, as a test does, listens where the answer goes.
-        inbox = topics.inboxes_of_asker(subject) + self._nc.new_inbox().removeprefix(
-            f"{topics.INBOXES}."
-        )
+        inbox = topics.inboxes_of_asker(subject) + self._nc.new_inbox().partition(".")[2]
         subscription = await self._nc.subscribe(inbox, pending_bytes_limit=-1)
         parts: list[bytes] = []
         try:

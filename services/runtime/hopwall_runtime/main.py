@@ -7,6 +7,7 @@ Shutdown cancels; a service leaves the kernel as it is.
 import asyncio
 import gc
 import logging
+import resource
 import signal
 from collections.abc import Awaitable, Callable
 
@@ -33,6 +34,8 @@ def tune_collector() -> None:
 def run(service: Callable[[], Awaitable[None]], settings: CommonSettings) -> int:
     """Run one service until it ends, fails or is told to stop; return the exit code."""
     tune_collector()
+    # What a crash would leave on disk has keys and tokens in it.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     logs.configure(settings.log_level, settings.log_format)
     # loop_factory, not uvloop.install(): pyroute2 makes loops of its own and cannot live on uvloop.
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

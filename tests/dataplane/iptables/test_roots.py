@@ -80,7 +80,7 @@ def test_a_place_that_is_taken_is_taken_back() -> None:
 def test_a_line_that_went_along_with_a_renamed_chain_is_ours_no_more() -> None:
     """By its comment it is ours, but it leads to another's; other lines with targets of ours are."""
     line = f'-m comment --comment "hw:{jump_hash(JUMP)}"'
-    text = f"*filter\n:FORWARD ACCEPT [0:0]\n:hw-a - [0:0]\n-A FORWARD {line} -j {{}}\n-A hw-a {line} -j {{}}\nCOMMIT\n"
+    text = f"*filter\n:FORWARD ACCEPT [0:0]\n:hw-a - [0:0]\n:theirs - [0:0]\n-A FORWARD {line} -j {{}}\n-A hw-a {line} -j {{}}\nCOMMIT\n"
     state = parse_save(text.format("theirs", "theirs"))
     assert (state.kernel["FORWARD"], state.chains["hw-a"]) == ((FOREIGN,), (None,))
     state = parse_save(text.format("hw-a", "MARK --set-xmark 0x1/0x1"))

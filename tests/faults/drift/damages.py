@@ -321,6 +321,20 @@ def _routes(backend: str, family: int) -> Iterator[Damage]:
         "another size of packets given to ours",
         f"{ip} route change {local} dev tapa proto 80{' scope link' if family == 4 else ''} mtu 1280",
     )
+    yield from _beside(one, family, local)
+    yield one(
+        "address of another host's workload given to the host", f"{ip} addr add {remote} dev eth0",
+        found="foreign", after=f"{ip} addr del {remote} dev eth0",
+    )  # fmt: skip
+    yield one(
+        "rule of routing made", f"{ip} rule add pref 77 to {NEIGHBOUR[family]} lookup main",
+        told="routing rule", found="foreign", after=f"{ip} rule del pref 77",
+    )  # fmt: skip
+
+
+def _beside(one: Callable[..., Damage], family: int, local: str) -> Iterator[Damage]:
+    """Damage by routes that stand beside ours."""
+    ip = _IP[family]
     if family == 4:
         yield one("link-local gateway deleted", "ip route del local 169.254.1.1 table local")
         for whose, proto in (("another's", "static"), ("one of our number", "80")):
@@ -339,14 +353,6 @@ def _routes(backend: str, family: int) -> Iterator[Damage]:
             "another's of a better metric", f"{ip} route add {local} dev tapb proto static metric 5",
             told="route", found="foreign", after=f"{ip} route del {local} dev tapb metric 5",
         )  # fmt: skip
-    yield one(
-        "address of a workload given to the host", f"{ip} addr add {local} dev eth0",
-        found="foreign", after=f"{ip} addr del {local} dev eth0",
-    )  # fmt: skip
-    yield one(
-        "rule of routing made", f"{ip} rule add pref 77 to {NEIGHBOUR[family]} lookup main",
-        told="routing rule", found="foreign", after=f"{ip} rule del pref 77",
-    )  # fmt: skip
 
 
 def _links(backend: str) -> Iterator[Damage]:

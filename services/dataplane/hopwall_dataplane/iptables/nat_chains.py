@@ -82,9 +82,9 @@ def from_chain(internal: str) -> str:
 
 
 def lowest_externals(nats: Iterable[Nat]) -> dict[str, str]:
-    """Return for each internal address the external one it is seen as: the lowest by number."""
+    """Return for each internal address the external one it is seen as: the lowest by number; of both families."""
     found: dict[str, str] = {}
-    for nat in sorted(nats, key=lambda n: ipaddress.ip_network(n.external)):
+    for nat in sorted(nats, key=lambda n: (":" in n.external, ipaddress.ip_network(n.external))):
         found.setdefault(nat.internal, nat.external)
     return found
 

@@ -6,7 +6,7 @@ interpreted.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from itertools import groupby, takewhile
 from typing import Literal
@@ -28,10 +28,8 @@ _COMMENT = re.compile(
     rf"([A-Za-z0-9_-]{{{HASH_LENGTH}}})(?::([a-z2-7]{{10}})({ALSO})?)?(?=[\" ]|$)"
 )
 _OUR_COMMENT = re.compile(rf'-m comment --comment "?hw:[A-Za-z0-9_-]{{{HASH_LENGTH}}}"?')
-#: Behind our comment, a way to a chain that is not ours: one of ours was given another name, and the line went along.
-_ASTRAY = re.compile(
-    r'"? -[jg] (?!hw-|(?:ACCEPT|DROP|RETURN|MARK|SET|NFLOG|CT|DNAT|SNAT|MASQUERADE)(?: |$))'
-)
+#: What stands behind our comment: where the line leads.
+_LEADS = re.compile(r'"? -[jg] (\S+)')
 _NOTE = re.compile(r"^# (Warning: .*|Table .* is incompatible.*)$")
 
 
@@ -46,24 +44,27 @@ def parse_save(text: str) -> TableState:
     named: dict[str, set[str]] = {}
     says: dict[str, list[str]] = {}
     kernel: dict[str, list[KernelLine]] = {}
+    strangers: set[str] = set()
     notes = []
     for line in text.splitlines():
         if line.startswith("-A "):
             chain, _, body = line[3:].partition(" ")
             if chain in ours:
-                found = _comment_in(body)
+                found = _of_ours(body, strangers)
                 ours[chain].append(found[1] if found else None)
                 says[chain].append(_whose(body, found))
                 if "-set " in body:
                     named[chain] |= sets_in((body,))
             elif chain in kernel:
-                line_hash = _hash_in(body)
-                kernel[chain].append(KernelLine(line_hash, body) if line_hash else FOREIGN)
+                found = _of_ours(body, strangers)
+                kernel[chain].append(KernelLine(found[1], body) if found else FOREIGN)
         elif line.startswith(":"):
             chain, _, policy = line[1:].partition(" ")
             if is_ours(chain):
                 ours[chain], named[chain], says[chain] = [], set(), []
-            elif not policy.startswith("-"):
+            elif policy.startswith("-"):
+                strangers.add(chain)
+            else:
                 kernel[chain] = []
         elif note := _NOTE.match(line):
             notes.append(note[1])
@@ -99,9 +100,15 @@ def _as_met(lines: Iterable[str]) -> tuple[str, ...]:
     return tuple(one for one, _ in groupby(takewhile(lambda one: one != GUARD, lines)))
 
 
-def _hash_in(body: str) -> str | None:
+def _of_ours(body: str, strangers: Set[str]) -> re.Match[str] | None:
+    """Read our comment in a line, None where it is not ours.
+
+    A line that leads to a stranger's chain went along when a chain of ours was given another name.
+    """
     found = _comment_in(body)
-    return found[1] if found else None
+    if found is not None and strangers and (leads := _LEADS.match(body, found.end())):
+        return None if leads[1] in strangers else found
+    return found
 
 
 def hash_in_comment(comment: str) -> str | None:
@@ -114,7 +121,7 @@ def _comment_in(text: str) -> re.Match[str] | None:
     for mark in _MARKS:
         at = text.rfind(mark)
         if at >= 0 and (found := _COMMENT.match(text, at + len(mark))):
-            return None if _ASTRAY.match(text, found.end()) else found
+            return found
     return None
 
 
