@@ -101,7 +101,8 @@ class Kernel:
 
         Errors: OSError when the kernel cannot be read; the subsystem stays stale.
         """
-        doubted, self.doubted, found = self.doubted, Doubts(), list[Found]()
+        doubted, found = self.doubted, list[Found]()
+        self.doubted = Doubts(routes=doubted.routes)
         if Stale.SETS in self.stale:
             found += self._resync_sets()
         elif doubted.sets:
@@ -114,7 +115,7 @@ class Kernel:
         elif doubted.tables:
             found += await self._resync_tables(sorted(doubted.tables))
         if Stale.ROUTES in self.stale:
-            found += self._resync_routes(doubted.routes)
+            found += self._resync_routes()
         if Stale.SYSCTLS in self.stale or doubted.links:
             found += self._resync_sysctls(doubted.links)
         return found
@@ -140,8 +141,7 @@ class Kernel:
         for name in sorted(names):
             sets = self._sets_of(name)
             found += drift.in_sets(sets, content, {name})
-            spec, held = content.get(name, (ABSENT, {}))
-            sets.replace_one(name, spec, held)
+            sets.replace_one(name, *content.get(name, (ABSENT, {})))
         return found
 
     async def _resync_tables(self, keys: Sequence[TableKey]) -> list[Found]:
@@ -176,8 +176,9 @@ class Kernel:
         self.desired.destinations.touched |= indices.keys() if found or every else set()
         return found
 
-    def _resync_routes(self, beside: set[RouteKey]) -> list[Found]:
-        # Ours go where others were put beside them, and the place is taken anew.
+    def _resync_routes(self) -> list[Found]:
+        # Ours go where others were put beside them, which no reading tells, and the place is taken anew.
+        beside = self.doubted.take(Stale.ROUTES).routes
         self.routes.apply([DeleteRoute(key) for key in sorted(beside) for _ in range(2)])
         actual, found = self.routes.read(), list[Found]()
         if Stale.ROUTES in self._read_once:
@@ -461,9 +462,7 @@ class Kernel:
                 self._doomed.setdefault(key, set()).update(names)
             self._later.clear()
 
-    async def _sweep_chains(
-        self, turn: Turn, key: tuple[Family, TableName], names: set[str]
-    ) -> None:
+    async def _sweep_chains(self, turn: Turn, key: TableKey, names: set[str]) -> None:
         chains = self.desired.chains.tables[key]
         table = self._tables[key]
         plan = plan_table(key[1], chains.desired, chains.jumps, table, dirty=set(names))
