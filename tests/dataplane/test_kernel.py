@@ -27,7 +27,6 @@ from hopwall_model.updates import (
     Update,
 )
 from tests.dataplane.test_desired import changes, endpoint, policy, step
-from tests.support.fake_iptables import FakeRestore
 from tests.support.fake_kernel import FakeHost
 
 PEERS = SetBucket(id=SetId("s:x"), version=1, members=("10.9.0.0/24",))
@@ -261,23 +260,16 @@ async def test_routes_that_went_with_their_interface_are_no_drift() -> None:
     assert sorted(one.name for one in found) == ["10.65.0.2/32", "fd65::2/128"]
 
 
-async def _busy(_restore: FakeRestore, table: str) -> Retry:
-    return Retry(f"table {table} is busy")
-
-
-async def test_a_place_beside_which_another_route_stands_is_taken_anew_though_a_reading_fails(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_where_another_route_was_put_beside_ours_is_known_though_a_reading_fails() -> None:
     """No later reading tells of it: ours is there as it was, and no packet takes it."""
     host = FakeHost()
     kernel = host.agent()
     await turn(kernel, endpoint(1, address=1))
     [key] = (one for one in host.routes.held if one.cidr == "10.65.0.1/32")
     kernel.doubt(Doubts({Stale.ROUTES, Stale.TABLES}, routes={key}))
-    with monkeypatch.context() as patch:
-        patch.setattr(FakeRestore, "read", _busy)
-        with pytest.raises(OSError, match="busy"):
-            await kernel.resync()
+    host.restores[Family.V4].fail_next_read = [Retry("it is busy")]
+    with pytest.raises(OSError, match="busy"):
+        await kernel.resync()
     kernel.stale |= set(Stale)
     assert [one.detail for one in await kernel.resync() if one.object == "route"] == [
         f"another was put before or beside it: {kernel.desired.routes.desired[key]}"
