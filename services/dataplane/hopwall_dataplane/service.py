@@ -144,8 +144,8 @@ async def build_wall(settings: DataplaneSettings) -> None:
     """
     try:
         await _build_wall(settings, host_endpoints_of(last_good_file(settings)))
-    except OSError as error:
-        log.error("the wall is built without host endpoints: %s", error)
+    except Exception as error:
+        log.error("the wall is built without host endpoints: %s", error, exc_info=error)
         await _build_wall(settings, None)
 
 
