@@ -8,6 +8,7 @@ from hopwall_dataplane.drift import in_table
 from hopwall_dataplane.iptables.nft_driver import NftDriver
 from hopwall_dataplane.iptables.parse import parse_save
 from hopwall_dataplane.iptables.plan import plan_table, plan_wall
+from hopwall_dataplane.iptables.quarantine import closed
 from hopwall_dataplane.iptables.roots import HOOKS, Hook, Place, Roots, roots
 from hopwall_dataplane.iptables.table import FOREIGN, Jump, TableState, jump_hash
 from hopwall_dataplane.iptables.transaction import record
@@ -53,6 +54,18 @@ def test_a_table_that_is_asleep_is_woken_though_all_its_lines_stand() -> None:
     asleep.asleep = True
     [told] = in_table(Family.V4, "filter", standing(), asleep)
     assert (told.object, told.name) == ("table", "v4 filter")
+
+
+def test_a_table_is_put_right_though_a_chain_of_it_is_refused() -> None:
+    """Else one bad chain would keep all others asleep: what goes in its place is a transaction of this table, too."""
+    state = standing()
+    state.asleep = True
+    wanted = plan_table("filter", {"hw-a": ("-j ACCEPT",), "hw-b": ("-j DROP",)}, [JUMP], state).now
+    assert wanted is not None
+    fed = closed(wanted, {"hw-a": "it is odd"}, lambda _: ("-j DROP",))
+    assert fed.roots == wanted.roots == frozenset({"FORWARD"})
+    record(state, fed)
+    assert not state.asleep
 
 
 def test_others_tables_and_chains_are_left_as_they_are() -> None:

@@ -131,13 +131,13 @@ class Transaction:
         return self._rendered[1][n - 1] if 0 < n <= self.n_lines else None
 
     def subset(self, chains: Iterable[str]) -> "Transaction":
-        """Keep only what is about these chains, kernel chains included."""
+        """Keep only what is about these chains, kernel chains included; the table is put right all the same."""
         kept = frozenset(chains)
-        return Transaction(
-            self.table,
-            tuple(write for write in self.writes if write.name in kept),
-            tuple(edit for edit in self.edits if edit.builtin in kept),
-            tuple(name for name in self.removals if name in kept),
+        return replace(
+            self,
+            writes=tuple(write for write in self.writes if write.name in kept),
+            edits=tuple(edit for edit in self.edits if edit.builtin in kept),
+            removals=tuple(name for name in self.removals if name in kept),
         )
 
     def with_bodies(self, bodies: Mapping[str, Chain]) -> "Transaction":
