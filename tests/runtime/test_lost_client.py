@@ -9,6 +9,7 @@ import pytest
 
 from hopwall_cli.nats_server import NatsServer
 from hopwall_runtime import link as link_module
+from hopwall_runtime.client import Client
 from hopwall_runtime.config import CommonSettings
 from hopwall_runtime.link import Link, LinkError
 
@@ -93,3 +94,31 @@ async def test_a_client_that_waits_for_its_server_is_not_given_up(
         assert not watch.done()
         watch.cancel()
     await link.close()
+
+
+async def test_who_is_to_end_while_it_looks_for_a_server_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where the end comes in the very moment of a failure, which then is all that the client tells of."""
+
+    n = 0
+
+    async def fails(*_: object, **__: object) -> None:
+        nonlocal n
+        n += 1
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            if n > 1:
+                raise
+            # So does asyncio.wait_for of Python 3.11 where what it waits for has just failed.
+            raise OSError("the handshake failed") from None
+
+    monkeypatch.setattr(Client, "connect", fails)
+    async with asyncio.TaskGroup() as tasks:
+        connecting = tasks.create_task(Link("test").connect(CommonSettings()))
+        await asyncio.sleep(0)
+        connecting.cancel()
+        done, _ = await asyncio.wait([connecting], timeout=20)
+        connecting.cancel()
+    assert done

@@ -197,19 +197,28 @@ class Writer:
             within = self._store.within_restore(revision)
         else:
             log.warning("revision %d is stored, but reads do not show it yet", self.stored)
-            within = await self._may_be_within(revision)
+            within = await self._is_within(revision)
         if self._store.lineage != one.lineage:
             raise restoring.unheard(revision)
         if within and not one.restores:
             raise restoring.beside(revision)
 
-    async def _may_be_within(self, revision: int) -> bool:
-        """Tell whether a restore has begun or ended since what reads show, asked of the server."""
+    async def _is_within(self, revision: int) -> bool:
+        """Tell whether a restore had begun when this was stored, asked of the server: reads do not show it yet.
+
+        Errors: ApiProblem 503 where the last mark does not tell.
+        """
         try:
             last = await self._link.last(restoring.SUBJECT)
         except Unavailable as error:
             raise restoring.unheard(revision) from error
-        return last is not None and last.revision > self._store.revision
+        await self._check_led(sent=True)
+        if last is None or last.revision <= self._store.revision:
+            return False
+        begun = isinstance(last, Record) and isinstance(last.event, RestoreBegun)
+        if not begun or last.revision > revision:
+            raise restoring.unheard(revision)
+        return True
 
     async def stored_after_all(self, sent: Sequence[Sent]) -> Looked:
         """Return which of these tries the stream holds, though it was said to conflict.

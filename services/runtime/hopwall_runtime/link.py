@@ -129,6 +129,9 @@ class Link:
                 error: Exception = Unavailable("the server did not greet as it should")
             except (NatsError, OSError, RuntimeError) as fault:
                 error = fault
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                # Told to end in the moment of a failure: `wait_for` of Python 3.11 then tells of the failure alone.
+                raise asyncio.CancelledError
             await self._on_error(error)
             await asyncio.sleep(0.5)
             self._nc = Client()
