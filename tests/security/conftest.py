@@ -1,5 +1,6 @@
 """A real nats-server that knows who is who, and links of each of them."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -51,6 +52,21 @@ def settings_of(pki: PkiFolder, server: NatsServer, user: User) -> CommonSetting
         nats_nkey_file=str(folder / "nats.nk"),
         nats_ca_file=str(folder / "ca.crt"),
     )
+
+
+async def gets_in(link: Link, settings: CommonSettings, within_s: float = 1.5) -> bool:
+    """Tell whether a link connects within this time; it is ended where it does not.
+
+    Not `asyncio.timeout`: the client may lose the one cancellation that this sends, and then tries for ever.
+    """
+    connecting = asyncio.get_running_loop().create_task(link.connect(settings))
+    await asyncio.wait({connecting}, timeout=within_s)
+    got_in = connecting.done()
+    while not connecting.done():
+        connecting.cancel()
+        await asyncio.wait({connecting}, timeout=0.2)
+    await link.close()
+    return got_in
 
 
 @pytest.fixture

@@ -247,9 +247,9 @@ def _ours_legacy(text: str) -> list[str]:
             found.append(f"{table} {line}")
         elif line.startswith("-A "):
             chain = line.split()[1]
-            if chain in _KERNELS and (chain not in seen or "hw:" in line):
+            if chain in _KERNELS and (chain not in seen or "-j hw-" in line):
                 found.append(
-                    f"{table} {line}" if "hw:" in line else f"{table} {chain} foreign first"
+                    f"{table} {line}" if "-j hw-" in line else f"{table} {chain} foreign first"
                 )
             seen.add(chain)
     # The two families follow each other, so their order tells them apart.
