@@ -299,7 +299,16 @@ def test_a_boot_is_closed_until_somebody_says_otherwise(
     assert {flow for flow, n in machine.heard().items() if n} == allowed
 
 
-@pytest.mark.parametrize("wrong", [{"log_level": "loud"}, {"mark_mask": "5"}, {"log_rate": "x"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"log_level": "loud"},
+        {"mark_mask": "5"},
+        {"log_rate": "x"},
+        {"nats_url": "nats://h:99999999"},
+        {"nats_url": "nats://a..b:4222"},
+    ],
+)
 def test_a_wrong_setting_opens_nothing(machine: Machine, wrong: dict[str, str]) -> None:
     """The agent refuses it, so there is none; the wall stands all the same."""
     machine.wall("nft", **wrong)

@@ -17,5 +17,5 @@ def test_reserved_are_the_servers_and_our_own_gateway() -> None:
 
 def test_without_a_network_only_what_is_said_is_known() -> None:
     """A name is not asked for while a host boots; an address needs nobody."""
-    urls = ("nats://localhost:4333", "192.0.2.2", "nats://[fd00::1]:5000")
+    urls = ("nats://localhost:4333", "nats://a..b:4222", "192.0.2.2", "nats://[fd00::1]:5000")
     assert nats_addresses(urls, resolve=False) == (("192.0.2.2", 4222), ("fd00::1", 5000))

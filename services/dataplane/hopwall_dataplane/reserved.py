@@ -41,7 +41,7 @@ def _addresses(host: str, *, resolve: bool) -> set[str]:
     flags = 0 if resolve else socket.AI_NUMERICHOST
     try:
         return {str(found[4][0]) for found in socket.getaddrinfo(host, None, flags=flags)}
-    except OSError:
+    except (OSError, UnicodeError):  # the latter of what can be no name at all, as "a..b"
         return set()
 
 

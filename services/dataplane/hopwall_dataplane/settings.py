@@ -3,6 +3,7 @@
 import socket
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from msgspec import Meta
 
@@ -108,6 +109,7 @@ class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
         if not 0 <= self.max_flows <= _MOST_FLOWS:
             text = f"max_flows is {self.max_flows}; it must be 0 (no limit) to {_MOST_FLOWS}."
             raise ConfigError(text)
+        self._check_bus()
         self._check_failsafe()
         self._check_gateway()
         self._check_state()
@@ -118,6 +120,13 @@ class DataplaneSettings(CommonSettings, frozen=True, kw_only=True):
         for name in ("bird_socket", "bird_config", "bird_secrets"):
             if not SAFE_PATH.fullmatch(path := getattr(self, name)):
                 raise ConfigError(f"{name} is {path!r}; it must be a plain absolute path.")
+
+    def _check_bus(self) -> None:
+        for url in self.nats_url:
+            try:
+                _ = urlsplit(url if "//" in url else f"nats://{url}").port
+            except ValueError as error:
+                raise ConfigError(f"nats_url has {url!r}, which is no address: {error}.") from error
 
     def _check_state(self) -> None:
         if not 0 <= self.migration_convergence_s <= _MAX_CONVERGENCE_S:
