@@ -19,6 +19,7 @@ from tests.api.caller import (
     Doc,
     endpoint,
     node,
+    restored,
     running_api,
 )
 
@@ -140,6 +141,64 @@ async def test_what_cannot_be_read_is_named_and_mended_by_the_next_write(
     assert (await caller.put("/v1/nodes/h1", node("h1"))).status == 201
     answer = await caller.post("/v1/ipam/assign", {"handle": "vm1", "node": "h1", "v4": 1})
     assert answer.status in (200, 201), answer.body
+
+
+async def test_a_block_that_cannot_be_read_keeps_its_range(
+    nats_server: NatsServer, link: Link, caller: Caller, rejected: dict[str, str]
+) -> None:
+    """No address of it is given twice, by whom ever; it is named, stays as it is, and is mended by a good value."""
+    small = {"metadata": {"name": "one"}, "spec": {"cidr": "10.65.0.0/29", "blockSize": 30}}
+    assert (await caller.put("/v1/nodes/h1", node("h1"))).status == 201
+    assert (await caller.put("/v1/ippools/one", EXAMPLES["IPPool"][1] | small)).status == 201
+    held = {"address": "10.65.0.1", "handle": "old", "node": "h1"}
+    spec = {"cidr": "10.65.0.0/30", "affinity": "host:h1", "allocations": [held]}
+    stray = {**spec, "allocations": [held, {**held, "address": "::1"}]}
+    key = await poisoned(link, bad("IPAMBlock", "10-65-0-0-30", stray))
+    assert "::1" in await until(rejected, topics.event_subject(key))
+    shown = (await caller.get("/v1/ipamblocks/10-65-0-0-30")).json["spec"]
+    given = []
+    async with running_api(nats_server.url) as other:
+        for n in range(8):
+            body = {"handle": f"vm{n}", "node": "h1", "v4": 1}
+            answer = await (caller, other)[n % 2].post("/v1/ipam/assign", body)
+            given += [one["address"] for one in answer.json.get("addresses", ())]
+        assert sorted(given) == [f"10.65.0.{n}" for n in (4, 5, 6, 7)]
+        for one in (caller, other):
+            body = {"handle": "named", "node": "h1", "addresses": ["10.65.0.2"]}
+            refused = await one.post("/v1/ipam/assign", body)
+            assert refused.status == 409, refused.body
+            assert "10-65-0-0-30" in refused.json["detail"]
+            report = (await one.get("/v1/ipam/check")).json
+            assert report["counts"]["unreadable"] == 1
+            assert "IPAMBlock 10-65-0-0-30" in [fault["about"] for fault in report["faults"]]
+    assert (await caller.get("/v1/ipamblocks/10-65-0-0-30")).json["spec"] == shown
+    await restored(caller, {"kind": "IPAMBlock", "metadata": {"name": key.name}, "spec": spec})
+    assert (await caller.get("/v1/ipam/handles/old")).json["addresses"][0]["address"] == "10.65.0.1"
+    body = {"handle": "named", "node": "h1", "addresses": ["10.65.0.2"]}
+    assert (await caller.post("/v1/ipam/assign", body)).status == 201
+    assert "unreadable" not in (await caller.get("/v1/ipam/check")).json["counts"]
+
+
+async def test_a_pool_that_cannot_be_read_keeps_its_range(link: Link, caller: Caller) -> None:
+    """A new pool over it is refused with its name, in every kind of write; a good value of itself is not."""
+    await poisoned(link, bad("IPPool", "odd", {"cidr": "10.67.0.1/16"}))
+    await poisoned(link, bad("IPPool", "worse", {"cidr": "10.68.0.0/16", "nodeSelector": "(((("}))
+    assert (await caller.put("/v1/nodes/h1", node("h1"))).status == 201
+    for name, range_ in (("odd", "10.67.8.0/24"), ("worse", "10.68.8.0/24")):
+        over = {"kind": "IPPool", "metadata": {"name": "new"}, "spec": {"cidr": range_}}
+        for answer in (
+            await caller.put("/v1/ippools/new", over),
+            await caller.post("/v1/apply", [over]),
+        ):
+            assert answer.status == 422, answer.body
+            assert name in answer.json["detail"]
+        body = {"handle": "vm1", "node": "h1", "v4": 1}
+        assert (await caller.post("/v1/ipam/assign", body)).status != 201
+        assert (await caller.post("/v1/ipam/assign", {**body, "pools": [name]})).status == 422
+    good = {"kind": "IPPool", "metadata": {"name": "odd"}, "spec": {"cidr": "10.67.0.0/16"}}
+    assert (await caller.put("/v1/ippools/odd", good)).status == 200
+    body = {"handle": "vm1", "node": "h1", "v4": 1}
+    assert (await caller.post("/v1/ipam/assign", body)).status == 201
 
 
 async def test_an_event_on_the_subject_of_another_is_none(

@@ -14,7 +14,6 @@ from msgspec.structs import replace
 from hopwall_api import problems
 from hopwall_api.intent import Condition, Plan
 from hopwall_api.ipam.spans import Span, span_of
-from hopwall_api.ipam.view import Pool
 from hopwall_api.store import Held
 from hopwall_model import topics
 from hopwall_model.problems import Code
@@ -41,11 +40,12 @@ def guarded(plans: Sequence[Plan], last_pool: int) -> Sequence[Plan]:
 
 
 def check_apart(
-    pools: Mapping[str, Pool], held: Mapping[Key, Held], plans: Sequence[Plan], place: str | None
+    pools: Mapping[str, str], held: Mapping[Key, Held], plans: Sequence[Plan], place: str | None
 ) -> None:
     """Refuse plans that give a pool a range which shares addresses with another's.
 
-    Shape:  place: the pointer to the list that the items of a bulk stand in; None: there is no list.
+    Shape:  pools: name → range, also of those that cannot be read;
+            place: the pointer to the list that the items of a bulk stand in; None: there is no list.
     Errors: ApiProblem 422.
     """
     wanted = {
@@ -53,8 +53,8 @@ def check_apart(
     }
     if not wanted:
         return
-    after = {name: pool.span for name, pool in pools.items()}
-    cidrs = {name: pool.spec.cidr for name, pool in pools.items()}
+    after = {name: span_of(cidr) for name, cidr in pools.items()}
+    cidrs = dict(pools)
     for plan in plans:
         if isinstance(plan.resource, IPPool):
             after.pop(plan.key.name, None)

@@ -194,7 +194,7 @@ def _apart(request: web.Request, planner: Planner, place: str | None) -> Planner
 
     def plan(held: Mapping[Key, Held], stamp: Stamp) -> Sequence[Plan]:
         plans = planner(held, stamp)
-        check_apart(view.pools, held, plans, place)
+        check_apart(view.pool_ranges, held, plans, place)
         return plans
 
     return plan

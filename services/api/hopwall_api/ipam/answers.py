@@ -62,6 +62,8 @@ class BlockSummary(Struct, frozen=True, kw_only=True, rename="camel", omit_defau
     n_borrowed: int
     n_resting: int
     crossing: bool = False
+    #: It cannot be read: its range is kept, and nothing is assigned from it.
+    unreadable: bool = False
 
 
 class BlockList(Struct, frozen=True, kw_only=True, tag_field="kind"):
@@ -71,7 +73,7 @@ class BlockList(Struct, frozen=True, kw_only=True, tag_field="kind"):
 
 
 class Fault(Struct, frozen=True, kw_only=True):
-    """One thing that does not fit. `what` is of a fixed list, `about` an address or a range."""
+    """One thing that does not fit. `what` is of a fixed list, `about` an address, a range, or kind and name."""
 
     what: str
     about: str
@@ -126,6 +128,7 @@ def summary(view: View, block: Block, rested: str) -> BlockSummary:
         n_borrowed=sum(one.node != block.spec.host for one in block.spec.allocations),
         n_resting=sum(one.released_at > rested for one in block.spec.released),
         crossing=block.name in view.crossing,
+        unreadable=bool(block.fault),
     )
 
 
@@ -134,12 +137,20 @@ def summary(view: View, block: Block, rested: str) -> BlockSummary:
 
 def pool_faults(view: View) -> Iterator[Fault]:
     """Yield pools that share addresses: blocks never do, but which pool an address is of is open."""
-    pools = sorted(view.pools.values(), key=lambda pool: pool.name)
-    for index, pool in enumerate(pools):
-        for other in pools[index + 1 :]:
-            if pool.span.overlaps(other.span):
-                detail = f"The IPPools {pool.name} and {other.name} share addresses."
-                yield Fault(what="pools-overlap", about=other.spec.cidr, detail=detail)
+    pools = [(name, cidr, span_of(cidr)) for name, cidr in sorted(view.pool_ranges.items())]
+    for index, (name, _, span) in enumerate(pools):
+        for other, cidr, others in pools[index + 1 :]:
+            if span.overlaps(others):
+                detail = f"The IPPools {name} and {other} share addresses."
+                yield Fault(what="pools-overlap", about=cidr, detail=detail)
+
+
+def unreadable_faults(view: View) -> Iterator[Fault]:
+    """Yield what is stored and cannot be read: it came past the checks, and the next valid write mends it."""
+    for key, fault in sorted(view.faults.items()):
+        name = f"{key.namespace}/{key.name}" if key.namespace else key.name
+        detail = f"It cannot be read ({fault}); write it anew or delete it."
+        yield Fault(what="unreadable", about=f"{key.kind} {name}", detail=detail)
 
 
 def block_faults(view: View, blocks: Iterable[Block]) -> Iterator[Fault]:

@@ -20,6 +20,7 @@ from hopwall_api.ipam.answers import (
     block_faults,
     pool_faults,
     summary,
+    unreadable_faults,
     use_faults,
 )
 from hopwall_api.ipam.demands import Assign, Release, address_of, assign_of, release_of
@@ -160,6 +161,7 @@ async def check(request: web.Request) -> web.StreamResponse:
         faults.extend(found[: MAX_FAULTS - len(faults)])
 
     note(list(pool_faults(view)))
+    note(list(unreadable_faults(view)))
     names = sorted(view.blocks, key=lambda name: view.blocks[name].span)
     for start in range(0, len(names), _PER_TURN):
         some = [view.blocks[n] for n in names[start : start + _PER_TURN] if n in view.blocks]

@@ -50,7 +50,9 @@ class Claims:
         if not self._view.crossing:
             self._standing.clear()
             return
-        met = {self._crossing(name) for name in self._view.crossing}
+        # What cannot be read is nobody's to take away.
+        readable = (n for n in self._view.crossing if not self._view.blocks[n].fault)
+        met = {self._crossing(name) for name in readable}
         self._standing &= met
         for name, last, others in sorted(met - self._standing):
             try:
@@ -89,7 +91,9 @@ class Claims:
         return any(other.claimed < mine.claimed for other in self._others(mine))
 
     def _others(self, block: Block) -> Iterable[Block]:
-        return (other for other in self._view.overlapping(block.span) if other is not block)
+        """Return whom the block gives way to, if they were there before."""
+        others = self._view.overlapping(block.span)
+        return (other for other in others if other is not block and not other.unnamed)
 
     def _crossing(self, name: str) -> _Crossing:
         others = sorted(other.name for other in self._others(self._view.blocks[name]))

@@ -159,10 +159,10 @@ class Sheet:
         return found.host if isinstance(found, Draft) else found.spec.host
 
     def is_full(self, name: str) -> bool:
-        """Tell whether no address of the block is left, as cheaply as can be."""
+        """Tell whether the block has no address to give, as cheaply as can be."""
         found = self.look(name)
         if isinstance(found, Block):
-            return len(found.spec.allocations) >= found.span.size
+            return bool(found.fault) or len(found.spec.allocations) >= found.span.size
         return found is None or found.full
 
     def names(self) -> Iterator[str]:
@@ -207,10 +207,11 @@ class Sheet:
     # ------------------------------------------------------------ changing
 
     def draft(self, name: str) -> Draft:
-        """Return a block's draft, to change; the block must be there."""
+        """Return a block's draft, to change; the block must be there, and be one that can be read."""
         if name not in self.drafts:
             found = self.look(name)
             assert found is not None
+            assert isinstance(found, Draft) or not found.fault
             self.drafts[name] = found.copy() if isinstance(found, Draft) else Draft.of(found)
         return self.drafts[name]
 

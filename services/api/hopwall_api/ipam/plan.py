@@ -20,6 +20,7 @@ from hopwall_api.ipam.spans import BITS, Span, cidr_of, number_of, span_of, text
 from hopwall_api.ipam.view import Block, Pool, View
 from hopwall_model.cidr import Family, Ip, family_of
 from hopwall_model.ipam_specs import IpamAllocation
+from hopwall_model.resources import Key
 from hopwall_model.selectors import NAMESPACE_LABEL
 
 #: What Kubernetes labels a namespace with, and a pool's namespaceSelector looks at.
@@ -146,6 +147,7 @@ def _take_named(sheet: Sheet, wanted: Assign, address: str, times: Times) -> Non
     if pool.spec.disabled:
         raise Refused(f"{address} is in the IPPool {pool.name}, which is disabled.")
     names = sheet.overlapping(span)
+    _check_readable(sheet.view, span, address)
     if len(names) > 1 or sheet.view.crossing.intersection(names):
         raise Refused(f"{address} is in several blocks; see the report of check.")
     if names:
@@ -153,6 +155,19 @@ def _take_named(sheet: Sheet, wanted: Assign, address: str, times: Times) -> Non
     else:
         draft = _block_around(sheet, pool, span, wanted, times)
     sheet.take(draft, span.first, _allocation(wanted, address, times))
+
+
+def _check_readable(view: View, span: Span, address: str) -> None:
+    """Refuse an address of a block that cannot be read: who has it is not known.
+
+    Errors: Refused.
+    """
+    for block in view.overlapping(span):
+        if block.fault:
+            raise Refused(
+                f"{address} is in the IPAMBlock {block.name}, which cannot be read ({block.fault});"
+                " write it anew or delete it."
+            )
 
 
 def _borrowed(sheet: Sheet, name: str, wanted: Assign, address: str) -> Draft:
@@ -217,6 +232,9 @@ def eligible(view: View, wanted: Assign, family: Family) -> list[Pool]:
     """
     if wanted.pools:
         missing = [name for name in wanted.pools if name not in view.pools]
+        if missing and (fault := view.faults.get(Key("IPPool", "", missing[0]))):
+            reason = f"IPPool {missing[0]} cannot be read ({fault}); write it anew."
+            raise Refused(reason, field="/pools")
         if missing:
             raise Refused(f"IPPool {missing[0]} does not exist.", field="/pools")
         named = [view.pools[name] for name in wanted.pools]
@@ -374,7 +392,8 @@ def _exhausted(
 def release(sheet: Sheet, wanted: Release, times: Times) -> Released:
     """Take addresses back, or a host's blocks; what nobody has is no fault.
 
-    Errors: Refused when an address is another handle's, or the host is there; the sheet is then as it was.
+    Errors: Refused when an address is another handle's or of a block that cannot be read, or the host is there;
+            the sheet is then as it was.
     """
     if wanted.node:
         if not wanted.force and (why := _is_there(sheet.view, wanted.node)):
@@ -386,6 +405,7 @@ def release(sheet: Sheet, wanted: Release, times: Times) -> Released:
     for address in addresses:
         name = holder_of(trial, address)
         if name is None:
+            _check_readable(sheet.view, span_of(address), address)
             not_assigned.append(address)
             continue
         draft, number = trial.draft(name), number_of(address)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
 
-from hopwall_api.ipam.sound import fault_of
+from hopwall_api.ipam.sound import fault_of, range_of
 from hopwall_api.ipam.spans import Span, number_of, span_of
 from hopwall_api.store import Change, Store, Stored, TooOld
 from hopwall_model import selectors
@@ -18,6 +18,7 @@ from hopwall_model.ipam_specs import (
     DEFAULT_BLOCK_SIZES,
     IpamBlockSpec,
     IpamConfigurationSpec,
+    block_name,
 )
 from hopwall_model.resources import (
     IPAMBlock,
@@ -51,12 +52,21 @@ class Pool(Struct, frozen=True, kw_only=True):
 
 
 class Block(Struct, frozen=True, kw_only=True):
-    """A block, and the revision at which its range was claimed (0: before what we know)."""
+    """A block, and the revision at which its range was claimed (0: before what we know).
+
+    Shape: of one that cannot be read `fault` says why; it has its range alone, and nothing is assigned from it.
+    """
 
     name: str
     spec: IpamBlockSpec
     span: Span
     claimed: int
+    fault: str = ""
+
+    @property
+    def unnamed(self) -> bool:
+        """Whether it cannot be read and its name is that of no range: it was never claimed then."""
+        return bool(self.fault) and self.name != block_name(Cidr(self.spec.cidr))
 
 
 class View:
@@ -70,10 +80,13 @@ class View:
         self._clear()
 
     def _clear(self) -> None:
-        #: What is stored and cannot be read, with what is wrong with it: it is as if it were absent.
+        #: What is stored and cannot be read, with what is wrong with it. All but the range of a block or pool is as
+        #: if it were absent.
         self.faults: dict[Key, str] = {}
         self.settings = _USUAL
         self.pools: dict[str, Pool] = {}
+        #: The ranges of all pools, also of those that cannot be read.
+        self.pool_ranges: dict[str, str] = {}
         self.reservations: dict[str, tuple[Span, ...]] = {}
         self.nodes: dict[str, Mapping[str, str]] = {}
         self.blocks: dict[str, Block] = {}
@@ -140,23 +153,32 @@ class View:
             self.faults[key], new = fault, None
         match key.kind:
             case "IPAMBlock":
-                self._put_block(key.name, new, at)
+                self._put_block(key.name, after.resource if after is not None else None, at)
             case "WorkloadEndpoint":
                 self._put_endpoint(key, old, new)
             case "Node":
                 self._put_node(key.name, old, new)
+            case "IPPool":
+                self._put_pool(key.name, after.resource if after is not None else None)
             case _:
                 self._put_setting(key.name, key.kind, new)
+
+    def _put_pool(self, name: str, stored: Resource | None) -> None:
+        self.pools.pop(name, None)
+        self.pool_ranges.pop(name, None)
+        if not isinstance(stored, IPPool):
+            return
+        if Key("IPPool", "", name) not in self.faults:
+            self.pools[name] = _pool(name, stored.spec)
+            self.pool_ranges[name] = stored.spec.cidr
+        elif kept := range_of(stored):
+            self.pool_ranges[name] = kept
 
     def _put_setting(self, name: str, kind: str, new: Resource | None) -> None:
         if kind == "IPAMConfiguration":
             self.settings = new.spec if isinstance(new, IPAMConfiguration) else _USUAL
-        elif isinstance(new, IPPool):
-            self.pools[name] = _pool(name, new.spec)
         elif isinstance(new, IPReservation):
             self.reservations[name] = tuple(span_of(net) for net in new.spec.reserved_cidrs)
-        elif kind == "IPPool":
-            self.pools.pop(name, None)
         else:
             self.reservations.pop(name, None)
 
@@ -193,13 +215,13 @@ class View:
 
     # ------------------------------------------------------------ blocks
 
-    def _put_block(self, name: str, new: Resource | None, at: int) -> None:
+    def _put_block(self, name: str, stored: Resource | None, at: int) -> None:
+        after = self._block(name, stored, at)
+        known = self.blocks.get(name)
+        if known is not None and after is not None and known.span != after.span:
+            # It could not be read, so its range was another one.
+            self._put_block(name, None, at)
         before = self.blocks.pop(name, None)
-        after = None
-        if isinstance(new, IPAMBlock):
-            span = before.span if before is not None else span_of(new.spec.cidr)
-            claimed = before.claimed if before is not None else at
-            after = Block(name=name, spec=new.spec, span=span, claimed=claimed)
         if before is not None and after is None:
             self._unplace(before)
         elif before is None and after is not None:
@@ -208,6 +230,20 @@ class View:
             self.blocks[name] = after
         self._move(name, before, after)
         self._put_handles(before, after)
+
+    def _block(self, name: str, stored: Resource | None, at: int) -> Block | None:
+        """Return the block as it is known; None when there is none, or nothing says which range it has."""
+        if not isinstance(stored, IPAMBlock):
+            return None
+        before, spec = self.blocks.get(name), stored.spec
+        if fault := self.faults.get(Key("IPAMBlock", "", name), ""):
+            spec = IpamBlockSpec(cidr=range_of(stored))
+        if not spec.cidr:
+            return None
+        kept = before is not None and before.spec.cidr == spec.cidr
+        span = before.span if before is not None and kept else span_of(spec.cidr)
+        claimed = before.claimed if before is not None else at
+        return Block(name=name, spec=spec, span=span, claimed=claimed, fault=fault)
 
     def _insert(self, block: Block) -> None:
         others = [other.name for other in self.overlapping(block.span)]
