@@ -97,7 +97,7 @@ class Cloud:
 def picture(view: View) -> dict[str, Any]:
     """Return what a view knows, to compare."""
     names = (
-        "settings pools reservations nodes blocks_of_host crossing addresses_of_handle"
+        "faults settings pools pool_ranges reservations nodes blocks_of_host crossing addresses_of_handle"
         " endpoints_at endpoints_on _hosts_at _order"
     )
     known = {name: getattr(view, name) for name in names.split()}

@@ -1,6 +1,7 @@
 """A server that leads no more refuses a write that the new leader stores: what address management then answers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -71,6 +72,35 @@ async def test_a_claim_that_was_stored_yields_to_an_earlier_one(
     assert given["block"] == "10.65.0.0/24"
     blocks = (await caller.get("/v1/ipam/blocks")).json["items"]
     assert [block["cidr"] for block in blocks] == ["10.65.0.0/24"]
+
+
+async def test_a_claim_yields_to_an_earlier_block_that_cannot_be_read(
+    caller: Caller, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has the addresses of it is not known: the claim across it is given back untold, and it stays as it is."""
+    await declare(caller, node("h1"), node("h2"), pool(cidr="10.65.0.0/24", blockSize=25))
+    right, n = Link.append, 0
+    stray = claim("10.65.0.0/26")
+    stray = replace(stray, body=stray.body.replace(b"host:h2", b"h2"))
+
+    async def late(self: Link, writes: Sequence[Append]) -> list[int]:
+        nonlocal n
+        n += 1
+        if n == 1:
+            await right(link, [stray])
+        return await right(self, writes)
+
+    monkeypatch.setattr(Link, "append", late)
+    # The second takes the other half of the pool: one of the two met the block.
+    for handle, host in (("vm1", "h1"), ("vm2", "h2")):
+        answer = await ask(caller, handle, host)
+        assert answer.status == 201, answer.body
+        assert [one["block"] for one in answer.json["addresses"]] == ["10.65.0.128/25"]
+    blocks = (await caller.get("/v1/ipam/blocks")).json["items"]
+    assert [(b["cidr"], b.get("unreadable", False)) for b in blocks] == [
+        ("10.65.0.0/26", True),
+        ("10.65.0.128/25", False),
+    ]
 
 
 def claim(range_: str) -> Append:

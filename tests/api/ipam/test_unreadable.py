@@ -10,6 +10,7 @@ from hopwall_api.ipam.demands import Assign, Release
 from hopwall_api.ipam.plan import Assigned, Refused
 from hopwall_api.ipam.sound import fault_of, range_of
 from hopwall_api.ipam.spans import span_of, text_of
+from hopwall_api.ipam.view import View
 from hopwall_model import codec
 from hopwall_model.events import ResourceRemoved, ResourceSet
 from hopwall_model.ipam_specs import block_name
@@ -154,6 +155,28 @@ def test_a_pool_that_cannot_be_read_gives_nothing(cloud: Cloud) -> None:
     assert isinstance(cloud.carry_out(wanted), Assigned)
     put(cloud, IPPool, "odd", {"cidr": "0.0.0.0/0"})
     assert cloud.view.pool_ranges == {"four": "10.65.0.0/29"}
+
+
+def test_a_view_that_followed_knows_what_one_that_begins_does() -> None:
+    """Good and bad values and removals in any order: ranges, handles and crossings are those of what is stored."""
+    blocks: list[tuple[str, dict[str, Any]]] = [(BLOCK, spec) for spec in (GOOD, *SPECS)]
+    blocks += [("odd", {"cidr": f"10.65.0.{n}/{m}"}) for n, m in ((0, 30), (4, 29), (9, 30))]
+    blocks += [("odd", {"cidr": "x"}), ("10-65-0-0-29", {"cidr": "10.65.0.0/29"})]
+    blocks += [("10-65-0-4-30", {"cidr": cidr}) for cidr in ("10.65.0.4/30", "")]
+    pools = [("p", {"cidr": cidr}) for cidr in ("10.65.0.0/24", "10.65.0.1/24", "x", "10.0.0.0/8")]
+    kinds: tuple[tuple[type[Resource], Any], ...] = ((IPAMBlock, blocks), (IPPool, pools))
+    for seed in range(60):
+        rng, cloud = Random(seed), Cloud()
+        for _ in range(30):
+            kind, choices = rng.choice(kinds)
+            name, spec = rng.choice(choices)
+            if rng.random() < 0.3:
+                cloud._fold(ResourceRemoved(key=Key(kind.__name__, "", name)))
+            else:
+                put(cloud, kind, name, spec)
+            begun = View()
+            begun.follow(cloud.store)
+            assert picture(begun) == picture(cloud.view)
 
 
 # ---------------------------------------------------------------- what was admitted is no fault

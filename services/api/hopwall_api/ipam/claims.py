@@ -50,9 +50,7 @@ class Claims:
         if not self._view.crossing:
             self._standing.clear()
             return
-        # What cannot be read is nobody's to take away.
-        readable = (n for n in self._view.crossing if not self._view.blocks[n].fault)
-        met = {self._crossing(name) for name in readable}
+        met = {self._crossing(name) for name in self._view.crossing if self._is_readable(name)}
         self._standing &= met
         for name, last, others in sorted(met - self._standing):
             try:
@@ -91,12 +89,15 @@ class Claims:
         return any(other.claimed < mine.claimed for other in self._others(mine))
 
     def _others(self, block: Block) -> Iterable[Block]:
-        """Return whom the block gives way to, if they were there before."""
-        others = self._view.overlapping(block.span)
-        return (other for other in others if other is not block and not other.unnamed)
+        return (other for other in self._view.overlapping(block.span) if other is not block)
+
+    def _is_readable(self, name: str) -> bool:
+        return not self._view.blocks[name].fault
 
     def _crossing(self, name: str) -> _Crossing:
-        others = sorted(other.name for other in self._others(self._view.blocks[name]))
+        # One that cannot be read is nobody's to take away, and takes nothing away from who may have been told of it:
+        # since when it has had its range is not known. Who makes a claim now gives way to it, untold (`is_later`).
+        others = sorted(o.name for o in self._others(self._view.blocks[name]) if not o.fault)
         return name, self._store.held(Key(IPAMBlock.__name__, "", name)).last, tuple(others)
 
     async def _is_lost(self, name: str, last: int, others: Iterable[str]) -> bool:

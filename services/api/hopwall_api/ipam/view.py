@@ -18,7 +18,6 @@ from hopwall_model.ipam_specs import (
     DEFAULT_BLOCK_SIZES,
     IpamBlockSpec,
     IpamConfigurationSpec,
-    block_name,
 )
 from hopwall_model.resources import (
     IPAMBlock,
@@ -62,11 +61,6 @@ class Block(Struct, frozen=True, kw_only=True):
     span: Span
     claimed: int
     fault: str = ""
-
-    @property
-    def unnamed(self) -> bool:
-        """Whether it cannot be read and its name is that of no range: it was never claimed then."""
-        return bool(self.fault) and self.name != block_name(Cidr(self.spec.cidr))
 
 
 class View:
@@ -275,7 +269,7 @@ class View:
                 del self.blocks_of_host[old]
         if after is not None:
             names = self.blocks_of_host.setdefault(after.spec.host, [])
-            insort(names, name, key=lambda one: self.blocks[one].span)
+            insort(names, name, key=lambda one: (self.blocks[one].span, one))
 
     def _put_handles(self, before: Block | None, after: Block | None) -> None:
         old = {a.address: a.handle for a in before.spec.allocations} if before else {}
