@@ -10,7 +10,11 @@ from hopwall_api.ipam.demands import Assign
 from hopwall_api.ipam.desk import Done
 from hopwall_api.ipam.plan import Assigned
 from hopwall_api.problems import ApiProblem
+from hopwall_api.writer import HDR_CLAIM
 from hopwall_cli.nats_server import NatsServer
+from hopwall_model import codec, topics
+from hopwall_model.resources import Key
+from hopwall_runtime.link import Append, Link
 from tests.api.caller import PATIENCE_S, Caller, Doc, node, restored, running_api
 from tests.api.ipam.test_calls import addresses, ask, configuration, pool
 from tests.api.lagging import Lagging, lagging_api
@@ -152,3 +156,39 @@ async def test_blocks_that_a_restore_brought_back_stay(
             assert addresses(await ask(one, "first", pools=["a"])) == [given]
             assert len(addresses(await ask(one, "mine", "h2", pools=["b"]))) == 1
             assert [block.get("crossing") for block in await blocks(one)] == [True, True]
+
+
+async def test_what_cannot_be_read_takes_no_block_away_and_is_not_taken(
+    caller: Caller, nats_server: NatsServer, link: Link
+) -> None:
+    """Its words may bear a claim or be of before: what was told of stays all the same, and so does it."""
+    await restored(caller, *SCENE[:3], pool("a", "10.65.0.0/25"))
+
+    async def unreadable(name: str, cidr: str) -> None:
+        body = {
+            "event": "resource.set",
+            "resource": {
+                "apiVersion": "projectcalico.org/v3",
+                "kind": "IPAMBlock",
+                "metadata": {"name": name, "generation": 1},
+                "spec": {"cidr": cidr, "affinity": "h2"},
+            },
+        }
+        subject = topics.event_subject(Key("IPAMBlock", "", name))
+        last = await link.last(subject)
+        expected = last.revision if last is not None else 0
+        write = Append(
+            subject=subject, body=codec.encode(body), expected=expected, headers={HDR_CLAIM: "1"}
+        )
+        await link.append([write])
+
+    await unreadable("odd", "x")
+    [given] = addresses(await ask(caller, "first"))
+    [block] = await blocks(caller)
+    await unreadable("odd", block["cidr"])
+    await unreadable("10-65-0-0-25", "10.65.0.0/25")
+    async with running_api(nats_server.url) as other:
+        for one in (caller, other):
+            assert addresses(await ask(one, "first")) == [given]
+            assert (await ask(one, "second")).status == 409
+            assert len(await blocks(one)) == 3
