@@ -4,6 +4,7 @@ import pytest
 
 from hopwall_dataplane import service
 from hopwall_dataplane.feed import Step
+from hopwall_dataplane.iptables.backend import BackendError
 from hopwall_dataplane.settings import DataplaneSettings
 
 
@@ -28,3 +29,35 @@ async def test_a_kept_state_that_fails_costs_no_wall(
         monkeypatch.setattr(service, "host_endpoints_of", keeps)
         await service.build_wall(DataplaneSettings())
     assert built == [None, None]
+
+
+@pytest.mark.parametrize(("asked", "wall"), [("legacy", "auto"), ("nft", "nft"), ("auto", "auto")])
+async def test_a_backend_that_does_not_work_costs_no_wall(
+    monkeypatch: pytest.MonkeyPatch, asked: str, wall: str
+) -> None:
+    """A wall by another backend than was asked for is better than none: the agent says what it lacks."""
+    built: list[str] = []
+
+    async def build(settings: DataplaneSettings, _: Step | None) -> None:
+        built.append(settings.backend)
+
+    async def no_legacy(mode: str, **_: object) -> None:
+        if mode == "legacy":
+            raise BackendError("iptables-legacy-restore is not installed")
+
+    monkeypatch.setattr(service, "_build_wall", build)
+    monkeypatch.setattr(service, "choose", no_legacy)
+    await service.build_wall(DataplaneSettings(backend=asked))
+    assert built == [wall]
+
+
+async def test_where_no_backend_works_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that cannot be closed must not look as if it were."""
+
+    async def nothing(_: str, **__: object) -> None:
+        raise BackendError("no iptables")
+
+    monkeypatch.setattr(service, "choose", nothing)
+    for backend in ("auto", "legacy"):
+        with pytest.raises(BackendError, match="no iptables"):
+            await service.build_wall(DataplaneSettings(backend=backend))

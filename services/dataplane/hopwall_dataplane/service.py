@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from hopwall_dataplane.abilities import fitted
 from hopwall_dataplane.agent import Agent
 from hopwall_dataplane.bgp.driver import BirdDriver
@@ -17,8 +19,8 @@ from hopwall_dataplane.failsafe import parse_failsafe
 from hopwall_dataplane.feed import Step
 from hopwall_dataplane.guard import Guard, Limits
 from hopwall_dataplane.ipsets.driver import IpsetDriver
-from hopwall_dataplane.iptables.backend import choose
-from hopwall_dataplane.iptables.driver import Restore
+from hopwall_dataplane.iptables.backend import BackendError, choose
+from hopwall_dataplane.iptables.driver import Backend, Restore
 from hopwall_dataplane.iptables.static import RenderSettings
 from hopwall_dataplane.kernel import Kernel
 from hopwall_dataplane.lastgood.driver import LastGoodFile
@@ -88,10 +90,7 @@ async def open_kernel(
     Errors: BackendError, OSError: before anything is touched.
     """
     families = families_of()
-    mode = settings.backend
-    backend = await choose(
-        "nft" if mode == "nft" else "legacy" if mode == "legacy" else "auto", families=families
-    )
+    backend = await _chosen(settings, families)
     log.info("using the %s backend of iptables", backend.kind)
     sysctls = SysctlDriver(Path(settings.sysctl_dir))
     able = await fitted(render_settings(settings), backend, families, sysctls)
@@ -128,6 +127,13 @@ async def open_kernel(
     )
 
 
+async def _chosen(settings: DataplaneSettings, families: tuple[Family, ...]) -> Backend:
+    mode = settings.backend
+    return await choose(
+        "nft" if mode == "nft" else "legacy" if mode == "legacy" else "auto", families=families
+    )
+
+
 def last_good_file(settings: DataplaneSettings) -> LastGoodFile | None:
     """Return where the last complete state is kept; None when it is not."""
     if not settings.state_dir:
@@ -140,13 +146,29 @@ async def build_wall(settings: DataplaneSettings) -> None:
     """Close the interfaces of a host on which nothing of ours stands yet, and end: workloads', and those of the host
     endpoints that it had last, which no wall without memory could know.
 
-    Errors: BackendError, OSError.
+    Errors: BackendError where no backend of iptables works; OSError.
     """
+    settings = await _with_backend(settings)
     try:
         await _build_wall(settings, host_endpoints_of(last_good_file(settings)))
     except Exception as error:
         log.error("the wall is built without host endpoints: %s", error, exc_info=error)
         await _build_wall(settings, None)
+
+
+async def _with_backend(settings: DataplaneSettings) -> DataplaneSettings:
+    """Return settings whose backend works here: a wall by another one than was asked for is better than none.
+
+    Errors: BackendError.
+    """
+    try:
+        await _chosen(settings, families_of())
+    except BackendError as error:
+        if settings.backend == "auto":
+            raise
+        log.error("the wall is built with whichever backend works: %s", error)
+        return replace(settings, backend="auto")
+    return settings
 
 
 async def _build_wall(settings: DataplaneSettings, step: Step | None) -> None:
