@@ -200,6 +200,17 @@ def admit_cidr(net: str) -> Any:
     return stored.spec.reserved_cidrs[0]
 
 
+def test_an_address_is_written_as_it_is_read() -> None:
+    """What assigning writes is what admission would, also where the system spells it as IPv4 within IPv6."""
+    cloud = Cloud()
+    cloud.put(Node, "h1")
+    cloud.put(IPPool, "six", cidr="::a00:0/112", blockSize=122)
+    first = cloud.carry_out(Assign(handle="a", node="h1", v6=2))
+    assert first.addresses[0].startswith("::a00:")
+    again = cloud.carry_out(Assign(handle="b", node="h1", addresses=(first.addresses[1],)))
+    assert isinstance(again, Refused)
+
+
 def some_block(rng: Random) -> dict[str, Any]:
     """Return a block as the services write it, or nearly."""
     cidr = admit_cidr(some_net(rng, (20, 32), (116, 128)))

@@ -72,12 +72,10 @@ def _number(address: str) -> int:
     """Return the number of an address; -1 of what is none in canonical form."""
     try:
         number = number_of(address)
-        # The system spells a few addresses of IPv6 otherwise.
-        if ":" in address and text_of(6, number) != address and cidr.parse_ip(address) != address:
-            return -1
     except (OSError, ValueError):
         return -1
-    return number
+    # Of IPv4 there is one spelling alone that the system reads.
+    return number if ":" not in address or text_of(6, number) == address else -1
 
 
 def _endpoint_fault(resource: WorkloadEndpoint) -> str:

@@ -1,6 +1,7 @@
 """Ranges of addresses as numbers, for arithmetic. Pure."""
 
 import socket
+from ipaddress import IPv6Address
 
 from msgspec import Struct
 
@@ -38,7 +39,9 @@ def number_of(address: str) -> int:
 
 def text_of(family: Family, number: int) -> str:
     """Return the address with this number in canonical text (RFC 5952)."""
-    return socket.inet_ntop(_AF[family], number.to_bytes(BITS[family] // 8, "big"))
+    text = socket.inet_ntop(_AF[family], number.to_bytes(BITS[family] // 8, "big"))
+    # The system writes what begins with 96 zeros as IPv4 within IPv6.
+    return str(IPv6Address(number)) if family == 6 and "." in text else text
 
 
 def span_of(cidr: str) -> Span:
