@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from hopwall_cli.client import Client, Problem
-from hopwall_cli.commands.ipam import is_address
+from hopwall_cli.commands.ipam import block_row, is_address
 from hopwall_cli.errors import Usage
 from hopwall_cli.main import parse
 from hopwall_cli.nats_server import NatsServer
@@ -95,3 +95,10 @@ def test_addresses_are_told_from_handles() -> None:
     """What looks like an address is one; ids of workloads are handles."""
     assert all(is_address(text) for text in ("10.65.0.1", "fd00::1", "::1"))
     assert not any(is_address(text) for text in ("vm1", "k8s.10.0.0.1", "1.2.3", "ns:vm"))
+
+
+def test_a_block_that_cannot_be_read_is_shown_as_one() -> None:
+    """It is not said to be empty and nobody's: that is not known."""
+    block = {"cidr": "10.65.0.0/26", "host": "", "pool": "main", "nAssigned": 0, "nAddresses": 64}
+    block |= {"nBorrowed": 0, "nResting": 0, "unreadable": True}
+    assert block_row(block) == ["10.65.0.0/26", "(cannot be read)", "main", "?", "64", "?", "?"]

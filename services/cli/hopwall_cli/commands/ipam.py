@@ -131,7 +131,11 @@ def address_row(one: Json) -> list[str]:
 def block_row(one: Json) -> list[str]:
     """Return a block's cells."""
     names = ("cidr", "host", "pool", "nAssigned", "nAddresses", "nBorrowed", "nResting")
-    return [table.text_of(one.get(name)) for name in names]
+    cells = [table.text_of(one.get(name)) for name in names]
+    if one.get("unreadable"):
+        # Nobody knows whose it is, nor how full.
+        return [cells[0], "(cannot be read)", cells[2], "?", cells[4], "?", "?"]
+    return cells
 
 
 def _print(
