@@ -330,16 +330,12 @@ class Graph:
         return not isinstance(attempt("intake", event.key, lambda: digest(event.resource)), Failure)
 
     def recall(self, key: Key, event: Event | None) -> None:
-        """Let what the stream said last of a resource, and is understood, stand for what is not.
-
-        Shape: None: it keeps no such value, of so many bad ones since; what stands here already stays.
-        """
+        """Let what the stream last said of a resource and is understood stand; None: it keeps none, what stands stays."""
         self.left_out.wanted.discard(key)
-        if event is None:
-            return
-        source, key_in_source, digest = self._kinds[key.kind]
-        value = digest(event.resource) if isinstance(event, ResourceSet) else None
-        source.out.put(key_in_source(key), value)
+        if event is not None:
+            source, key_in_source, digest = self._kinds[key.kind]
+            value = digest(event.resource) if isinstance(event, ResourceSet) else None
+            source.out.put(key_in_source(key), value)
 
     def on_moved(self, moved: Moved) -> None:
         """Take in which workloads a host says have arrived there."""
