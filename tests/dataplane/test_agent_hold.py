@@ -12,6 +12,7 @@ from msgspec import structs
 
 from hopwall_dataplane.lastgood.driver import LastGoodFile
 from hopwall_model import codec, topics
+from hopwall_model.epochs import epoch_name
 from hopwall_model.release import Released, ReleaseRequest
 from hopwall_model.status import HostStatus
 from hopwall_model.updates import (
@@ -257,3 +258,33 @@ def test_the_state_is_kept_and_judged_by(host: Netns, tmp_path: Path) -> None:
     assert ready[1].startswith("enforcing last-good of revision ")
     assert "a snapshot is held back" in ready[1]
     assert seen["after"] == (N, None, None, 200)
+
+
+async def _deposed(calc: CalcStandIn, agent: AgentProcess, folder: Path) -> list[int]:
+    ruling, deposed = epoch_name("s", "bbbb", 20), epoch_name("s", "aaaa", 10)
+    calc.epoch = ruling
+    await begin(calc)
+    async with asyncio.timeout(60):
+        while (loaded := state_of(folder).load()) is None or loaded.mirror.revision < calc.revision:
+            await asyncio.sleep(0.1)
+    agent.kill()
+    calc.forget()
+    agent.start()
+    seen = []
+    for _ in range(5):  # it is heard, and its answers are: nobody else speaks
+        await new_epoch(calc, deposed, keep=N - 1)
+        await asyncio.sleep(1)
+    seen.append(n_addresses())
+    await new_epoch(calc, ruling, keep=N - 2)
+    await calc.applied()
+    return [*seen, n_addresses()]
+
+
+def test_who_was_deposed_before_a_restart_is_so_after_it(host: Netns, tmp_path: Path) -> None:
+    """An agent that begins again knows whom it obeyed: an older calc that still answers takes it nowhere."""
+
+    async def scenario(calc: CalcStandIn, agent: AgentProcess) -> list[int]:
+        return await _deposed(calc, agent, tmp_path)
+
+    flags = ("--backend", "nft", "--state-dir", str(tmp_path / "state"))
+    assert host.python(run_scenario, scenario, tmp_path, *flags) == [N, N - 2]

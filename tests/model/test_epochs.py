@@ -20,9 +20,38 @@ def test_who_began_later_is_obeyed_and_who_began_earlier_is_not() -> None:
     """One that was frozen and wakes up takes nobody back, whatever it knows."""
     heard = Succession()
     assert heard.obeys(A, 5, 0.0)
-    assert heard.obeys(B, 3, 1.0)
+    assert heard.obeys(B, 5, 1.0)
     assert not heard.obeys(A, 9, 2.0)
-    assert heard.obeys(B, 4, 3.0)
+    assert heard.obeys(B, 6, 3.0)
+
+
+def test_who_began_later_and_knows_less_is_obeyed_once_the_other_is_silent() -> None:
+    """Both read one stream: what the other has read comes, and nobody is taken back until then."""
+    heard = Succession()
+    assert heard.obeys(A, 5, 0.0)
+    assert not heard.obeys(B, 4, 1.0)
+    assert heard.obeys(A, 6, 2.0)
+    assert not heard.obeys(B, 5, 2.0 + SILENT_S)
+    assert heard.obeys(B, 5, 2.5 + SILENT_S)
+
+
+def test_who_began_later_and_knows_less_is_obeyed_where_it_is_another_stream() -> None:
+    """The ruling calc itself says that its stream has lost something; another intent has revisions of its own."""
+    for later in (epoch_name("s", "aaaa", 11), epoch_name("t", "bbbb", 20)):
+        heard = Succession()
+        assert heard.obeys(A, 5, 0.0)
+        assert heard.obeys(later, 3, 1.0)
+
+
+def test_who_was_obeyed_before_a_restart_is_obeyed_after_it_or_forgotten() -> None:
+    """A process that begins again is not taken back by who was deposed, and waits for nobody who is gone."""
+    heard = Succession()
+    heard.recalls(B, 5, 0.0)
+    assert not heard.obeys(A, 5, SILENT_S)
+    assert heard.obeys(A, 4, SILENT_S + 1)
+    heard.recalls(B, 5, 0.0)
+    assert heard.obeys(B, 5, 1.0)
+    assert not heard.obeys(A, 4, SILENT_S + 2)
 
 
 def test_an_epoch_that_begins_anew_by_itself_follows_itself() -> None:

@@ -25,6 +25,7 @@ FAILED_ONCE = {
     300188: "an address went from an allowed set to one that passes before it: it was in neither for a moment",
     303135: "an address left its endpoint for one that is judged alike: the loser got a packet by a policy since rewritten",
     301051: "a rule that meets nobody kept others from the order in which nobody is closed",
+    303348: "a calc that came back began an epoch with one event less than another's, and hosts went back to it",
     100054: "a calc that stood by and heard nothing took over, and took hosts back to what it knew",
 }
 

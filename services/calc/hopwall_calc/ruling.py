@@ -32,6 +32,7 @@ class Ruling:
         self._knows = knows
         self._take_over = take_over
         self._succession = Succession()
+        self._life = uuid.uuid4().hex
         self._epoch = ""
         self._last: CalcStatus | None = None
         self._awake_at = clock.monotonic()
@@ -41,8 +42,8 @@ class Ruling:
     def begin(self, store: str) -> str:
         """Return the name of a new epoch, which rules from now on."""
         term = self._succession.next_term(int(clock.file_time() * 1000))
-        self._epoch = epoch_name(store, uuid.uuid4().hex, term)
-        self._succession.obeys(self._epoch, 0, clock.monotonic())
+        self._epoch = epoch_name(store, self._life, term)
+        self._succession.begins(self._epoch, clock.monotonic())
         return self._epoch
 
     @property

@@ -144,6 +144,7 @@ class Agent:
             if self.watch is not None:
                 tasks.create_task(self.watch.run(self.look_again), name="watch")
             await asyncio.wait([recalled])  # what calc says comes over it, never under it
+            self.feed.succession.recalls(*self.keeper.obeyed, clock.monotonic())
             while True:
                 await self._wait()
                 await self._turn()

@@ -84,6 +84,11 @@ class Keeper:
         log.warning("%s", self.fault)
         return None
 
+    @property
+    def obeyed(self) -> tuple[str, int]:
+        """The epoch of the state that is held, and its revision."""
+        return self.mirror.epoch, self.mirror.revision
+
     def fold(self, step: Step) -> None:
         """Take in a step that calc gave; it is written soon."""
         self.mirror.fold(step)
