@@ -119,3 +119,20 @@ def test_the_command_says_it_in_a_line() -> None:
 
     assert (done.returncode, done.stdout.count("\n")) == (0, 1), done.stdout + done.stderr
     assert done.stdout.startswith("2 worlds, ")
+
+
+def test_who_looks_whether_its_time_has_come_sees_it_come() -> None:
+    """A loop runs timers a nanosecond early: time passes all the same, or a world never ends."""
+
+    async def look(due_at: float) -> None:
+        loop = asyncio.get_running_loop()
+        while loop.time() < due_at:
+            woken = asyncio.Event()
+            loop.call_at(due_at, woken.set)
+            await woken.wait()
+
+    with VirtualLoop() as loop:
+        loop.run_until_complete(asyncio.sleep(24.0))
+        due_at = loop.time() + 4e-15
+        assert due_at > loop.time()
+        loop.run_until_complete(asyncio.wait_for(look(due_at), 1.0))
