@@ -100,7 +100,7 @@ def _run_all(chosen: Sequence[Mode], seconds: float, seed: int) -> Iterator[Row]
         weights = sum(later.weight for later in chosen[i:]) or 1.0
         free_s = max(0.0, left_s - sum(later.takes_s for later in chosen[i:]))
         budget_s = free_s * mode.weight / weights
-        result = _run(mode, budget_s, seed, min(left_s, budget_s + _GRACE_S))
+        result = _run(mode, budget_s, seed, min(left_s, budget_s + mode.takes_s + _GRACE_S))
         took_s = clock.monotonic() - began
         yield row_of(mode, result, took_s=took_s, commit=commit, day=clock.now_text()[:10])
 

@@ -68,7 +68,7 @@ def _mode(
 
 MODES = (
     _mode("drift", "one of each kind of damage, both backends", ("K2", "K3", "K4", "K11"), 35, "tests/faults/drift/test_drift.py"),
-    _mode("hostile workloads", "the quick form", ("K9",), 100, "tests/faults/hostile/test_hostile.py"),
+    _mode("hostile workloads", "the quick form", ("K9",), 140, "tests/faults/hostile/test_hostile.py"),
     _mode("one bad object", "lines and members that the kernel refuses", ("K6", "K8"), 18, "tests/dataplane/test_one_bad_object.py", "tests/dataplane/test_agent_faults.py", "tests/dataplane/ipsets/test_driver.py"),
     _mode("boot", "before anything is known, with and without the last-good file", ("K13",), 50, "tests/dataplane/test_agent_boot.py"),
     _mode("held snapshots", "what a host must not obey at once", ("B8",), 35, "tests/dataplane/test_agent_hold.py"),

@@ -38,9 +38,11 @@ from tests.faults.hostile.exotic import exotic
 from tests.faults.hostile.maker import OPEN, SHUT, Maker, Places, Shape, marker
 
 
-def shapes(p: Places) -> list[Shape]:
-    """Build all shapes of both families."""
-    return [*_v4(p), *_v6(p)]
+def shapes(p: Places, *, only_usual: bool = False) -> list[Shape]:
+    """Build all shapes of both families, or all but those at the far ends of the standards."""
+    if only_usual:
+        return [*_v4(p), *_v6(p)]
+    return [*_v4(p), *exotic(p, 4), *_v6(p), *exotic(p, 6)]
 
 
 def _v4(p: Places) -> Iterator[Shape]:
@@ -53,7 +55,6 @@ def _v4(p: Places) -> Iterator[Shape]:
     yield from neighbours4(p)
     yield from _transport(p, 4)
     yield from errors(p, 4)
-    yield from exotic(p, 4)
 
 
 def _v6(p: Places) -> Iterator[Shape]:
@@ -65,7 +66,6 @@ def _v6(p: Places) -> Iterator[Shape]:
     yield from neighbours6(p)
     yield from _transport(p, 6)
     yield from errors(p, 6)
-    yield from exotic(p, 6)
 
 
 def _sources(p: Places, family: int) -> Iterator[Shape]:
