@@ -15,9 +15,8 @@ from tests.faults.table import Mode, Trial
 from tests.faults.watch import Harm, Watch, on_a_cloud
 
 ROOT = Path(__file__).parents[2]
-#: What one upgrades from, and goes back to: not before this one, as an agent that began left senders checked where
-#: somebody was withdrawn while it was away (decision 34), and so closed him for a moment when he was back.
-RELEASE = "fc6304a"
+#: What one upgrades from, and goes back to: the last release.
+RELEASE = "c1cf164"
 #: The oldest version that is held to get on with this one: messages, files on disk, and what stands in kernels.
 OLDEST = "aff32bf"
 #: What this version does no more (decision 30). Seen of the old version by itself, without any exchange; and where
