@@ -157,15 +157,12 @@ async def build_wall(settings: DataplaneSettings) -> None:
 
 
 async def _with_backend(settings: DataplaneSettings) -> DataplaneSettings:
-    """Return settings whose backend works here: a wall by another one than was asked for is better than none.
-
-    Errors: BackendError.
-    """
+    """Return settings whose backend works here: a wall by another one than was asked for is better than none."""
+    if settings.backend == "auto":
+        return settings
     try:
         await _chosen(settings, families_of())
     except BackendError as error:
-        if settings.backend == "auto":
-            raise
         log.error("the wall is built with whichever backend works: %s", error)
         return replace(settings, backend="auto")
     return settings

@@ -1,6 +1,6 @@
 """Storing events: compare-and-set, atomic batches, and what a refusal or a silence of the server means.
 
-With `link`, `follower` and `streams` an importer of nats. Refuses to guess: who was not answered is told so.
+Called by `link`, and so an importer of nats. Refuses to guess: who was not answered is told so.
 """
 
 import logging

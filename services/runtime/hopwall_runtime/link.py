@@ -1,4 +1,4 @@
-"""The NATS link of a service: with `follower`, the only importer of nats.
+"""The NATS link of a service: with the modules it calls, the only importer of nats.
 
 What it adds to the client, each for a reason (experiments in docs/design/wire.md):
 

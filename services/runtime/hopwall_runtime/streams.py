@@ -1,6 +1,6 @@
 """The streams: what they are to be, making them so, and keeping them within their size.
 
-With `link` and `follower` an importer of nats. Refuses to make room by deleting: a full store takes no writes
+Called by `link`, and so an importer of nats. Refuses to make room by deleting: a full store takes no writes
 (`discard: new`), because the oldest message may be the last word on a resource. Only values that are not the last
 of their resource (its history) are ever dropped, by the limit of messages per subject.
 """

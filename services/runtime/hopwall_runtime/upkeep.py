@@ -1,6 +1,6 @@
 """Looking after the events stream: how full it is, how much it keeps, and what may go.
 
-With `link`, `follower`, `appender` and `streams` an importer of nats. Keeps nothing.
+Called by `link`, and so an importer of nats. Keeps nothing.
 """
 
 from collections.abc import Awaitable

@@ -1,6 +1,6 @@
 """Reading single words of the events stream, asked of the server itself.
 
-With `link`, `follower`, `appender` and `streams` an importer of nats. Keeps nothing.
+Called by `link`, and so an importer of nats. Keeps nothing.
 """
 
 from typing import Any
